@@ -1,0 +1,174 @@
+"""The three networks: noise prediction ε_θ, energy f_φ and twin Q. A state shared by K actions is embedded once."""
+
+import math
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cepnb.errors import CepnbError
+from cepnb.schedule import VPSchedule
+
+
+class JointLinear(nn.Module):
+    """Linear layer of several inputs side by side: W [x; y] + b computed as W_x x + W_y y + b.
+
+    The inputs may have different leading axes as long as they broadcast, so a state of shape (batch, 1, ds) beside
+    actions of shape (batch, K, da) costs one product a state and not K. An input of width 0 is passed as None.
+    """
+
+    def __init__(self, widths_in: tuple[int, ...], width_out: int) -> None:
+        super().__init__()
+        self.widths_in = widths_in
+        bound = 1 / math.sqrt(sum(widths_in))
+        self.weight = nn.Parameter(torch.empty(width_out, sum(widths_in)).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(width_out).uniform_(-bound, bound))
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        parts = self.weight.split(self.widths_in, dim=1)
+        total, bias = None, self.bias
+        for value, part, width in zip(inputs, parts, self.widths_in, strict=True):
+            if width == 0:
+                continue
+            if value is None or value.shape[-1] != width:
+                found = "nothing" if value is None else f"width {value.shape[-1]}"
+                raise CepnbError(f"network input: found {found}, expected width {width}")
+            product = F.linear(value, part, bias)
+            total, bias = product if total is None else total + product, None
+        return total
+
+
+class TimeFeatures(nn.Module):
+    """Fourier features of diffusion time: sin and cos of 2π w u(t), u = λ_t rescaled to [0, 1], w ~ N(0, scale²).
+
+    λ_t is half the log signal-to-noise ratio, in which the targets of all three losses change at an even pace; in t
+    itself almost all change happens below 0.1. t of shape (*axes) gives (*axes, dim), with axes of length one put in
+    to match `x`; a single t for a whole batch is embedded once. The frequencies are fixed, not trained.
+    """
+
+    def __init__(self, schedule: VPSchedule, dim: int = 32, scale: float = 1.0) -> None:
+        super().__init__()
+        self.schedule = schedule
+        first, last = schedule.half_log_snr(torch.tensor([1.0, schedule.t_min], dtype=torch.float64)).tolist()
+        self.offset, self.span = first, last - first
+        self.register_buffer("frequencies", 2 * math.pi * scale * torch.randn(dim // 2))
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        u = (self.schedule.half_log_snr(t) - self.offset) / self.span
+        phase = u.reshape(t.shape + (1,) * (x.ndim - t.ndim)) * self.frequencies
+        return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+class ResidualBlock(nn.Module):
+    """Two SiLU layers with the embedding of (t, s) added between them, and a skip (a projection if widths differ)."""
+
+    def __init__(self, width_in: int, width_out: int, embedding: int) -> None:
+        super().__init__()
+        self.first = nn.Linear(width_in, width_out)
+        self.second = nn.Linear(width_out, width_out)
+        self.embed = nn.Linear(embedding, width_out)
+        self.skip = nn.Linear(width_in, width_out) if width_in != width_out else nn.Identity()
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        inner = F.silu(self.first(h)) + self.embed(embedding)
+        return F.silu(self.second(inner)) + self.skip(h)
+
+
+class EpsNet(nn.Module):
+    """Noise prediction ε_θ(x_t, t[, s]): a U-shaped residual MLP, after the reference settings of arXiv:2304.12824.
+
+    Widths fall through `widths`, pass a middle block, and rise again with the falling half concatenated. With
+    widths (512, 256, 128), 17 state and 6 action dimensions it has the 1.6 M parameters of the paper.
+    Shapes: x (*batch, dim), t any leading axes of x, condition broadcastable to (*batch, condition_dim) → (*batch, dim).
+    """
+
+    def __init__(self, dim: int, condition_dim: int = 0, widths: tuple[int, ...] = (512, 256, 128),
+                 time_dim: int = 32, embedding: int = 128, schedule: VPSchedule = VPSchedule()) -> None:
+        super().__init__()
+        self.time = TimeFeatures(schedule, time_dim)
+        self.state = nn.Linear(condition_dim, 32) if condition_dim else None
+        self.join = JointLinear((time_dim, 32 if condition_dim else 0), embedding)
+        self.joined = nn.Linear(embedding, embedding)
+        self.down = nn.ModuleList(ResidualBlock(a, b, embedding) for a, b in pairwise((dim, *widths)))
+        self.middle = ResidualBlock(widths[-1], widths[-1], embedding)
+        rising = widths[:0:-1]  # the narrowest width first, the widest left to the output layer
+        self.up = nn.ModuleList(ResidualBlock(2 * w, up, embedding) for w, up in zip(rising, widths[-2::-1], strict=True))
+        self.out = nn.Linear(2 * widths[0], dim)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        state = None if self.state is None else F.silu(self.state(_present(condition)))
+        embedding = F.silu(self.joined(F.silu(self.join(self.time(t, x), state))))
+        falling, h = [], x
+        for block in self.down:
+            h = block(h, embedding)
+            falling.append(h)
+        h = self.middle(h, embedding)
+        for block in self.up:
+            h = block(torch.cat([falling.pop(), h], dim=-1), embedding)
+        return self.out(torch.cat([falling.pop(), h], dim=-1))
+
+
+class EnergyNet(nn.Module):
+    """Intermediate energy f_φ(x_t, t[, s]) ≈ E_t(x_t) up to a constant in x_t: a SiLU MLP (the paper's is 4 × 256).
+
+    Shapes as `EpsNet`, but the value is a scalar: (*batch, dim) → (*batch,). Low where p_t is favoured over q_t.
+    """
+
+    def __init__(self, dim: int, condition_dim: int = 0, width: int = 256, depth: int = 4,
+                 time_dim: int = 32, schedule: VPSchedule = VPSchedule()) -> None:
+        super().__init__()
+        self.time = TimeFeatures(schedule, time_dim)
+        self.first = JointLinear((dim, time_dim, condition_dim), width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.out = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        h = F.silu(self.first(x, self.time(t, x), condition))
+        for layer in self.hidden:
+            h = F.silu(layer(h))
+        return self.out(h).squeeze(-1)
+
+
+class QNet(nn.Module):
+    """Action value Q_ψ(s, a): a ReLU MLP (the paper's is 3 × 256). Shapes (*batch, ds), (*batch, da) → (*batch,)."""
+
+    def __init__(self, state_dim: int, action_dim: int, width: int = 256, depth: int = 3) -> None:
+        super().__init__()
+        self.first = JointLinear((state_dim, action_dim), width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.out = nn.Linear(width, 1)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        h = F.relu(self.first(state, action))
+        for layer in self.hidden:
+            h = F.relu(layer(h))
+        return self.out(h).squeeze(-1)
+
+
+class TwinQ(nn.Module):
+    """Two independent Q networks; `both` gives each, calling the module gives the smaller (clipped double Q-learning,
+    Fujimoto et al. 2018). States may broadcast against actions: (batch, 1, ds) with (batch, K, da) → (batch, K)."""
+
+    def __init__(self, state_dim: int, action_dim: int, width: int = 256, depth: int = 3) -> None:
+        super().__init__()
+        self.q1 = QNet(state_dim, action_dim, width, depth)
+        self.q2 = QNet(state_dim, action_dim, width, depth)
+
+    def both(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        return self.q1(state, action), self.q2(state, action)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        return torch.minimum(*self.both(state, action))
+
+
+def _present(condition: Tensor | None) -> Tensor:
+    if condition is None:
+        raise CepnbError("condition: found None, expected the states that this network was built for")
+    return condition
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Number of trainable parameters."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -1,0 +1,128 @@
+"""One training loop for every loss: progress, history, atomic checkpoints and exact resume after a kill."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from cepnb.errors import CepnbError
+from cepnb.files import load_module, load_tensors, save_tensors
+
+StepLoss = Callable[[torch.Generator], Tensor]  # draws a batch from the generator, returns one loss per example
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast to train: Adam with a cosine fall of the learning rate (constant if final_fraction is 1)."""
+
+    steps: int
+    learning_rate: float
+    final_fraction: float = 1.0  # learning rate at the last step, as a fraction of the first
+    record_every: int = 100  # steps whose mean loss makes one point of the history
+    checkpoint_every: int = 1000  # steps between checkpoints, a multiple of record_every
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.record_every < 1 or self.checkpoint_every % self.record_every:
+            raise CepnbError(f"plan {self}: expected steps ≥ 1 and checkpoint_every a multiple of record_every")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, 0 ≤ step < steps."""
+        cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        return self.learning_rate * (self.final_fraction + (1 - self.final_fraction) * cosine)
+
+
+@dataclass
+class Record:
+    """What `training` yields: the number of steps done and the mean loss since the record before."""
+
+    step: int
+    loss: float
+
+
+def training(step_loss: StepLoss, modules: dict[str, nn.Module], plan: Plan, generator: torch.Generator, *,
+             after_step: Callable[[], None] | None = None, checkpoint: Path | None = None,
+             label: str = "training", progress: bool = True) -> Iterator[Record]:
+    """Minimise the mean of `step_loss` over the trainable parameters of `modules`; yield a `Record` as it goes.
+
+    Every random draw must come from `generator`. `after_step` runs after each step (a target network goes there, and
+    into `modules`, so that it is saved). With `checkpoint`, weights, optimiser, history and random state are saved
+    every `plan.checkpoint_every` steps and at the end, and a later call with the same arguments goes on from there to
+    the same numbers, bit for bit on the same machine and thread count; records passed before are yielded again.
+    Raises `CepnbError` if a loss is not finite or a checkpoint belongs to other modules or another plan.
+    """
+    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+    optimiser = torch.optim.Adam(parameters, lr=plan.learning_rate, fused=True)
+    history: list[Record] = []
+    if checkpoint is not None and checkpoint.exists():
+        history = _restore(checkpoint, modules, optimiser, generator, plan)
+        yield from history
+    first = history[-1].step if history else 0
+    since, total = first, torch.zeros(())
+    with tqdm(total=plan.steps, initial=first, desc=label, disable=not progress, leave=False, mininterval=0.5) as bar:
+        for step in range(first, plan.steps):
+            optimiser.param_groups[0]["lr"] = plan.rate(step)
+            loss = step_loss(generator).mean()
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            if after_step is not None:
+                after_step()
+            total += loss.detach()
+            done = step + 1
+            if done % plan.record_every and done < plan.steps:
+                continue
+            record = Record(done, float(total) / (done - since))
+            if not math.isfinite(record.loss):
+                raise CepnbError(f"{label}: the loss is {record.loss} after step {done}, expected a finite number")
+            history.append(record)
+            bar.update(done - since)
+            bar.set_postfix(loss=f"{record.loss:.4g}", refresh=False)
+            since, total = done, torch.zeros(())
+            if checkpoint is not None and (done % plan.checkpoint_every == 0 or done == plan.steps):
+                _save(checkpoint, modules, optimiser, generator, plan, history)
+            yield record
+
+
+def train(*args, **kwargs) -> list[Record]:
+    """Run `training` to its end and return the history."""
+    return list(training(*args, **kwargs))
+
+
+def draw(generator: torch.Generator, count: int, *pools: Tensor) -> tuple[Tensor, ...]:
+    """`count` rows drawn with replacement, the same rows of every pool."""
+    rows = torch.randint(len(pools[0]), (count,), generator=generator)
+    return tuple(pool[rows] for pool in pools)
+
+
+def _save(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer,
+          generator: torch.Generator, plan: Plan, history: list[Record]) -> None:
+    tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors.update({f"adam.{index}.{key}": value for key, value in state.items()})
+    tensors["random_state"] = generator.get_state()
+    points = [[record.step, record.loss] for record in history]
+    save_tensors(path, tensors, {"plan": repr(plan), "history": json.dumps(points)})
+
+
+def _restore(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer,
+             generator: torch.Generator, plan: Plan) -> list[Record]:
+    tensors, metadata = load_tensors(path)
+    if metadata.get("plan") != repr(plan):
+        raise CepnbError(f"{path}: saved under {metadata.get('plan')}, expected {plan!r}; use another folder")
+    for name, module in modules.items():
+        load_module(module, _under(tensors, f"{name}."), path)
+    saved = optimiser.state_dict()
+    for index in range(len(optimiser.param_groups[0]["params"])):
+        saved["state"][index] = _under(tensors, f"adam.{index}.")
+    optimiser.load_state_dict(saved)
+    generator.set_state(tensors["random_state"])
+    return [Record(step, loss) for step, loss in json.loads(metadata["history"])]
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
