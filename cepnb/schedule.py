@@ -82,4 +82,6 @@ class VPSchedule:
         if spacing != "half_log_snr":
             raise CepnbError(f"spacing '{spacing}': expected 'half_log_snr' or 'time'")
         first, last = self.half_log_snr(ends).tolist()
-        return self.time_of(torch.linspace(first, last, steps + 1, dtype=torch.float64)).clamp(self.t_min, 1.0)
+        times = self.time_of(torch.linspace(first, last, steps + 1, dtype=torch.float64))
+        times[0], times[-1] = ends
+        return times

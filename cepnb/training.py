@@ -1,10 +1,12 @@
 """One training loop for every loss: progress, history, atomic checkpoints and exact resume after a kill."""
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from tqdm.auto import tqdm
 from cepnb.errors import CepnbError
 from cepnb.files import load_module, load_tensors, save_tensors
 
+Module = TypeVar("Module", bound=nn.Module)
 StepLoss = Callable[[torch.Generator], Tensor]  # draws a batch from the generator, returns one loss per example
 
 
@@ -91,6 +94,19 @@ def training(step_loss: StepLoss, modules: dict[str, nn.Module], plan: Plan, gen
 def train(*args, **kwargs) -> list[Record]:
     """Run `training` to its end and return the history."""
     return list(training(*args, **kwargs))
+
+
+def seeded(seed: int, purpose: str) -> torch.Generator:
+    """A random stream of its own for each (seed, purpose), so that stages do not depend on each other's draws."""
+    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def initialised(seed: int, purpose: str, build: Callable[[], Module]) -> Module:
+    """Build a network whose first weights depend on (seed, purpose) alone; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seeded(seed, f"{purpose} weights").initial_seed())
+        return build()
 
 
 def draw(generator: torch.Generator, count: int, *pools: Tensor) -> tuple[Tensor, ...]:

@@ -1,0 +1,57 @@
+"""Step 3: the action value Q_ψ by in-support softmax Q-learning (Eqs. 21–22), with no action outside the support."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from jaxtyping import Float
+
+from cepnb.losses import softmax_q_target
+from cepnb.networks import TwinQ
+from cepnb.offline.scaling import Transitions
+from cepnb.profiles import Settings
+from cepnb.training import Plan, draw, initialised, seeded, train
+
+
+def train_critic(data: Transitions, support: Float[Tensor, "n K da"], settings: Settings, seed: int,
+                 checkpoint: Path | None = None, progress: bool = True) -> TwinQ:
+    """Fit Q_ψ(s, a) to r + γ Σ softmax(β_Q Q') Q' over the support actions of s' (Eq. 22); returns the target network.
+
+    Q' is the smaller of the two target networks, which follow the trained ones by Polyak averaging with rate τ. The
+    error is the mean over both networks of the squared difference, one value a transition.
+    """
+    q = critic_net(data, settings, seed)
+    target = deepcopy(q).requires_grad_(False)
+
+    def step_loss(generator: torch.Generator) -> Tensor:
+        s, a, reward, terminal, next_row = draw(generator, settings.q_batch, data.states, data.actions, data.rewards,
+                                                data.terminals, data.next_row)
+        with torch.no_grad():
+            next_q = target(data.distinct[next_row].unsqueeze(1), support[next_row])
+            goal = softmax_q_target(reward, terminal, next_q, settings.beta_q, settings.discount)
+        q1, q2 = q.both(s, a)
+        return ((q1 - goal).square() + (q2 - goal).square()) / 2
+
+    def follow() -> None:
+        with torch.no_grad():
+            torch._foreach_lerp_(list(target.parameters()), list(q.parameters()), settings.target_rate)
+
+    plan = Plan(settings.q_steps, settings.q_rate, settings.q_final)
+    train(step_loss, {"q": q, "target": target}, plan, seeded(seed, "critic"), after_step=follow,
+          checkpoint=checkpoint, label="critic", progress=progress)
+    return target
+
+
+def critic_net(data: Transitions, settings: Settings, seed: int) -> TwinQ:
+    """An untrained twin Q of the profile's size."""
+    return initialised(seed, "critic", lambda: TwinQ(
+        data.states.shape[1], data.actions.shape[1], settings.q_width, settings.q_depth))
+
+
+@torch.no_grad()
+def support_values(q: TwinQ, distinct: Float[Tensor, "n ds"], support: Float[Tensor, "n K da"],
+                   rows: int = 16_384) -> Float[Tensor, "n K"]:
+    """Q_ψ of every support action (smaller of the two networks): the labels of Eq. 20, computed once."""
+    parts = zip(distinct.split(rows), support.split(rows), strict=True)
+    return torch.cat([q(s.unsqueeze(1), a) for s, a in parts])

@@ -1,0 +1,155 @@
+"""QGPO end to end: the five steps in a folder, each skipped when its file is there and resumed when it is half done."""
+
+import platform
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from cepnb.errors import CepnbError
+from cepnb.files import load_module, load_tensors, read_json, save_tensors, write_json
+from cepnb.networks import EnergyNet, EpsNet, TwinQ
+from cepnb.offline.behaviour import behaviour_net, train_behaviour
+from cepnb.offline.critic import critic_net, support_values, train_critic
+from cepnb.offline.data import OfflineDataset
+from cepnb.offline.energy import METHODS, energy_net, train_energy
+from cepnb.offline.evaluation import evaluate
+from cepnb.offline.policy import behaviour_policy, best_of_policy, guided_policy
+from cepnb.offline.scaling import Scaling, Transitions, prepare
+from cepnb.offline.support import sample_support
+from cepnb.profiles import Settings
+from cepnb.schedule import VPSchedule
+from cepnb.training import seeded
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Everything that the steps before evaluation make."""
+
+    data: Transitions
+    scaling: Scaling
+    eps: EpsNet
+    support: Tensor  # (m, K, da), a row for each distinct state
+    q: TwinQ
+    values: Tensor  # (m, K), Q of the support actions
+    energies: dict[str, EnergyNet]
+
+
+class Run:
+    """A folder of results: `settings.json`, one file a finished step, `metrics.json` at the end."""
+
+    def __init__(self, folder: Path, configuration: dict) -> None:
+        self.folder = folder
+        path = folder / "settings.json"
+        if path.exists():
+            _same_configuration(path, read_json(path), configuration)
+        else:
+            write_json(path, configuration)
+        self.seconds: dict[str, float] = read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
+
+    def timed(self, step: str, work: Callable[[], object]) -> object:
+        """Run one step and remember how long it took (of a resumed step, its last part)."""
+        begun = time.perf_counter()
+        result = work()
+        self.seconds[step] = round(time.perf_counter() - begun, 2)
+        write_json(self.folder / "seconds.json", self.seconds)
+        return result
+
+    def module(self, step: str, build: Callable[[], nn.Module], fit: Callable[[Path], nn.Module]) -> nn.Module:
+        """A trained network: loaded from its file, else fitted from its checkpoint or from nothing."""
+        path, checkpoint = self.folder / f"{step}.safetensors", self.folder / f"{step}.checkpoint.safetensors"
+        if path.exists():
+            net = build()
+            load_module(net, load_tensors(path)[0], path)
+        else:
+            net = self.timed(step, lambda: fit(checkpoint))
+            save_tensors(path, net.state_dict())
+        checkpoint.unlink(missing_ok=True)
+        return net.requires_grad_(False)
+
+
+def train_qgpo(dataset: OfflineDataset, settings: Settings, seed: int, run: Run, progress: bool = True) -> Trained:
+    """Steps 1 to 4 for one seed: behaviour, support set, critic and the energies of both methods."""
+    schedule = VPSchedule()
+    data, scaling = prepare(dataset)
+    ds, da = data.states.shape[1], data.actions.shape[1]
+    eps = run.module(
+        "behaviour", lambda: behaviour_net(ds, da, settings, schedule, seed),
+        lambda path: train_behaviour(data.states, data.actions, settings, schedule, seed, path, progress))
+    support = _support(run, eps, data, settings, schedule, seed, progress)
+    q = run.module("critic", lambda: critic_net(data, settings, seed),
+                   lambda path: train_critic(data, support, settings, seed, path, progress))
+    values = support_values(q, data.distinct, support)
+    energies = {
+        method: run.module(
+            f"energy_{method}", lambda: energy_net(ds, da, settings, schedule, seed),
+            lambda path, method=method: train_energy(
+                method, data.distinct, support, values, settings, schedule, seed, path, progress))
+        for method in METHODS}
+    return Trained(data, scaling, eps, support, q, values, energies)
+
+
+def score(trained: Trained, name: str, layout: str, settings: Settings, seed: int, progress: bool = True) -> list[dict]:
+    """Step 5: a list of score records for behaviour, best of K, and each energy over the grid of scales."""
+    schedule, da = VPSchedule(), trained.support.shape[2]
+    plain = behaviour_policy(trained.eps, da, settings, schedule)
+    best = best_of_policy(trained.eps, trained.q, da, settings, schedule)
+    policies = [("behaviour", lambda scales: plain, (0.0,)), ("best_of_k", lambda scales: best, (None,))]
+    policies += [
+        (method, lambda scales, energy=energy: guided_policy(trained.eps, energy, scales, da, settings, schedule),
+         settings.scales) for method, energy in trained.energies.items()]
+    generator = seeded(seed, "evaluation")
+    return evaluate(policies, name, layout, settings.episodes, trained.scaling, seed + 10_000, generator, progress)
+
+
+def run_qgpo(dataset: OfflineDataset, layout: str, settings: Settings, profile: str, seed: int, folder: Path,
+             progress: bool = True) -> dict:
+    """All five steps into `folder`; returns (and writes) the contents of `metrics.json`."""
+    configuration = {"dataset": dataset.name, "rows": len(dataset.rewards), "profile": profile, "seed": seed,
+                     "settings": asdict(settings)}
+    run = Run(folder, configuration)
+    if (folder / "metrics.json").exists():
+        return read_json(folder / "metrics.json")
+    trained = train_qgpo(dataset, settings, seed, run, progress)
+    scores = run.timed("evaluation", lambda: score(trained, dataset.name, layout, settings, seed, progress))
+    spread = trained.values.std(dim=1)
+    metrics = configuration | {
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("cepnb", "torch", "mujoco", "numpy")},
+        "threads": torch.get_num_threads(),
+        "seconds": run.seconds,
+        "q_mean": trained.values.mean().item(),
+        "beta_times_q_spread": settings.beta * spread.median().item(),  # how far from flat the policy's weights are
+        "scores": scores,
+    }
+    write_json(folder / "metrics.json", metrics)
+    return metrics
+
+
+def _support(run: Run, eps: EpsNet, data: Transitions, settings: Settings, schedule: VPSchedule, seed: int,
+             progress: bool) -> Tensor:
+    path, chunks = run.folder / "support.safetensors", run.folder / "support_chunks"
+    if not path.exists():
+        actions = run.timed("support", lambda: sample_support(
+            eps, data.distinct, settings, schedule, seed, chunks, progress))
+        save_tensors(path, {"actions": actions})
+    shutil.rmtree(chunks, ignore_errors=True)
+    actions = load_tensors(path)[0].get("actions", torch.empty(0))
+    wanted = (len(data.distinct), settings.K, data.actions.shape[1])
+    if actions.shape != wanted:
+        raise CepnbError(f"{path}: actions of shape {tuple(actions.shape)}, expected {wanted}")
+    return actions
+
+
+def _same_configuration(path: Path, stored: dict, wanted: dict) -> None:
+    flat_stored, flat_wanted = (c | {k: list(v) if isinstance(v, tuple) else v for k, v in c["settings"].items()}
+                                for c in (stored, wanted))
+    for key in flat_wanted:
+        if key != "settings" and flat_stored.get(key) != flat_wanted[key]:
+            raise CepnbError(f"{path}: made with {key} {flat_stored.get(key)}, now {flat_wanted[key]}; "
+                             "use another folder or the same settings")

@@ -1,0 +1,40 @@
+"""Step 2: the support set D^{μ_θ}, K actions of the behaviour model for every distinct state, sampled once."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cepnb.errors import CepnbError
+from cepnb.files import load_tensors, save_tensors
+from cepnb.offline.policy import sample_actions
+from cepnb.networks import EpsNet
+from cepnb.profiles import Settings
+from cepnb.schedule import VPSchedule
+from cepnb.training import seeded
+
+CHUNK = 4096  # states sampled together; each chunk has its own random stream, so a resumed set is the same set
+
+
+def sample_support(net: EpsNet, states: Float[Tensor, "n ds"], settings: Settings, schedule: VPSchedule, seed: int,
+                   folder: Path | None = None, progress: bool = True) -> Float[Tensor, "n K da"]:
+    """K actions â ~ μ_θ(·|s) for each state. With `folder`, finished chunks are kept there and not sampled again."""
+    chunks = []
+    starts = range(0, len(states), CHUNK)
+    for index, start in enumerate(tqdm(starts, desc="support set", disable=not progress, leave=False)):
+        part = states[start:start + CHUNK]
+        path = folder / f"{index:05d}.safetensors" if folder is not None else None
+        if path is not None and path.exists():
+            chunk = load_tensors(path)[0].get("actions", torch.empty(0))
+            if chunk.shape[:2] != (len(part), settings.K):
+                wanted = (len(part), settings.K)
+                raise CepnbError(f"{path}: actions of shape {tuple(chunk.shape)}, expected {wanted} and an action axis")
+        else:
+            generator = seeded(seed, f"support {index}")
+            chunk = sample_actions(net, part, net.out.out_features, settings, schedule, generator, settings.K)
+            if path is not None:
+                save_tensors(path, {"actions": chunk})
+        chunks.append(chunk)
+    return torch.cat(chunks)

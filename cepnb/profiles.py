@@ -1,0 +1,104 @@
+"""Every hyper-parameter of the offline RL pipeline in one place, in three sizes chosen by `CEPNB_PROFILE`."""
+
+import math
+import os
+from dataclasses import asdict, dataclass, fields, replace
+
+from cepnb.errors import CepnbError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Hyper-parameters of QGPO. The defaults are the `paper` profile: the reference settings of arXiv:2304.12824."""
+
+    # Data
+    transitions: int = 1_000_000  # rows of a locally generated dataset
+    data_seed: int = 0  # its own seed, so that training seeds share one dataset
+    # 1. Behaviour diffusion μ_θ(a|s)
+    behaviour_widths: tuple[int, ...] = (512, 256, 128)  # falling half of the U-shaped residual MLP
+    behaviour_embedding: int = 128  # width of the joint embedding of time and state
+    behaviour_steps: int = 600_000
+    behaviour_batch: int = 4096
+    behaviour_rate: float = 1e-4  # Adam learning rate
+    behaviour_final: float = 1.0  # last learning rate as a fraction of the first (cosine)
+    # 2. Support set
+    K: int = 16  # support actions of each distinct state; also the samples of one softmax in Eq. 20
+    sampler_steps: int = 15  # DPM-Solver++ evaluations a sample, here and in evaluation
+    clip_actions: bool = True  # into [-1, 1], where the data lies and Q is trained
+    # 3. In-support softmax Q-learning
+    beta_q: float = 5.0  # β of Eq. 22
+    discount: float = 0.99  # γ
+    q_width: int = 256
+    q_depth: int = 3  # hidden layers
+    q_steps: int = 500_000
+    q_batch: int = 256
+    q_rate: float = 3e-4
+    q_final: float = 1.0
+    target_rate: float = 0.005  # τ: the target network moves by this fraction a step
+    # 4. In-support energy, for CEP and for its MSE baseline alike
+    beta: float = 10.0  # β of the policy π ∝ μ e^{βQ}, in Eq. 20
+    energy_width: int = 256
+    energy_depth: int = 4  # hidden layers
+    energy_steps: int = 1_000_000
+    energy_batch: int = 256  # states a step, K actions each
+    energy_rate: float = 3e-4
+    energy_final: float = 1.0
+    # 5. Evaluation
+    episodes: int = 100  # of each method and scale
+    scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 8.0, 10.0)  # guidance scales s; s = 1 is exact
+    headline_scale: float = 1.0  # the one to be judged by, fixed before any test return is seen
+    best_of: int = 32  # behaviour actions of which the baseline takes the one of highest Q
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "beta_q"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise CepnbError(f"{name} {getattr(self, name)}: expected a finite number above 0")
+        if self.K < 2:
+            raise CepnbError(f"K {self.K}: expected at least 2 actions to contrast")
+        if not 0 < self.discount < 1:
+            raise CepnbError(f"discount {self.discount}: expected a number in (0, 1)")
+        for name in ("behaviour_widths", "scales"):
+            if not getattr(self, name):
+                raise CepnbError(f"{name}: expected at least one value")
+        if not all(0 < scale < math.inf for scale in self.scales) or self.headline_scale not in self.scales:
+            raise CepnbError(f"scales {self.scales}: expected finite values above 0, {self.headline_scale} among them")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and field.name != "data_seed" and value < 1:
+                raise CepnbError(f"{field.name} {value}: expected at least 1")
+            if field.type is float and not (math.isfinite(value) and value > 0):
+                raise CepnbError(f"{field.name} {value}: expected a finite number above 0")
+
+
+_LAPTOP = dict(
+    transitions=100_000,
+    behaviour_widths=(128, 64, 32), behaviour_embedding=64,
+    behaviour_steps=8_000, behaviour_batch=1024, behaviour_rate=1e-3, behaviour_final=0.01,
+    K=12, sampler_steps=10,
+    q_width=128, q_depth=3, q_steps=20_000, q_rate=1e-3, q_final=0.05, target_rate=0.01,
+    energy_width=128, energy_depth=3, energy_steps=8_000, energy_rate=1e-3, energy_final=0.01,
+)
+_CI = _LAPTOP | dict(
+    transitions=4_000,
+    behaviour_widths=(64, 32), behaviour_steps=300, behaviour_batch=256,
+    K=4, sampler_steps=5, q_width=32, q_depth=2, q_steps=300, energy_width=32, energy_depth=2, energy_steps=300,
+    episodes=4, scales=(1.0, 3.0), best_of=4,
+)
+PROFILES = {"ci": Settings(**_CI), "laptop": Settings(**_LAPTOP), "paper": Settings()}
+
+
+def profile_name(name: str | None = None) -> str:
+    """The given profile, else `$CEPNB_PROFILE`, else laptop. Raises `CepnbError` on an unknown one."""
+    name = name or os.environ.get("CEPNB_PROFILE") or "laptop"
+    if name not in PROFILES:
+        raise CepnbError(f"profile '{name}': expected one of {', '.join(PROFILES)}")
+    return name
+
+
+def settings(name: str | None = None, **changes: object) -> Settings:
+    """Settings of a profile, with single fields changed by keyword."""
+    base = PROFILES[profile_name(name)]
+    unknown = set(changes) - set(asdict(base))
+    if unknown:
+        raise CepnbError(f"setting '{min(unknown)}': expected one of {', '.join(asdict(base))}")
+    return replace(base, **changes)

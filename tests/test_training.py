@@ -1,0 +1,89 @@
+"""The loop: it learns, it resumes to the same bits, and it refuses what it cannot go on from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cepnb.errors import CepnbError
+from cepnb.training import Plan, draw, initialised, seeded, train, training
+
+PLAN = Plan(steps=60, learning_rate=1e-2, final_fraction=0.1, record_every=5, checkpoint_every=10)
+
+
+def regression(seed: int = 0, width: int = 8):
+    net = initialised(seed, "test", lambda: torch.nn.Sequential(
+        torch.nn.Linear(1, width), torch.nn.Tanh(), torch.nn.Linear(width, 1)))
+    x = torch.linspace(-1, 1, 100).unsqueeze(1)
+
+    def step_loss(generator: torch.Generator) -> torch.Tensor:
+        (batch,) = draw(generator, 32, x)
+        return (net(batch) - batch.sin()).square().squeeze(1)
+
+    return net, step_loss
+
+
+def test_it_learns() -> None:
+    net, loss = regression()
+    history = train(loss, {"net": net}, Plan(400, 1e-2, 0.01), seeded(0, "a"), progress=False)
+    assert [record.step for record in history] == [100, 200, 300, 400]
+    assert history[-1].loss < 1e-2 < history[0].loss
+
+
+@pytest.mark.parametrize("stop_after", [5, 10, 37])
+def test_resumed_is_equal_to_unbroken_bit_for_bit(tmp_path: Path, stop_after: int) -> None:
+    whole, loss = regression()
+    expected = train(loss, {"net": whole}, PLAN, seeded(0, "a"), progress=False)
+
+    broken, loss = regression()
+    for record in training(loss, {"net": broken}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False):
+        if record.step >= stop_after:
+            break
+    again, loss = regression(seed=1)  # other first weights and random state: all must come from the checkpoint, if any
+    if (tmp_path / "c").exists():
+        history = train(loss, {"net": again}, PLAN, seeded(9, "b"), checkpoint=tmp_path / "c", progress=False)
+    else:
+        again, loss = regression()
+        history = train(loss, {"net": again}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False)
+    assert history == expected
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    net, loss = regression()
+    first = train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False)
+
+    def never(generator: torch.Generator) -> torch.Tensor:
+        raise AssertionError("trained again")
+
+    other, _ = regression(seed=1)
+    assert train(never, {"net": other}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False) == first
+    assert torch.equal(other[0].weight, net[0].weight)
+
+
+def test_first_weights_depend_on_seed_and_purpose_alone() -> None:
+    before = torch.get_rng_state()
+    a, b, c = (initialised(seed, name, lambda: torch.nn.Linear(3, 3)).weight
+               for seed, name in ((0, "x"), (0, "x"), (0, "y")))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    net, loss = regression()
+    path = tmp_path / "c"
+    train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
+    wide, wide_loss = regression(width=9)
+    with pytest.raises(CepnbError, match=r"tensor '0.weight' has shape \(8, 1\), expected \(9, 1\)"):
+        train(wide_loss, {"net": wide}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
+    with pytest.raises(CepnbError, match="use another folder"):
+        train(loss, {"net": net}, Plan(61, 1e-2), seeded(0, "a"), checkpoint=path, progress=False)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CepnbError, match="expected a whole safetensors file"):
+        train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
+    with pytest.raises(CepnbError, match="loss is nan after step"):
+        train(lambda g: net[0].weight.sum() * float("nan"), {"net": net}, PLAN, seeded(0, "a"), progress=False)
+    with pytest.raises(CepnbError, match="multiple of record_every"):
+        Plan(10, 1e-3, record_every=7)
