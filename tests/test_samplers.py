@@ -52,7 +52,8 @@ def test_equal_to_diffusers(spacing: str) -> None:
         for i in range(15):
             expected.append(theirs.step(eps(expected[-1], times[i]), theirs.timesteps[i], expected[-1]).prev_sample)
     ours = list(dpm_solver_pp(eps, x, times, SCHEDULE))
-    torch.testing.assert_close(torch.stack(ours), torch.stack(expected), rtol=1e-9, atol=1e-9)
+    # diffusers rounds every state to float32, 6e-8 of values up to about 50, fifteen times over
+    torch.testing.assert_close(torch.stack(ours), torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
 def test_second_order_towards_the_exact_flow() -> None:
