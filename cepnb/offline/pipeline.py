@@ -1,16 +1,16 @@
 """QGPO end to end: the five steps in a folder, each skipped when its file is there and resumed when it is half done."""
 
+import json
 import platform
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from cepnb.errors import CepnbError
 from cepnb.files import load_module, load_tensors, read_json, save_tensors, write_json
@@ -48,7 +48,7 @@ class Run:
         self.folder = folder
         path = folder / "settings.json"
         if path.exists():
-            _same_configuration(path, read_json(path), configuration)
+            _refuse_changes(path, read_json(path), configuration)
         else:
             write_json(path, configuration)
         self.seconds: dict[str, float] = read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
@@ -120,7 +120,7 @@ def run_qgpo(dataset: OfflineDataset, layout: str, settings: Settings, profile: 
     scores = run.timed("evaluation", lambda: score(trained, dataset.name, layout, settings, seed, progress))
     spread = trained.values.std(dim=1)
     metrics = configuration | {
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("cepnb", "torch", "mujoco", "numpy")},
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "mujoco", "numpy")},
         "threads": torch.get_num_threads(),
         "seconds": run.seconds,
         "q_mean": trained.values.mean().item(),
@@ -146,10 +146,19 @@ def _support(run: Run, eps: EpsNet, data: Transitions, settings: Settings, sched
     return actions
 
 
-def _same_configuration(path: Path, stored: dict, wanted: dict) -> None:
-    flat_stored, flat_wanted = (c | {k: list(v) if isinstance(v, tuple) else v for k, v in c["settings"].items()}
-                                for c in (stored, wanted))
-    for key in flat_wanted:
-        if key != "settings" and flat_stored.get(key) != flat_wanted[key]:
-            raise CepnbError(f"{path}: made with {key} {flat_stored.get(key)}, now {flat_wanted[key]}; "
-                             "use another folder or the same settings")
+def score_table(records: list[dict]) -> str:
+    """Score records as aligned text, one a line."""
+    lines = [f"{'method':<12}{'scale':>6}{'episodes':>10}{'return':>18}{'normalised':>18}"]
+    for r in records:
+        scale = "" if r["scale"] is None else f"{r['scale']:g}"
+        lines.append(f"{r['method']:<12}{scale:>6}{r['episodes']:>10}{r['return_mean']:>10.1f} ± {r['return_se']:<5.1f}"
+                     f"{r['normalised']:>10.1f} ± {r['normalised_se']:<5.1f}")
+    return "\n".join(lines)
+
+
+def _refuse_changes(path: Path, stored: dict, wanted: dict) -> None:
+    """Raises `CepnbError` naming the first entry in which the folder's configuration differs from the one asked for."""
+    stored, wanted = (c | c.pop("settings") for c in (dict(stored), json.loads(json.dumps(wanted))))
+    for key, value in wanted.items():
+        if stored.get(key) != value:
+            raise CepnbError(f"{path}: made with {key} {stored.get(key)}, now {value}; use another folder")

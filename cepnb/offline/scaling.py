@@ -41,6 +41,6 @@ def prepare(dataset: OfflineDataset) -> tuple[Transitions, Scaling]:
     observations = dataset.observations
     deviation = observations.std(dim=0)
     scaling = Scaling(observations.mean(dim=0), torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
-    distinct, _, next_row = distinct_states(dataset)
+    distinct, next_row = distinct_states(dataset)
     return Transitions(scaling(observations), dataset.actions, dataset.rewards, dataset.terminals, next_row,
                        scaling(distinct)), scaling

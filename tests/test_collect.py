@@ -1,0 +1,101 @@
+"""Local data: the recipe's properties, repeatability, and files that are whole or absent."""
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from cepnb.errors import CepnbError
+from cepnb.offline import collect as module
+from cepnb.offline.collect import collect, local_dataset
+from cepnb.offline.data import load_hdf5
+from cepnb.offline.maze import LAYOUTS
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CEPNB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_controller_reaches_goals_all_over_the_maze(name: str) -> None:
+    data, maze = collect(name, 20_000, seed=0, progress=False), LAYOUTS[name]
+    visited = {tuple(cell) for cell in np.round(data["observations"][:, :2]).astype(int).tolist()}
+    assert visited == set(maze.cells)  # every free cell, and never a wall
+    ends = np.nonzero(data["timeouts"])[0]
+    reached = np.linalg.norm(data["observations"][ends, :2] - np.round(data["infos/goal"][ends]), axis=1) < 0.1
+    assert reached.mean() > 0.98  # nearly all goals are reached before the time limit
+    changed = np.nonzero(np.any(np.diff(data["infos/goal"], axis=0) != 0, axis=1))[0]
+    assert set(changed) <= set(ends)  # a goal changes only at a timeout
+    assert not data["terminals"].any() and np.abs(data["actions"]).max() <= 1
+    near = np.linalg.norm(data["observations"][:, :2] - maze.target, axis=1) <= 0.5
+    assert np.array_equal(data["rewards"], near.astype(np.float32))
+
+
+def test_one_trajectory_without_gaps() -> None:
+    """Every row leads to the next: positions move by velocity, at most 5.5 · 0.01 a step."""
+    data = collect("umaze", 5_000, seed=1, progress=False)
+    assert np.abs(np.diff(data["observations"][:, :2], axis=0)).max() < 0.055
+    moved = np.diff(data["observations"][:, :2], axis=0) / 0.01  # semi-implicit Euler: x' = x + 0.01 v'
+    np.testing.assert_allclose(moved, data["observations"][1:, 2:], atol=2e-4)  # float32 positions over 0.01
+
+
+def test_noise_and_seeds() -> None:
+    clean, same, other = (collect("umaze", 500, seed=s, progress=False) for s in (0, 0, 1))
+    assert all(np.array_equal(clean[key], same[key]) for key in clean)
+    assert not np.array_equal(clean["actions"], other["actions"])
+    noisy = collect("umaze", 5_000, seed=0, noisy=True, progress=False)
+    free = np.abs(noisy["actions"]) < 1
+    assert 0.1 < free.mean() < 0.9 and np.abs(noisy["actions"]).max() <= 1
+
+
+def test_made_once_labelled_and_checked() -> None:
+    path = local_dataset("local/maze2d-umaze", 1_000, 0, progress=False)
+    stamp = path.stat().st_mtime_ns
+    assert local_dataset("local/maze2d-umaze", 1_000, 0, progress=False) == path and path.stat().st_mtime_ns == stamp
+    with h5py.File(path) as file:
+        assert "not the published D4RL file" in file.attrs["origin"] and file.attrs["seed"] == 0
+    assert len(load_hdf5(path).rewards) > 900
+    assert local_dataset("local/maze2d-umaze-noisy", 1_000, 0, progress=False) != path
+    with h5py.File(path, "r+") as file:
+        file["rewards"][5] = 7.0
+    with pytest.raises(CepnbError, match="do not match its checksum"):
+        local_dataset("local/maze2d-umaze", 1_000, 0)
+    path.write_bytes(b"cut")
+    with pytest.raises(CepnbError, match="not a whole HDF5 file"):
+        local_dataset("local/maze2d-umaze", 1_000, 0)
+
+
+def _make() -> None:
+    local_dataset("local/maze2d-umaze", 200_000, 3, progress=False)
+
+
+def test_killed_while_making_leaves_nothing_that_looks_finished() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_make)
+    process.start()
+    time.sleep(3.0)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert not list(module.cache_dir().rglob("*.hdf5"))
+
+
+def test_a_failed_write_is_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", full)
+    with pytest.raises(CepnbError, match="could not be written .No space left on device.") as caught:
+        local_dataset("local/maze2d-umaze", 1_000, 0, progress=False)
+    assert "\n" not in str(caught.value)
+    assert not [p for p in module.cache_dir().rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize("name", ["local/maze2d-tiny", "local/hopper", "maze2d-umaze"])
+def test_unknown_names(name: str) -> None:
+    with pytest.raises(CepnbError, match=f"dataset '{name}': expected one of local/maze2d-umaze"):
+        local_dataset(name, 100, 0)

@@ -1,0 +1,137 @@
+"""The reader against d4rl's own, on files in every layout that D4RL has published, and against bad files."""
+
+import types
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, strategies as st
+
+from cepnb.errors import CepnbError
+from cepnb.offline.d4rl_bridge import d4rl
+from cepnb.offline.data import check_rewards_vary, distinct_states, load_dataset, load_hdf5
+
+
+def example(rows: int = 60, seed: int = 0) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(seed)
+    return {"observations": random.normal(size=(rows, 3)).astype(np.float32),
+            "actions": random.uniform(-1, 1, size=(rows, 2)).astype(np.float32),
+            "rewards": random.normal(size=rows).astype(np.float32),
+            "terminals": random.random(rows) < 0.1, "timeouts": random.random(rows) < 0.1}
+
+
+def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
+    with h5py.File(path, "w") as file:
+        for key, value in arrays.items():
+            file[key] = value
+    return path
+
+
+def assert_as_d4rl(path: Path, arrays: dict[str, np.ndarray], limit: int = 1000) -> None:
+    flat = {k: v[:, 0] if k in ("rewards", "terminals", "timeouts") and v.ndim == 2 else v for k, v in arrays.items()}
+    expected = d4rl().qlearning_dataset(types.SimpleNamespace(_max_episode_steps=limit), dataset=flat)
+    found = load_hdf5(path, episode_limit=limit)
+    for key, value in expected.items():
+        assert np.array_equal(getattr(found, key).numpy(), value), key
+
+
+@given(st.integers(2, 80), st.integers(0, 1000))
+def test_equal_to_d4rl_with_timeouts(tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int) -> None:
+    arrays = example(rows, seed)
+    arrays["timeouts"][0] = False  # so that at least one transition is left
+    assert_as_d4rl(write(tmp_path_factory.mktemp("d4rl") / "f.hdf5", arrays), arrays)
+
+
+@given(st.integers(2, 80), st.integers(0, 1000), st.integers(2, 15))
+def test_equal_to_d4rl_without_timeouts(tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int, limit: int) -> None:
+    arrays = example(rows, seed)
+    del arrays["timeouts"]
+    assert_as_d4rl(write(tmp_path_factory.mktemp("d4rl") / "f.hdf5", arrays), arrays, limit)
+
+
+def test_columns_metadata_and_float64_are_read_as_d4rl_reads_them(tmp_path: Path) -> None:
+    arrays = example()
+    for key in ("rewards", "terminals", "timeouts"):
+        arrays[key] = arrays[key][:, None]
+    arrays["observations"] = arrays["observations"].astype(np.float64)
+    path = write(tmp_path / "f.hdf5", arrays | {"metadata/algorithm": np.bytes_(b"SAC"), "infos/qpos": np.zeros((60, 2))})
+    assert_as_d4rl(path, arrays)
+
+
+def test_episode_returns_count_every_row_of_true_episodes(tmp_path: Path) -> None:
+    arrays = example(7)
+    arrays["rewards"] = np.array([1, 2, 4, 8, 16, 32, 64], dtype=np.float32)
+    arrays["terminals"] = np.array([0, 1, 0, 0, 0, 0, 0], dtype=bool)
+    arrays["timeouts"] = np.array([0, 0, 0, 0, 1, 0, 0], dtype=bool)
+    assert load_hdf5(write(tmp_path / "f.hdf5", arrays)).episode_returns.tolist() == [3, 28, 96]
+
+
+@given(st.integers(2, 60), st.integers(0, 1000))
+def test_distinct_states_cover_all_and_point_right(tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int) -> None:
+    arrays = example(rows, seed)
+    arrays["timeouts"][0] = False
+    dataset = load_hdf5(write(tmp_path_factory.mktemp("d4rl") / "f.hdf5", arrays))
+    distinct, next_row = distinct_states(dataset)
+    n = len(dataset.rewards)
+    assert torch.equal(distinct[:n], dataset.observations)
+    assert torch.equal(distinct[next_row], dataset.next_observations)
+    dropped = int(arrays["timeouts"][:-1].sum())
+    assert len(distinct) <= n + dropped + 1  # one more state at each cut, and one at the end of the file
+
+
+def broken(key: str, change) -> dict[str, np.ndarray]:
+    arrays = example()
+    arrays[key] = change(arrays[key])
+    return arrays
+
+
+def poison(value: float):
+    def change(array: np.ndarray) -> np.ndarray:
+        array = array.copy()
+        array.flat[7] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize("arrays, message", [
+    (broken("rewards", lambda a: a[:-1]), "'rewards' has 59 rows, 'observations' 60"),
+    (broken("actions", lambda a: a[:-3]), "'actions' has 57 rows, 'observations' 60"),
+    (broken("rewards", poison(np.nan)), "'rewards' has values that are not finite"),
+    (broken("rewards", poison(np.inf)), "'rewards' has values that are not finite"),
+    (broken("observations", poison(np.nan)), "'observations' has values that are not finite"),
+    (broken("actions", lambda a: a[:, 0]), "'actions' has 1 axes, expected 2"),
+    (broken("rewards", lambda a: np.full(60, b"x")), "'rewards' is of type"),
+    ({k: v for k, v in example().items() if k != "actions"}, "'actions' is missing"),
+    ({k: v for k, v in example().items() if k != "timeouts"}, "has no 'timeouts'"),
+    ({k: v[:1] for k, v in example().items()}, "has 1 rows, expected at least 2"),
+    (broken("timeouts", np.ones_like), "no transition is left"),
+])
+def test_bad_files_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(CepnbError, match=f"f.hdf5: .*{message}") as caught:
+        load_hdf5(write(tmp_path / "f.hdf5", arrays))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:
+    with pytest.raises(CepnbError, match="no such file"):
+        load_hdf5(tmp_path / "nothing.hdf5")
+    whole = write(tmp_path / "f.hdf5", example(2000)).read_bytes()
+    (tmp_path / "cut.hdf5").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.hdf5").write_text("not HDF5")
+    for name in ("cut.hdf5", "text.hdf5"):
+        with pytest.raises(CepnbError, match=f"{name}: not a whole HDF5 file"):
+            load_hdf5(tmp_path / name)
+    with pytest.raises(CepnbError, match="dataset 'hopper': not found"):
+        load_dataset("hopper", 100, 0)
+    with pytest.raises(CepnbError, match="expected one of local/maze2d-umaze, "):
+        load_dataset("local/maze2d-tiny", 100, 0)
+
+
+def test_constant_rewards_are_refused(tmp_path: Path) -> None:
+    flat = load_hdf5(write(tmp_path / "f.hdf5", broken("rewards", np.zeros_like)))
+    with pytest.raises(CepnbError, match="all rewards are 0"):
+        check_rewards_vary(flat)
+    check_rewards_vary(load_hdf5(write(tmp_path / "g.hdf5", example())))
