@@ -45,14 +45,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _qgpo(options: argparse.Namespace) -> None:
     from cepnb.offline.data import load_dataset
+    from cepnb.offline.maze import LAYOUTS, maze_of
     from cepnb.offline.pipeline import run_qgpo, score_table
 
     profile = profile_name(options.profile)
     chosen = settings(profile, **dict(_assignment(text) for text in options.set))
     if not 0 <= options.seed < 2**31:
         raise CepnbError(f"seed {options.seed}: expected an integer from 0 to 2147483647")
-    dataset = load_dataset(options.dataset, transitions=chosen.transitions, seed=chosen.data_seed)
-    metrics = run_qgpo(dataset, chosen, profile, options.seed, options.out, options.environment)
+    if not (options.environment or options.dataset.startswith("local/")):
+        raise CepnbError(f"--dataset {options.dataset}: expected --environment with the path of a file")
+    environment = options.environment or options.dataset.removeprefix("local/").removesuffix("-noisy")
+    dataset = load_dataset(options.dataset, chosen.transitions, chosen.data_seed, LAYOUTS[maze_of(environment)].max_steps)
+    metrics = run_qgpo(dataset, environment, chosen, profile, options.seed, options.out)
     print(score_table(metrics["scores"]))
     print(f"\n{sum(metrics['seconds'].values()):.0f} s; all numbers are in {options.out / 'metrics.json'}")
 

@@ -114,8 +114,8 @@ def test_float32_survives_large_energies(size: float) -> None:
 def test_minimisers_of_mse_and_exponentiated_mse() -> None:
     energy = torch.tensor([0.3, -1.2, 2.0, 0.1], dtype=torch.float64)
     grid = torch.linspace(-3, 3, 60_001, dtype=torch.float64).unsqueeze(1)
-    best_mse = grid[losses.mse(grid, energy).mean(dim=1).argmin()]
-    best_exponential = grid[losses.exponentiated_mse(grid, energy).mean(dim=1).argmin()]
+    best_mse = grid[losses.mse(*torch.broadcast_tensors(grid, energy)).mean(dim=1).argmin()]
+    best_exponential = grid[losses.exponentiated_mse(*torch.broadcast_tensors(grid, energy)).mean(dim=1).argmin()]
     assert float(best_mse) == pytest.approx(np.mean(energy.numpy()), abs=2e-4)  # the grid's step is 1e-4
     assert float(best_exponential) == pytest.approx(-np.log(np.mean(np.exp(-energy.numpy()))), abs=2e-4)
 

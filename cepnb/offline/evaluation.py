@@ -35,31 +35,31 @@ def rollout(policy: Policy, env: MazeEnv, start: Float[Tensor, "n ds"], scaling:
     return returns, torch.stack(path)
 
 
-def start_states(layout: str, episodes: int, seed: int) -> Float[Tensor, "episodes ds"]:
+def start_states(maze: str, episodes: int, seed: int) -> Float[Tensor, "episodes ds"]:
     """First states of `episodes` episodes, drawn by the environment; every method is given the same ones."""
-    return torch.as_tensor(MazeEnv(layout, episodes, seed).reset(), dtype=torch.float32)
+    return torch.as_tensor(MazeEnv(maze, episodes, seed).reset(), dtype=torch.float32)
 
 
-def score_record(method: str, scale: float | None, returns: Float[Tensor, "episodes"], name: str) -> dict:
+def score_record(method: str, scale: float | None, returns: Float[Tensor, "episodes"], environment: str) -> dict:
     """Mean return and D4RL-normalised score (0 random, 100 expert) with their standard errors over episodes."""
     mean = returns.mean().item()
     error = returns.std().item() / math.sqrt(len(returns)) if len(returns) > 1 else 0.0
-    low, high = normalised_score(name, mean), normalised_score(name, mean + error)
+    low, high = (normalised_score(f"local/{environment}", value) for value in (mean, mean + error))
     return {"method": method, "scale": scale, "episodes": len(returns), "return_mean": mean, "return_se": error,
             "normalised": low, "normalised_se": high - low}
 
 
-def evaluate(policies: list[tuple[str, Callable[[Tensor], Policy], tuple[float | None, ...]]], name: str, layout: str,
+def evaluate(policies: list[tuple[str, Callable[[Tensor], Policy], tuple[float | None, ...]]], environment: str, maze: str,
              episodes: int, scaling: Scaling, seed: int, generator: torch.Generator, progress: bool = True) -> list[dict]:
     """Score policies given as (method, policy of a tensor of scales, scales): one record a method and scale.
 
     All scales of a method run as one batch of len(scales) × episodes rows, from the same start states.
     """
-    start = start_states(layout, episodes, seed)
+    start = start_states(maze, episodes, seed)
     records = []
     for method, policy_at, scales in policies:
         rows = torch.tensor([scale or 0.0 for scale in scales]).repeat_interleave(episodes)
-        env = MazeEnv(layout, len(rows), seed)
+        env = MazeEnv(maze, len(rows), seed)
         returns, _ = rollout(policy_at(rows), env, start.repeat(len(scales), 1), scaling, generator, method, progress)
-        records += [score_record(method, scale, part, name) for scale, part in zip(scales, returns.split(episodes))]
+        records += [score_record(method, scale, part, environment) for scale, part in zip(scales, returns.split(episodes))]
     return records

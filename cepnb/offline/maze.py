@@ -52,6 +52,14 @@ def layout(name: str) -> Layout:
     return LAYOUTS[name]
 
 
+def maze_of(environment: str) -> str:
+    """The maze of an environment such as maze2d-umaze; raises `CepnbError` on another."""
+    maze = environment.removeprefix("maze2d-")
+    if maze not in LAYOUTS or maze == environment:
+        raise CepnbError(f"environment '{environment}': expected one of {', '.join(f'maze2d-{m}' for m in LAYOUTS)}")
+    return maze
+
+
 @cache
 def maze_model(name: str) -> mujoco.MjModel:
     """The MuJoCo model with D4RL's constants: a sphere of radius 0.1 and density 1000 on two slides of damping 1,

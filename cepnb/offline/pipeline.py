@@ -17,9 +17,10 @@ from cepnb.files import load_module, load_tensors, read_json, save_tensors, writ
 from cepnb.networks import EnergyNet, EpsNet, TwinQ
 from cepnb.offline.behaviour import behaviour_net, train_behaviour
 from cepnb.offline.critic import critic_net, support_values, train_critic
-from cepnb.offline.data import OfflineDataset
+from cepnb.offline.data import OfflineDataset, check_rewards_vary
 from cepnb.offline.energy import METHODS, energy_net, train_energy
 from cepnb.offline.evaluation import evaluate
+from cepnb.offline.maze import maze_of
 from cepnb.offline.policy import behaviour_policy, best_of_policy, guided_policy
 from cepnb.offline.scaling import Scaling, Transitions, prepare
 from cepnb.offline.support import sample_support
@@ -95,7 +96,7 @@ def train_qgpo(dataset: OfflineDataset, settings: Settings, seed: int, run: Run,
     return Trained(data, scaling, eps, support, q, values, energies)
 
 
-def score(trained: Trained, name: str, layout: str, settings: Settings, seed: int, progress: bool = True) -> list[dict]:
+def score(trained: Trained, environment: str, maze: str, settings: Settings, seed: int, progress: bool = True) -> list[dict]:
     """Step 5: a list of score records for behaviour, best of K, and each energy over the grid of scales."""
     schedule, da = VPSchedule(), trained.support.shape[2]
     plain = behaviour_policy(trained.eps, da, settings, schedule)
@@ -105,19 +106,28 @@ def score(trained: Trained, name: str, layout: str, settings: Settings, seed: in
         (method, lambda scales, energy=energy: guided_policy(trained.eps, energy, scales, da, settings, schedule),
          settings.scales) for method, energy in trained.energies.items()]
     generator = seeded(seed, "evaluation")
-    return evaluate(policies, name, layout, settings.episodes, trained.scaling, seed + 10_000, generator, progress)
+    return evaluate(policies, environment, maze, settings.episodes, trained.scaling, seed + 10_000, generator, progress)
 
 
-def run_qgpo(dataset: OfflineDataset, layout: str, settings: Settings, profile: str, seed: int, folder: Path,
+def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, profile: str, seed: int, folder: Path,
              progress: bool = True) -> dict:
-    """All five steps into `folder`; returns (and writes) the contents of `metrics.json`."""
-    configuration = {"dataset": dataset.name, "rows": len(dataset.rewards), "profile": profile, "seed": seed,
-                     "settings": asdict(settings)}
+    """All five steps into `folder`; returns (and writes) the contents of `metrics.json`.
+
+    `environment` is where the policies are evaluated, such as maze2d-umaze. A folder that was begun is gone on with;
+    raises `CepnbError` if it was begun with another dataset, seed or setting.
+    """
+    check_rewards_vary(dataset)
+    maze = maze_of(environment)
+    widths = (dataset.observations.shape[1], dataset.actions.shape[1])
+    if widths != (4, 2):
+        raise CepnbError(f"{dataset.name}: states and actions of width {widths}, expected (4, 2) for {environment}")
+    configuration = {"dataset": dataset.name, "rows": len(dataset.rewards), "environment": environment,
+                     "profile": profile, "seed": seed, "settings": asdict(settings)}
     run = Run(folder, configuration)
     if (folder / "metrics.json").exists():
         return read_json(folder / "metrics.json")
     trained = train_qgpo(dataset, settings, seed, run, progress)
-    scores = run.timed("evaluation", lambda: score(trained, dataset.name, layout, settings, seed, progress))
+    scores = run.timed("evaluation", lambda: score(trained, environment, maze, settings, seed, progress))
     spread = trained.values.std(dim=1)
     metrics = configuration | {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "mujoco", "numpy")},

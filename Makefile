@@ -1,0 +1,48 @@
+# Everything sets itself up: Python 3.11 or newer with venv and pip, git and make are all that is needed.
+
+PYTHON ?= python3
+LAB_ARGS ?=
+TEST_ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready
+# The kernel of .venv comes before any that the user has; one torch thread a process where processes run side by side.
+JUPYTER := JUPYTER_PREFER_ENV_PATH=1
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help .venv lab test lock strip clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+lab: $(READY) ## open JupyterLab on the first notebook
+	$(JUPYTER) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS) notebooks/00_start_here.ipynb
+
+test: $(READY) ## run all tests, every notebook included
+	CEPNB_PROFILE=ci $(JUPYTER) $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --nbmake-timeout=600 $(TEST_ARGS)
+
+.venv: $(READY) ## set up the environment in .venv and nothing else
+
+# The stamp comes last, so that an interrupted set-up is begun again and never taken for a finished one.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "cepnb needs Python 3.11 or newer, but $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % v[:2])'
+	@test -e $(READY) || $(PYTHON) -m venv --clear .venv
+	@rm -f $(READY)
+	@echo "installing the versions of requirements.lock into .venv (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+lock: ## resolve the ranges of pyproject.toml afresh into requirements.lock
+	$(PYTHON) -m venv --clear .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check '.[test]'
+	sed -n '/^#/p' requirements.lock > .venv-lock/new
+	.venv-lock/bin/python -m pip freeze --all | grep -v -e '^cepnb' -e '^pip==' | sed 's/+cpu$$//' >> .venv-lock/new
+	mv .venv-lock/new requirements.lock
+	rm -r .venv-lock
+
+strip: $(READY) ## take outputs and widget state out of the notebooks
+	$(BIN)/jupyter nbconvert --log-level=WARN --clear-output --ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec --inplace notebooks/*.ipynb
+
+clean: ## remove the environment and caches of the tests
+	rm -rf .venv .venv-lock .pytest_cache .hypothesis cepnb.egg-info
