@@ -1,4 +1,4 @@
-"""Every hyper-parameter of the offline RL pipeline in one place, in three sizes chosen by `CEPNB_PROFILE`."""
+"""Every hyper-parameter in one place, in three sizes chosen by `CEPNB_PROFILE`."""
 
 import math
 import os
@@ -70,6 +70,22 @@ class Settings:
                 raise CepnbError(f"{field.name} {value}: expected a finite number above 0")
 
 
+@dataclass(frozen=True)
+class ToySettings:
+    """Hyper-parameters of learning an intermediate energy on a two-dimensional toy density."""
+
+    K: int = 64  # samples of one softmax; they share one t
+    groups: int = 32  # softmaxes a step
+    steps: int = 20_000
+    rate: float = 1e-3  # Adam learning rate, falling to final × rate (cosine)
+    final: float = 0.01
+    width: int = 256
+    depth: int = 4  # hidden layers of f_φ
+    sampler_steps: int = 25  # DPM-Solver++ evaluations a sample
+    samples: int = 2_000  # guided samples that are measured
+    repeats: int = 8  # independent sets of them
+
+
 _LAPTOP = dict(
     transitions=100_000,
     behaviour_widths=(128, 64, 32), behaviour_embedding=64,
@@ -84,6 +100,11 @@ _CI = _LAPTOP | dict(
     K=4, sampler_steps=5, q_width=32, q_depth=2, q_steps=300, energy_width=32, energy_depth=2, energy_steps=300,
     episodes=4, scales=(1.0, 3.0), best_of=4,
 )
+TOY_PROFILES = {
+    "ci": ToySettings(K=32, groups=8, steps=300, width=32, depth=2, samples=200, repeats=2),
+    "laptop": ToySettings(steps=4_000, width=128, depth=3, repeats=4),
+    "paper": ToySettings(),
+}
 PROFILES = {"ci": Settings(**_CI), "laptop": Settings(**_LAPTOP), "paper": Settings()}
 
 
@@ -93,6 +114,11 @@ def profile_name(name: str | None = None) -> str:
     if name not in PROFILES:
         raise CepnbError(f"profile '{name}': expected one of {', '.join(PROFILES)}")
     return name
+
+
+def toy_settings(name: str | None = None) -> ToySettings:
+    """Settings of the toy experiments under a profile."""
+    return TOY_PROFILES[profile_name(name)]
 
 
 def settings(name: str | None = None, **changes: object) -> Settings:

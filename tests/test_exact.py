@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from cepnb.errors import CepnbError
 from cepnb.exact import GaussianMixture
 from cepnb.guidance import energy_gradient, guided
-from cepnb.metrics import w2
+from cepnb.metrics import gradient_error, w2
 from cepnb.samplers import dpm_solver_pp, last
 from cepnb.schedule import VPSchedule
 from cepnb.toys import eight_gaussians
@@ -107,6 +107,14 @@ def test_w2_of_a_shift_is_the_shift() -> None:
     assert w2(x, x[torch.randperm(200)]) == pytest.approx(0.0, abs=1e-6)
     with pytest.raises(CepnbError, match="sizes 0 and 200"):
         w2(x[:0], x)
+
+
+def test_gradient_error_is_zero_for_exact_and_one_for_none() -> None:
+    q, times = eight_gaussians(), torch.tensor([0.1, 0.5, 0.9])
+    g = torch.Generator().manual_seed(0)
+    exact = gradient_error(lambda x, t: q.energy_gradient(x, t, 3.0), q, 3.0, times, generator=g)
+    none = gradient_error(lambda x, t: torch.zeros_like(x), q, 3.0, times, generator=g)
+    assert exact.tolist() == [0, 0, 0] and none.tolist() == [1, 1, 1]
 
 
 def test_bad_deviations_are_named() -> None:

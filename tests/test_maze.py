@@ -43,7 +43,7 @@ def test_trajectories_equal_those_of_d4rls_model(name: str) -> None:
     data, mass = mujoco.MjData(model), PointMass(name)
     i, j = LAYOUTS[name].cells[0]
     data.qpos[:] = (i, j)
-    mass.set_state(i, j, 0.0, 0.0)
+    mass.set_state(float(i), float(j), 0.0, 0.0)
     push, worst = np.zeros(2), 0.0
     for step in range(300):
         if step % 20 == 0:
@@ -96,7 +96,7 @@ def test_walls_hold() -> None:
     env.set_state(np.array([[2.0, 1.0, 0.0, 0.0]]))
     for _ in range(200):
         observation = env.step(np.array([[0.0, 1.0]]))[0]
-    assert 1.0 < observation[0, 1] < 1.5 and np.isfinite(observation).all()  # the free cell (2, 1) has a wall at y > 1.5
+    assert observation[0, 1] == pytest.approx(1.3, abs=0.01)  # the wall's face: the soft contact gives by the radius
 
 
 def test_bad_input_is_named() -> None:

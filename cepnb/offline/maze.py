@@ -16,7 +16,8 @@ GOAL_RADIUS = 0.5  # reward 1 within this distance of the target, else 0
 
 @dataclass(frozen=True)
 class Layout:
-    """A maze: rows of '#' wall, 'O' free, 'G' the free cell with the target. Cell (i, j) has its centre at x=i, y=j."""
+    """A maze: rows of '#' wall, 'O' free, 'G' the free cell with the target. Cell (i, j) is named by the position (i, j),
+    which lies 0.2 off its centre in both directions (see `maze_model`)."""
 
     rows: tuple[str, ...]
     max_steps: int  # length of an episode
@@ -65,8 +66,8 @@ def maze_model(name: str) -> mujoco.MjModel:
     """The MuJoCo model with D4RL's constants: a sphere of radius 0.1 and density 1000 on two slides of damping 1,
     motors of gear 100 limited to [-1, 1], Euler steps of 0.01 s, box walls of side 1, no gravity.
 
-    The body rests at (1.2, 1.2) and walls stand at cell + 1, so that a position is 0.2 less than its distance
-    to the wall grid suggests; this is D4RL's geometry, kept as it is.
+    The body rests at (1.2, 1.2) and walls stand at cell + 1, so that the free cell (i, j) spans the positions
+    i − 0.7 < x < i + 0.3 and likewise in y; this is D4RL's geometry, kept as it is.
     """
     boxes = "".join(f'<geom type="box" conaffinity="1" pos="{i + 1} {j + 1} 0" size="0.5 0.5 0.2"/>'
                     for i, j in zip(*np.nonzero(layout(name).walls)))

@@ -1,0 +1,88 @@
+"""Figures in one style: one colour a method, equal aspect in sample space, β and t in the titles."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cepnb.guidance import EpsFunction
+from cepnb.offline.maze import GOAL_RADIUS, Layout
+
+# One colour a method in every notebook, from the colour-blind safe palette of Okabe and Ito.
+COLOURS = {"exact": "#000000", "behaviour": "#999999", "cep": "#0072B2", "cep_raw": "#56B4E9", "mse": "#D55E00",
+           "dps": "#009E73", "best_of_k": "#CC79A7"}
+LABELS = {"exact": "exact", "behaviour": "behaviour μ", "cep": "CEP", "cep_raw": "CEP (Eq. 12)", "mse": "MSE",
+          "dps": "DPS", "best_of_k": "best of K by Q"}
+
+
+def figure(columns: int = 1, rows: int = 1, size: float = 3.0, **kwargs: object) -> tuple[Figure, np.ndarray]:
+    """A figure of square panels; it is closed for pyplot, so that a notebook shows it once, where it is the cell's value."""
+    made, axes = plt.subplots(rows, columns, figsize=(size * columns, size * rows), squeeze=False,
+                              layout="constrained", **kwargs)
+    plt.close(made)
+    return made, axes
+
+
+def sample_panel(axes: Axes, x: Float[Tensor, "n 2"], colour: str, title: str = "", limit: float = 4.5) -> None:
+    """A scatter of samples with fixed limits and equal aspect."""
+    axes.scatter(*x.detach().T.numpy(), s=3, alpha=0.5, color=colour, linewidths=0, rasterized=True)
+    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+    axes.set_title(title, fontsize=10)
+
+
+def grid(limit: float = 4.5, points: int = 60) -> Float[Tensor, "points points 2"]:
+    """Points of a square grid in sample space."""
+    line = torch.linspace(-limit, limit, points)
+    return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
+
+
+def energy_panel(axes: Axes, values: Float[Tensor, "points points"], gradient: EpsFunction, t: Tensor, title: str = "",
+                 limit: float = 4.5, span: float | None = None) -> None:
+    """An intermediate energy as colour (its least value set to 0, for constants do not matter), −∇E_t as arrows."""
+    values = values - values.min()
+    axes.imshow(values.numpy(), extent=(-limit, limit) * 2, origin="lower", cmap="cividis", vmin=0, vmax=span)
+    places = grid(0.9 * limit, 13).reshape(-1, 2)
+    push = -gradient(places, t).detach()
+    push = push / (1 + push.norm(dim=1, keepdim=True))  # direction, and a length that saturates at one
+    axes.quiver(*places.T.numpy(), *push.T.numpy(), color="white", angles="xy", scale_units="xy", scale=1.6, width=0.006, pivot="mid")
+    axes.set(aspect="equal", xticks=[], yticks=[])
+    axes.set_title(title, fontsize=10)
+
+
+def maze_panel(axes: Axes, maze: Layout, title: str = "") -> None:
+    """Walls, and the disc around the target in which the reward is 1. Positions are (x, y) of the observations."""
+    shift = 0.2  # the body rests at 1.2 but walls stand at cell + 1: a wall of cell i covers i − 0.7 … i + 0.3 in x
+    for i, j in zip(*np.nonzero(maze.walls)):
+        axes.add_patch(plt.Rectangle((i - 0.5 - shift, j - 0.5 - shift), 1, 1, color="#d9d9d9", linewidth=0))
+    axes.add_patch(plt.Circle(tuple(maze.target), GOAL_RADIUS, color="#F0E442", alpha=0.7, linewidth=0))
+    rows, columns = maze.walls.shape
+    axes.set(xlim=(-0.5, rows - 0.9), ylim=(-0.5, columns - 0.9), aspect="equal", xticks=[], yticks=[])
+    axes.set_title(title, fontsize=10)
+
+
+def path_panel(axes: Axes, maze: Layout, paths: Float[Tensor, "steps n ds"], colour: str, title: str = "") -> None:
+    """Paths through a maze, each from its start (dot) on."""
+    maze_panel(axes, maze, title)
+    axes.plot(paths[:, :, 0].numpy(), paths[:, :, 1].numpy(), color=colour, alpha=0.5, linewidth=1)
+    axes.scatter(*paths[0, :, :2].T.numpy(), s=14, color=colour, zorder=3)
+
+
+def score_figure(records: list[dict]) -> Figure:
+    """Normalised score over guidance scale s, with standard errors; policies without a scale as horizontal bands."""
+    made, axes = figure(size=4.2)
+    panel = axes[0, 0]
+    for method in dict.fromkeys(record["method"] for record in records):
+        own = [record for record in records if record["method"] == method]
+        scores, errors = ([r[key] for r in own] for key in ("normalised", "normalised_se"))
+        style = {"color": COLOURS[method], "label": LABELS[method]}
+        if len(own) == 1:
+            panel.axhspan(scores[0] - errors[0], scores[0] + errors[0], alpha=0.15, color=COLOURS[method])
+            panel.axhline(scores[0], **style)
+        else:
+            panel.errorbar([r["scale"] for r in own], scores, errors, marker="o", capsize=3, **style)
+    panel.set(xlabel="guidance scale s (s = 1 is exact)", ylabel="D4RL-normalised score")
+    panel.legend(fontsize=8)
+    return made
