@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import time
 from pathlib import Path
 
 import h5py
@@ -71,17 +70,24 @@ def test_made_once_labelled_and_checked() -> None:
         local_dataset("local/maze2d-umaze", 1_000, 0)
 
 
-def _make() -> None:
-    local_dataset("local/maze2d-umaze", 200_000, 3, progress=False)
+def _die_while_writing() -> None:
+    whole = h5py.Group.create_dataset
+
+    def half(group: h5py.Group, name: str, **values: object) -> None:
+        whole(group, name, **values)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    h5py.Group.create_dataset = half
+    local_dataset("local/maze2d-umaze", 1_000, 3, progress=False)
 
 
-def test_killed_while_making_leaves_nothing_that_looks_finished() -> None:
-    process = multiprocessing.get_context("spawn").Process(target=_make)
+def test_killed_while_writing_leaves_nothing_that_looks_finished() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_die_while_writing)
     process.start()
-    time.sleep(3.0)
-    os.kill(process.pid, signal.SIGKILL)
     process.join()
+    assert process.exitcode == -signal.SIGKILL
     assert not list(module.cache_dir().rglob("*.hdf5"))
+    assert local_dataset("local/maze2d-umaze", 1_000, 3, progress=False).exists()
 
 
 def test_a_failed_write_is_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

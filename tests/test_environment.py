@@ -5,6 +5,7 @@ import os
 import re
 import stat
 import subprocess
+import sysconfig
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
@@ -40,7 +41,9 @@ def test_the_lock_holds_exact_versions_that_the_ranges_admit() -> None:
 
 
 def test_what_is_installed_is_what_the_lock_says() -> None:
-    found = {canonicalize_name(d.metadata["Name"]): Version(d.version).public for d in distributions()}
+    # Only the environment itself: setuptools, once imported, adds packages of its own to the path.
+    packages = distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+    found = {canonicalize_name(d.metadata["Name"]): Version(d.version).public for d in packages}
     wrong = {name: (found.get(name), pin) for name, pin in lock().items() if found.get(name) != pin}
     assert not wrong, wrong
 

@@ -22,6 +22,7 @@ ARRIVED = 0.1  # a waypoint or goal counts as reached within this distance
 NAMES = tuple(f"local/maze2d-{maze}{noise}" for maze in LAYOUTS for noise in ("", "-noisy"))
 
 Cell = tuple[int, int]
+Place = tuple[float | int, float | int]  # a cell is a place too
 
 
 class WaypointController:
@@ -35,7 +36,7 @@ class WaypointController:
         self._maze, self._random = maze, random
         self._steps_to: dict[Cell, dict[Cell, Cell]] = {}  # shortest paths of a goal are found once
         self._goal: Cell | None = None
-        self._waypoints: list[tuple[float, float]] = []
+        self._waypoints: list[Place] = []
         self._next = 0
 
     def act(self, x: float, y: float, vx: float, vy: float, target: tuple[float, float]) -> tuple[float, float, bool]:
@@ -157,7 +158,7 @@ def _walk(group: h5py.Group) -> list[tuple[str, h5py.HLObject]]:
     return found
 
 
-def _within(x: float, y: float, place: tuple[float, float], distance: float) -> bool:
+def _within(x: float, y: float, place: Place, distance: float) -> bool:
     return (x - place[0]) ** 2 + (y - place[1]) ** 2 < distance**2
 
 

@@ -22,7 +22,7 @@ def d4rl() -> ModuleType:
     """
     if not mujoco_21_present():
         sys.modules.setdefault("mujoco_py", None)  # makes `import mujoco_py` raise ImportError, which d4rl expects
-    with warnings.catch_warnings(), _silence(1), _silence(2):
+    with warnings.catch_warnings(), _silence():
         warnings.simplefilter("ignore")
         return importlib.import_module("d4rl")
 
@@ -60,15 +60,18 @@ def normalised_score(name: str, episode_return: float) -> float:
 
 
 @contextlib.contextmanager
-def _silence(descriptor: int) -> Iterator[None]:
-    """Send what is written to a file descriptor nowhere: some of d4rl's imports print from C, below Python's streams."""
-    (sys.stdout if descriptor == 1 else sys.stderr).flush()
-    kept = os.dup(descriptor)
+def _silence() -> Iterator[None]:
+    """Send standard output and error nowhere, both Python's streams (which Jupyter replaces) and the file descriptors
+    below them (some of d4rl's imports print from C)."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    kept = [os.dup(descriptor) for descriptor in (1, 2)]
     try:
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), descriptor)
-        yield
-        (sys.stdout if descriptor == 1 else sys.stderr).flush()
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            for descriptor in (1, 2):
+                os.dup2(nowhere.fileno(), descriptor)
+            yield
     finally:
-        os.dup2(kept, descriptor)
-        os.close(kept)
+        for descriptor, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
