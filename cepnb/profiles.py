@@ -48,6 +48,8 @@ class Settings:
     scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 8.0, 10.0)  # guidance scales s; s = 1 is exact
     headline_scale: float = 1.0  # the one to be judged by, fixed before any test return is seen
     best_of: int = 32  # behaviour actions of which the baseline takes the one of highest Q
+    # All training
+    checkpoint_every: int = 1_000  # steps between checkpoints, of which a killed run loses at most the last
 
     def __post_init__(self) -> None:
         for name in ("beta", "beta_q"):
@@ -98,7 +100,7 @@ _CI = _LAPTOP | dict(
     transitions=4_000,
     behaviour_widths=(64, 32), behaviour_steps=300, behaviour_batch=256,
     K=4, sampler_steps=5, q_width=32, q_depth=2, q_steps=300, energy_width=32, energy_depth=2, energy_steps=300,
-    episodes=4, scales=(1.0, 3.0), best_of=4,
+    episodes=4, scales=(1.0, 3.0), best_of=4, checkpoint_every=100,
 )
 TOY_PROFILES = {
     "ci": ToySettings(K=32, groups=8, steps=300, width=32, depth=2, samples=200, repeats=2),

@@ -37,7 +37,7 @@ def train_critic(data: Transitions, support: Float[Tensor, "n K da"], settings: 
         with torch.no_grad():
             torch._foreach_lerp_(list(target.parameters()), list(q.parameters()), settings.target_rate)
 
-    plan = Plan(settings.q_steps, settings.q_rate, settings.q_final)
+    plan = Plan(settings.q_steps, settings.q_rate, settings.q_final, checkpoint_every=settings.checkpoint_every)
     train(step_loss, {"q": q, "target": target}, plan, seeded(seed, "critic"), after_step=follow,
           checkpoint=checkpoint, label="critic", progress=progress)
     return target

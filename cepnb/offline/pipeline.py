@@ -124,8 +124,9 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
     configuration = {"dataset": dataset.name, "rows": len(dataset.rewards), "environment": environment,
                      "profile": profile, "seed": seed, "settings": asdict(settings)}
     run = Run(folder, configuration)
-    if (folder / "metrics.json").exists():
-        return read_json(folder / "metrics.json")
+    path = folder / "metrics.json"
+    if path.exists():
+        return read_json(path)
     trained = train_qgpo(dataset, settings, seed, run, progress)
     scores = run.timed("evaluation", lambda: score(trained, environment, maze, settings, seed, progress))
     spread = trained.values.std(dim=1)
@@ -137,8 +138,8 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
         "beta_times_q_spread": settings.beta * spread.median().item(),  # how far from flat the policy's weights are
         "scores": scores,
     }
-    write_json(folder / "metrics.json", metrics)
-    return metrics
+    write_json(path, metrics)
+    return read_json(path)
 
 
 def _support(run: Run, eps: EpsNet, data: Transitions, settings: Settings, schedule: VPSchedule, seed: int,

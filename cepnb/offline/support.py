@@ -15,7 +15,7 @@ from cepnb.profiles import Settings
 from cepnb.schedule import VPSchedule
 from cepnb.training import seeded
 
-CHUNK = 4096  # states sampled together; each chunk has its own random stream, so a resumed set is the same set
+CHUNK = 2048  # states sampled together; each chunk has its own random stream, so a resumed set is the same set
 
 
 def sample_support(net: EpsNet, states: Float[Tensor, "n ds"], settings: Settings, schedule: VPSchedule, seed: int,

@@ -1,0 +1,165 @@
+"""The five steps in one folder: killed anywhere they go on to the same numbers, and refuse what does not fit."""
+
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from cepnb.errors import CepnbError
+from cepnb.files import load_tensors, save_tensors
+from cepnb.offline import pipeline
+from cepnb.offline.data import OfflineDataset, load_dataset
+from cepnb.offline.pipeline import run_qgpo, score_table
+from cepnb.profiles import Settings, settings
+
+NAME = "local/maze2d-umaze"
+
+
+def ci(**changes: object) -> Settings:
+    return settings("ci", **changes)
+
+
+def dataset(chosen: Settings) -> OfflineDataset:
+    return load_dataset(NAME, chosen.transitions, chosen.data_seed)
+
+
+def run(folder: Path, **changes: object) -> dict:
+    chosen = ci(**changes)
+    return run_qgpo(dataset(chosen), "maze2d-umaze", chosen, "ci", 0, folder, progress=False)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, run(folder)
+
+
+def _run_until_killed(folder: Path, writes: int) -> None:
+    """Run, and die by SIGKILL in the middle of write number `writes`, with its temporary file half written."""
+    import cepnb.files
+
+    torch.set_num_threads(1)
+    whole, count = cepnb.files.save_file, 0
+
+    def save_file(tensors: dict, path: str, metadata: dict | None = None) -> None:
+        nonlocal count
+        count += 1
+        whole(tensors, path, metadata=metadata)
+        if count == writes:
+            os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    cepnb.files.save_file = save_file
+    run(folder)
+
+
+def test_killed_again_and_again_it_ends_with_the_numbers_of_an_unbroken_run(
+        tmp_path: Path, unbroken: tuple[Path, dict]) -> None:
+    kills = 0
+    while True:
+        process = multiprocessing.get_context("spawn").Process(target=_run_until_killed, args=(tmp_path, 5))
+        process.start()
+        process.join()
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        kills += 1
+        assert kills < 10, "it does not get on"
+    assert kills >= 3
+    folder, expected = unbroken
+    found = json.loads((tmp_path / "metrics.json").read_text())
+    assert found["scores"] == expected["scores"] and found["q_mean"] == expected["q_mean"]
+    for path in folder.glob("*.safetensors"):
+        stored, again = load_tensors(path)[0], load_tensors(tmp_path / path.name)[0]
+        assert all(torch.equal(stored[name], again[name]) for name in stored), path.name
+
+
+def test_the_numbers_of_a_run(unbroken: tuple[Path, dict]) -> None:
+    folder, metrics = unbroken
+    assert metrics == json.loads((folder / "metrics.json").read_text())
+    chosen = ci()
+    expected = [("behaviour", 0.0), ("best_of_k", None)] + [(m, s) for m in ("cep", "mse") for s in chosen.scales]
+    assert [(record["method"], record["scale"]) for record in metrics["scores"]] == expected
+    for record in metrics["scores"]:
+        assert set(record) == {"method", "scale", "episodes", "return_mean", "return_se", "normalised", "normalised_se"}
+        assert record["episodes"] == chosen.episodes and 0 <= record["return_mean"] <= 300
+        assert record["normalised"] == pytest.approx(100 * (record["return_mean"] - 23.85) / (161.86 - 23.85))
+        assert record["normalised_se"] == pytest.approx(100 * record["return_se"] / (161.86 - 23.85))
+    assert set(metrics["seconds"]) == {"behaviour", "support", "critic", "energy_cep", "energy_mse", "evaluation"}
+    assert metrics["settings"]["beta"] == chosen.beta and metrics["seed"] == 0 and "torch" in metrics["versions"]
+    assert not list(folder.rglob("*.part")) and not list(folder.glob("*.checkpoint.*"))
+    lines = score_table(metrics["scores"]).splitlines()
+    assert len(lines) == 1 + len(expected) and all(len(line) < 80 for line in lines)
+
+
+def test_a_finished_run_is_shown_and_not_made_again(unbroken: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, metrics = unbroken
+    monkeypatch.setattr(pipeline, "train_qgpo", None)
+    assert run(folder) == metrics
+
+
+def test_only_what_is_missing_is_made(unbroken: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, metrics = unbroken
+    for name in ("settings.json", "behaviour.safetensors", "support.safetensors", "critic.safetensors",
+                 "energy_cep.safetensors", "energy_mse.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    for step in ("train_behaviour", "sample_support", "train_critic", "train_energy"):
+        monkeypatch.setattr(pipeline, step, None)
+    again = run(tmp_path)
+    assert again["scores"] == metrics["scores"] and list(again["seconds"]) == ["evaluation"]
+
+
+@pytest.mark.parametrize("changes, complaint", [
+    ({"beta": 3.0}, r"settings.json: made with beta 10.0, now 3.0; use another folder"),
+    ({"transitions": 3_000}, r"settings.json: made with rows \d+, now \d+; use another folder"),
+    ({"scales": (1.0, 2.0)}, r"settings.json: made with scales \[1.0, 3.0\], now \[1.0, 2.0\]; use another folder"),
+])
+def test_another_setting_in_the_same_folder_is_refused(
+        unbroken: tuple[Path, dict], changes: dict, complaint: str) -> None:
+    with pytest.raises(CepnbError, match=complaint):
+        run(unbroken[0], **changes)
+
+
+def test_weights_of_another_shape_are_refused(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+    folder, _ = unbroken
+    (tmp_path / "settings.json").write_bytes((folder / "settings.json").read_bytes())
+    tensors, metadata = load_tensors(folder / "behaviour.safetensors")
+    save_tensors(tmp_path / "behaviour.safetensors", tensors | {"out.bias": torch.zeros(3)}, metadata)
+    with pytest.raises(CepnbError, match=r"behaviour.safetensors: tensor 'out.bias' has shape \(3,\), expected \(2,\)"):
+        run(tmp_path)
+
+
+def test_a_full_disk_is_one_line_and_what_was_there_stays(unbroken: tuple[Path, dict], tmp_path: Path,
+                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = unbroken
+    for name in ("settings.json", "behaviour.safetensors"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cepnb.files.save_file", full)
+    with pytest.raises(CepnbError, match=r"could not be written \(No space left on device\)") as caught:
+        run(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "behaviour.safetensors").read_bytes() == (folder / "behaviour.safetensors").read_bytes()
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_constant_rewards_and_other_widths_are_refused(tmp_path: Path) -> None:
+    data = dataset(ci())
+    flat = OfflineDataset("flat", data.observations, data.actions, torch.ones_like(data.rewards),
+                          data.next_observations, data.terminals, data.episode_returns)
+    with pytest.raises(CepnbError, match="flat: all rewards are 1, expected some that differ"):
+        run_qgpo(flat, "maze2d-umaze", ci(), "ci", 0, tmp_path, progress=False)
+    wide = OfflineDataset("wide", data.observations.repeat(1, 2), data.actions, data.rewards,
+                          data.next_observations.repeat(1, 2), data.terminals, data.episode_returns)
+    with pytest.raises(CepnbError, match=r"wide: states and actions of width \(8, 2\), expected \(4, 2\)"):
+        run_qgpo(wide, "maze2d-umaze", ci(), "ci", 0, tmp_path, progress=False)
+    with pytest.raises(CepnbError, match="environment 'maze2d-tiny': expected one of maze2d-umaze"):
+        run_qgpo(data, "maze2d-tiny", ci(), "ci", 0, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
