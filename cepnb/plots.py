@@ -1,8 +1,13 @@
 """Figures in one style: one colour a method, equal aspect in sample space, β and t in the titles."""
 
+import base64
+import html
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from IPython.display import HTML
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,11 +24,24 @@ LABELS = {"exact": "exact", "behaviour": "behaviour μ", "cep": "CEP", "cep_raw"
 
 
 def figure(columns: int = 1, rows: int = 1, size: float = 3.0, **kwargs: object) -> tuple[Figure, np.ndarray]:
-    """A figure of square panels; it is closed for pyplot, so that a notebook shows it once, where it is the cell's value."""
+    """A figure of square panels; it is closed for pyplot, so that a notebook shows it once, by `picture`."""
     made, axes = plt.subplots(rows, columns, figsize=(size * columns, size * rows), squeeze=False,
                               layout="constrained", **kwargs)
     plt.close(made)
     return made, axes
+
+
+def image(figure: Figure, alt: str) -> str:
+    """The figure as an HTML image with alternative text, for those who cannot see it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/png;base64,{text}" alt="{html.escape(alt)}" style="max-width:100%">'
+
+
+def picture(figure: Figure, alt: str) -> HTML:
+    """The figure as the value of a notebook cell; `alt` says what it shows."""
+    return HTML(image(figure, alt))
 
 
 def sample_panel(axes: Axes, x: Float[Tensor, "n 2"], colour: str, title: str = "", limit: float = 4.5) -> None:

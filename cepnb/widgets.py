@@ -1,20 +1,21 @@
 """A slider over pictures drawn by the kernel, behind one class; its drawing can change without touching a notebook."""
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 
 import ipywidgets
 from matplotlib.figure import Figure
 
 from cepnb.errors import CepnbError
+from cepnb.plots import image
+from cepnb.profiles import profile_name
 
 
 class Explorer:
     """A slider that shows `frame(value)`, a figure, for one of `values`; give it to a notebook cell as its value.
 
     `frame` is pure: a picture is drawn once a value and kept. An exception of the first picture is raised where the
-    explorer is made; one in a later picture is shown in the picture's place and kept in `error`, never lost.
+    explorer is made; one in a later picture is shown in the picture's place and kept in `error`, never lost. Under the
+    `ci` profile all pictures are drawn at once, so that a run of the notebook fails on an error in any of them.
     `description` says what is shown, for screen readers.
     """
 
@@ -22,6 +23,8 @@ class Explorer:
                  start: float | None = None) -> None:
         if not values:
             raise CepnbError(f"{name}: no values, expected at least one")
+        if start is not None and start not in values:
+            raise CepnbError(f"{name}: start {start:g} is not among the values {', '.join(f'{v:g}' for v in values)}")
         self.frame, self.values, self.description = frame, list(values), description
         self.error: Exception | None = None
         self._drawn: dict[float, str] = {}
@@ -30,15 +33,15 @@ class Explorer:
             description=name, continuous_update=True, layout=ipywidgets.Layout(width="26em"))
         self.picture = ipywidgets.HTML(self.html(self.slider.value))
         self.slider.observe(self._moved, names="value")
+        if profile_name() == "ci":
+            for value in self.values:
+                self.html(value)
 
     def html(self, value: float) -> str:
         """The picture of a value as an HTML image with alternative text."""
         if value not in self._drawn:
-            buffer = io.BytesIO()
-            self.frame(value).savefig(buffer, format="png", dpi=110)
-            text = base64.b64encode(buffer.getvalue()).decode()
             alt = f"{self.description}, {self.slider.description} = {value:g}"
-            self._drawn[value] = f'<img src="data:image/png;base64,{text}" alt="{alt}" style="max-width:100%">'
+            self._drawn[value] = image(self.frame(value), alt)
         return self._drawn[value]
 
     def _moved(self, change: dict) -> None:

@@ -43,14 +43,17 @@ class Trained:
 
 
 class Run:
-    """A folder of results: `settings.json`, one file a finished step, `metrics.json` at the end."""
+    """A folder of results: `settings.json`, one file a finished step, `metrics.json` at the end.
 
-    def __init__(self, folder: Path, configuration: dict) -> None:
+    Raises `CepnbError` if the folder was begun with another configuration than the one given, if one is.
+    """
+
+    def __init__(self, folder: Path, configuration: dict | None = None) -> None:
         self.folder = folder
         path = folder / "settings.json"
-        if path.exists():
+        if configuration is not None and path.exists():
             _refuse_changes(path, read_json(path), configuration)
-        else:
+        elif configuration is not None:
             write_json(path, configuration)
         self.seconds: dict[str, float] = read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
 

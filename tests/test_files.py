@@ -1,0 +1,85 @@
+"""Files are whole or absent, and what is read is checked."""
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from cepnb import files
+from cepnb.errors import CepnbError
+from cepnb.profiles import PROFILES, profile_name, settings, toy_settings
+
+
+def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "a.json"
+    files.write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert files.read_json(path) == {"a": 1} and list(path.parent.iterdir()) == [path]
+    with pytest.raises(ValueError):
+        files.write_json(path, float("nan"))
+    assert files.read_json(path) == {"a": 1} and list(path.parent.iterdir()) == [path]
+
+
+def test_results_are_ordinary_files(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        files.write_json(tmp_path / "a", 1)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_what_cannot_be_written_or_read_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("{")
+    for work, reason in [
+        (lambda: files.write_json(tmp_path / "file" / "a", 1), "file/a: could not be written"),
+        (lambda: files.write_json(tmp_path, 1), "could not be written"),
+        (lambda: files.read_json(tmp_path / "file"), "file: expected a readable JSON file"),
+        (lambda: files.read_json(tmp_path / "none"), "none: expected a readable JSON file"),
+        (lambda: files.load_tensors(tmp_path / "file"), "file: expected a whole safetensors file"),
+        (lambda: files.load_tensors(tmp_path / "none"), "none: expected a whole safetensors file"),
+    ]:
+        with pytest.raises(CepnbError, match=reason) as caught:
+            work()
+        assert "\n" not in str(caught.value)
+
+
+def test_tensors_come_back(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.tensor([True, False])}
+    files.save_tensors(tmp_path / "t", tensors, {"note": "x"})
+    again, metadata = files.load_tensors(tmp_path / "t")
+    assert metadata == {"note": "x"} and all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_module_takes_only_what_fits(tmp_path: Path) -> None:
+    net = torch.nn.Linear(2, 3)
+    with pytest.raises(CepnbError, match="x: tensor 'bias' is missing, expected shape"):
+        files.load_module(net, {"weight": net.weight}, "x")
+    with pytest.raises(CepnbError, match=r"x: tensor 'weight' has shape \(2, 3\), expected \(3, 2\)"):
+        files.load_module(net, {"weight": net.weight.T, "bias": net.bias}, "x")
+
+
+def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CEPNB_PROFILE", raising=False)
+    assert profile_name() == "laptop" and profile_name("ci") == "ci"
+    monkeypatch.setenv("CEPNB_PROFILE", "paper")
+    assert settings() == PROFILES["paper"] and toy_settings().width == 256
+    assert settings("ci", beta=3.0).beta == 3.0
+    monkeypatch.setenv("CEPNB_PROFILE", "phone")
+    with pytest.raises(CepnbError, match="profile 'phone': expected one of ci, laptop, paper"):
+        settings()
+    json.dumps({name: vars(chosen) for name, chosen in PROFILES.items()})  # a run writes them down
+
+
+def test_the_paper_profile_has_the_reference_settings() -> None:
+    """Settings of the paper's public code, as listed in its README and defaults."""
+    paper = settings("paper")
+    assert (paper.behaviour_batch, paper.behaviour_steps, paper.behaviour_rate) == (4096, 600_000, 1e-4)
+    assert (paper.q_width, paper.q_depth, paper.q_rate, paper.q_batch, paper.q_steps) == (256, 3, 3e-4, 256, 500_000)
+    assert (paper.discount, paper.target_rate, paper.K, paper.sampler_steps) == (0.99, 0.005, 16, 15)
+    assert (paper.energy_width, paper.energy_depth, paper.energy_rate, paper.energy_steps) == (256, 4, 3e-4, 1_000_000)
