@@ -5,6 +5,7 @@ LAB_ARGS ?=
 TEST_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
+LAB_SETTINGS := .venv/share/jupyter/lab/settings
 # The kernel of .venv comes before any that the user has; one torch thread a process where processes run side by side.
 JUPYTER := JUPYTER_PREFER_ENV_PATH=1
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
@@ -24,13 +25,14 @@ test: $(READY) ## run all tests, every notebook included
 .venv: $(READY) ## set up the environment in .venv and nothing else
 
 # The stamp comes last, so that an interrupted set-up is begun again and never taken for a finished one.
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml .jupyterlab.json
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "cepnb needs Python 3.11 or newer, but $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % v[:2])'
 	@test -e $(READY) || $(PYTHON) -m venv --clear .venv
 	@rm -f $(READY)
 	@echo "installing the versions of requirements.lock into .venv (a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@mkdir -p $(LAB_SETTINGS) && cp .jupyterlab.json $(LAB_SETTINGS)/overrides.json
 	@touch $(READY)
 
 lock: ## resolve the ranges of pyproject.toml afresh into requirements.lock

@@ -36,6 +36,10 @@ def _parser() -> argparse.ArgumentParser:
     qgpo.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
     qgpo.set_defaults(command=_qgpo)
 
+    table = commands.add_parser("scores", help="the scores of finished runs in one table, as mean over their seeds")
+    table.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="folders of finished runs, or their metrics.json")
+    table.set_defaults(command=_scores)
+
     data = commands.add_parser("data", help="make a local dataset (at first use) and print where it is")
     data.add_argument("--dataset", required=True, help="local/maze2d-umaze, -medium or -large, or with -noisy behind it")
     data.add_argument("--profile", help="whose number of transitions to make (default: $CEPNB_PROFILE, else laptop)")
@@ -59,6 +63,12 @@ def _qgpo(options: argparse.Namespace) -> None:
     metrics = run_qgpo(dataset, environment, chosen, profile, options.seed, options.out)
     print(score_table(metrics["scores"]))
     print(f"\n{sum(metrics['seconds'].values()):.0f} s; all numbers are in {options.out / 'metrics.json'}")
+
+
+def _scores(options: argparse.Namespace) -> None:
+    from cepnb.offline.report import load_runs, summary_table
+
+    print(summary_table(load_runs(options.runs)))
 
 
 def _data(options: argparse.Namespace) -> None:

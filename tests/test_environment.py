@@ -101,7 +101,7 @@ ORDER = [
     {"losses"}, {"guidance"}, {"samplers"}, {"training"},
     {"offline"}, {"offline.maze", "offline.d4rl_bridge"}, {"offline.collect"}, {"offline.data"}, {"offline.scaling"},
     {"offline.policy"}, {"offline.behaviour", "offline.support", "offline.critic", "offline.energy"},
-    {"offline.evaluation"}, {"offline.pipeline"}, {"plots"}, {"widgets"}, {"exercises"}, {"cli"}, {"__main__"},
+    {"offline.evaluation"}, {"offline.pipeline", "offline.report"}, {"plots"}, {"widgets"}, {"exercises"}, {"cli"}, {"__main__"},
 ]
 MODULES = sorted((ROOT / "cepnb").rglob("*.py"))
 

@@ -1,0 +1,49 @@
+"""Scores of several runs in one table: the mean over training seeds, with a 95 % interval."""
+
+import math
+from pathlib import Path
+
+from scipy import stats
+
+from cepnb.errors import CepnbError
+from cepnb.files import read_json
+
+
+def load_runs(paths: list[Path]) -> list[dict]:
+    """The `metrics.json` of every folder (or the files themselves).
+
+    Raises `CepnbError` unless they differ in nothing but the seed and have seeds of their own.
+    """
+    runs = [read_json(path / "metrics.json" if path.is_dir() else path) for path in paths]
+    for path, run in zip(paths, runs):
+        missing = [key for key in ("dataset", "rows", "profile", "seed", "settings", "scores") if key not in run]
+        if missing:
+            raise CepnbError(f"{path}: '{missing[0]}' is missing, expected the metrics.json of a finished run")
+        for key in ("dataset", "rows", "profile", "settings"):
+            if run[key] != runs[0][key]:
+                raise CepnbError(f"{path}: its {key} differs from that of {paths[0]}, expected runs of different seeds only")
+    if len({run["seed"] for run in runs}) < len(runs):
+        raise CepnbError(f"seeds {[run['seed'] for run in runs]}: expected each once")
+    return runs
+
+
+def summary_table(runs: list[dict]) -> str:
+    """Markdown: D4RL-normalised score of each method and scale, its mean over seeds and every seed's own.
+
+    The interval is Student's t at 95 % over the seeds, which differ in training and in start states; with one seed
+    there is none.
+    """
+    lines = [f"| method | scale s | mean of {len(runs)} | 95 % interval | each seed |", "|---|---|---|---|---|"]
+    for records in zip(*(run["scores"] for run in runs)):
+        scores = [record["normalised"] for record in records]
+        first = records[0]
+        mean, interval = sum(scores) / len(scores), ""
+        if len(scores) > 1:
+            half = stats.sem(scores) * stats.t.ppf(0.975, len(scores) - 1)
+            interval = f"{mean - half:.1f} to {mean + half:.1f}" if math.isfinite(half) else ""
+        scale = f"{first['scale']:g}" if first["scale"] else ""
+        lines.append(f"| {first['method']} | {scale} | {mean:.1f} | {interval} | {', '.join(f'{s:.1f}' for s in scores)} |")
+    seconds = [sum(run["seconds"].values()) for run in runs]
+    lines.append(f"\n{len(runs)} × {runs[0]['scores'][0]['episodes']} episodes on {runs[0]['dataset']}, "
+                 f"profile {runs[0]['profile']}; {min(seconds):.0f} to {max(seconds):.0f} s a seed on {runs[0]['threads']} threads.")
+    return "\n".join(lines)
