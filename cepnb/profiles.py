@@ -88,13 +88,19 @@ class ToySettings:
     repeats: int = 8  # independent sets of them
 
 
+# Chosen on training seeds from 100 on; the seeds that are reported (0, 1, 2) were not looked at.
 _LAPTOP = dict(
     transitions=100_000,
     behaviour_widths=(128, 64, 32), behaviour_embedding=64,
-    behaviour_steps=8_000, behaviour_batch=1024, behaviour_rate=1e-3, behaviour_final=0.01,
+    # Many small steps: trained longer or in larger batches, μ_θ fits the thin tubes of noise-free data so sharply that
+    # beside them it offers one action only, and guidance has nothing to choose from.
+    behaviour_steps=12_000, behaviour_batch=256, behaviour_rate=1e-3, behaviour_final=0.01,
     K=12, sampler_steps=10,
-    q_width=128, q_depth=3, q_steps=20_000, q_rate=1e-3, q_final=0.05, target_rate=0.01,
-    energy_width=128, energy_depth=3, energy_steps=8_000, energy_rate=1e-3, energy_final=0.01,
+    # A shorter horizon than the paper's 0.99: the minimum of two critics is too low by about (their gap)/2 a step, and
+    # this adds up over the horizon, here to half of the behaviour's true value (7.5, by Monte Carlo) at 0.99.
+    discount=0.98, q_width=128, q_depth=2, q_steps=14_000, q_rate=1e-3, q_final=0.05, target_rate=0.01,
+    beta=8.0, energy_width=128, energy_depth=3, energy_steps=15_000, energy_batch=64, energy_rate=2e-3, energy_final=0.01,
+    scales=(1.0, 2.0, 3.0, 5.0),
 )
 _CI = _LAPTOP | dict(
     transitions=4_000,

@@ -73,6 +73,8 @@ def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) 
 
 
 def test_an_out_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["data", "--dataset", "local/maze2d-umaze", "--profile", "ci"]) == 0  # with its progress bar
+    capsys.readouterr()
     (tmp_path / "file").write_text("in the way")
     line = complaint([*UMAZE, "--out", str(tmp_path / "file" / "run")], capsys)
     assert line.startswith(f"{tmp_path}/file/run/settings.json: could not be written (Not a directory)")
