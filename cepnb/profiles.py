@@ -26,6 +26,7 @@ class Settings:
     sampler_steps: int = 15  # DPM-Solver++ evaluations a sample, here and in evaluation
     clip_actions: bool = True  # into [-1, 1], where the data lies and Q is trained
     # 3. In-support softmax Q-learning
+    q_K: int = 16  # support actions in the sum of Eq. 22, at most K
     beta_q: float = 5.0  # β of Eq. 22
     discount: float = 0.99  # γ
     q_width: int = 256
@@ -57,6 +58,8 @@ class Settings:
                 raise CepnbError(f"{name} {getattr(self, name)}: expected a finite number above 0")
         if self.K < 2:
             raise CepnbError(f"K {self.K}: expected at least 2 actions to contrast")
+        if self.q_K > self.K:
+            raise CepnbError(f"q_K {self.q_K}: expected at most K, which is {self.K}")
         if not 0 < self.discount < 1:
             raise CepnbError(f"discount {self.discount}: expected a number in (0, 1)")
         for name in ("behaviour_widths", "scales"):
@@ -90,23 +93,24 @@ class ToySettings:
 
 # Chosen on training seeds from 100 on; the seeds that are reported (0, 1, 2) were not looked at.
 _LAPTOP = dict(
-    transitions=100_000,
-    behaviour_widths=(128, 64, 32), behaviour_embedding=64,
-    # Many small steps: trained longer or in larger batches, μ_θ fits the thin tubes of noise-free data so sharply that
-    # beside them it offers one action only, and guidance has nothing to choose from.
-    behaviour_steps=12_000, behaviour_batch=256, behaviour_rate=1e-3, behaviour_final=0.01,
-    K=12, sampler_steps=10,
-    # A shorter horizon than the paper's 0.99: the minimum of two critics is too low by about (their gap)/2 a step, and
-    # this adds up over the horizon, here to half of the behaviour's true value (7.5, by Monte Carlo) at 0.99.
-    discount=0.98, q_width=128, q_depth=2, q_steps=14_000, q_rate=1e-3, q_final=0.05, target_rate=0.01,
-    beta=8.0, energy_width=128, energy_depth=3, energy_steps=15_000, energy_batch=64, energy_rate=2e-3, energy_final=0.01,
-    scales=(1.0, 2.0, 3.0, 5.0),
+    transitions=300_000,
+    behaviour_widths=(64, 32), behaviour_embedding=64,
+    behaviour_steps=10_000, behaviour_batch=512, behaviour_rate=1e-3, behaviour_final=0.01,
+    K=16, sampler_steps=10,
+    # A shorter horizon than the paper's 0.99: the minimum of two critics is too low by about half their gap a step, and
+    # this adds up over the horizon, at 0.99 to half of the behaviour's true value (7.5, by Monte Carlo).
+    q_K=12, beta_q=20.0, discount=0.97,
+    q_width=128, q_depth=2, q_steps=15_000, q_rate=1e-3, q_final=0.05, target_rate=0.01,
+    beta=20.0, energy_width=128, energy_depth=3, energy_steps=15_000, energy_batch=64, energy_rate=2e-3, energy_final=0.01,
+    # Labels normalised over 16 actions (Eq. 20) favour rare good actions too little: over the states of the data, s = 1
+    # gains about 60 % of the exact policy's gain in Q, and s = 2 about all of it.
+    scales=(1.0, 2.0, 3.0, 5.0), headline_scale=2.0,
 )
 _CI = _LAPTOP | dict(
     transitions=4_000,
     behaviour_widths=(64, 32), behaviour_steps=300, behaviour_batch=256,
-    K=4, sampler_steps=5, q_width=32, q_depth=2, q_steps=300, energy_width=32, energy_depth=2, energy_steps=300,
-    episodes=4, scales=(1.0, 3.0), best_of=4, checkpoint_every=100,
+    K=4, sampler_steps=5, q_K=4, q_width=32, q_depth=2, q_steps=300, energy_width=32, energy_depth=2, energy_steps=300,
+    episodes=4, scales=(1.0, 2.0), best_of=4, checkpoint_every=100,
 )
 TOY_PROFILES = {
     "ci": ToySettings(K=32, groups=8, steps=300, width=32, depth=2, samples=200, repeats=2),

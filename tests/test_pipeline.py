@@ -116,7 +116,7 @@ def test_only_what_is_missing_is_made(unbroken: tuple[Path, dict], tmp_path: Pat
 @pytest.mark.parametrize("changes, complaint", [
     ({"beta": 3.0}, r"settings.json: made with beta 10.0, now 3.0; use another folder"),
     ({"transitions": 3_000}, r"settings.json: made with rows \d+, now \d+; use another folder"),
-    ({"scales": (1.0, 2.0)}, r"settings.json: made with scales \[1.0, 3.0\], now \[1.0, 2.0\]; use another folder"),
+    ({"scales": (1.0, 2.0, 3.0)}, r"settings.json: made with scales \[1.0, 2.0\], now \[1.0, 2.0, 3.0\]; use another folder"),
 ])
 def test_another_setting_in_the_same_folder_is_refused(
         unbroken: tuple[Path, dict], changes: dict, complaint: str) -> None:
