@@ -38,6 +38,7 @@ class Settings:
     target_rate: float = 0.005  # τ: the target network moves by this fraction a step
     # 4. In-support energy, for CEP and for its MSE baseline alike
     beta: float = 10.0  # β of the policy π ∝ μ e^{βQ}, in Eq. 20
+    energy_jitter: float = 0.0  # noise on the states of step 4, in deviations of the data; 0 takes the data's own
     energy_width: int = 256
     energy_depth: int = 4  # hidden layers
     energy_steps: int = 1_000_000
@@ -71,8 +72,9 @@ class Settings:
             value = getattr(self, field.name)
             if field.type is int and field.name != "data_seed" and value < 1:
                 raise CepnbError(f"{field.name} {value}: expected at least 1")
-            if field.type is float and not (math.isfinite(value) and value > 0):
-                raise CepnbError(f"{field.name} {value}: expected a finite number above 0")
+            least = "0 or more" if field.name == "energy_jitter" else "above 0"
+            if field.type is float and not (math.isfinite(value) and (value > 0 or value == 0 and least == "0 or more")):
+                raise CepnbError(f"{field.name} {value}: expected a finite number {least}")
 
 
 @dataclass(frozen=True)
@@ -91,26 +93,28 @@ class ToySettings:
     repeats: int = 8  # independent sets of them
 
 
-# Chosen on training seeds from 100 on; the seeds that are reported (0, 1, 2) were not looked at.
+# Chosen on training seeds from 100 on, which are not reported.
 _LAPTOP = dict(
-    transitions=300_000,
-    behaviour_widths=(64, 32), behaviour_embedding=64,
-    behaviour_steps=10_000, behaviour_batch=512, behaviour_rate=1e-3, behaviour_final=0.01,
+    transitions=100_000,
+    behaviour_widths=(128, 64, 32), behaviour_embedding=64,
+    behaviour_steps=12_000, behaviour_batch=256, behaviour_rate=1e-3, behaviour_final=0.01,
     K=16, sampler_steps=10,
     # A shorter horizon than the paper's 0.99: the minimum of two critics is too low by about half their gap a step, and
     # this adds up over the horizon, at 0.99 to half of the behaviour's true value (7.5, by Monte Carlo).
-    q_K=12, beta_q=20.0, discount=0.97,
-    q_width=128, q_depth=2, q_steps=15_000, q_rate=1e-3, q_final=0.05, target_rate=0.01,
-    beta=20.0, energy_width=128, energy_depth=3, energy_steps=15_000, energy_batch=64, energy_rate=2e-3, energy_final=0.01,
-    # Labels normalised over 16 actions (Eq. 20) favour rare good actions too little: over the states of the data, s = 1
-    # gains about 60 % of the exact policy's gain in Q, and s = 2 about all of it.
-    scales=(1.0, 2.0, 3.0, 5.0), headline_scale=2.0,
+    q_K=12, beta_q=5.0, discount=0.98,
+    q_width=128, q_depth=2, q_steps=14_000, q_rate=1e-3, q_final=0.05, target_rate=0.01,
+    # The controller's data lies in thin tubes, and a policy that chooses leaves them. On the data's states alone f_φ has
+    # no idea beside the tubes: CEP scored 25 there where it scores about 120 with jitter (seed 106, s = 3).
+    energy_jitter=0.2, beta=8.0,
+    energy_width=128, energy_depth=3, energy_steps=12_000, energy_batch=64, energy_rate=2e-3, energy_final=0.01,
+    # Labels normalised over K actions (Eq. 20) favour rare good actions too little, for which a larger s makes up.
+    scales=(1.0, 2.0, 3.0, 5.0), headline_scale=3.0,
 )
 _CI = _LAPTOP | dict(
     transitions=4_000,
     behaviour_widths=(64, 32), behaviour_steps=300, behaviour_batch=256,
     K=4, sampler_steps=5, q_K=4, q_width=32, q_depth=2, q_steps=300, energy_width=32, energy_depth=2, energy_steps=300,
-    episodes=4, scales=(1.0, 2.0), best_of=4, checkpoint_every=100,
+    episodes=4, scales=(1.0, 3.0), best_of=4, checkpoint_every=100,
 )
 TOY_PROFILES = {
     "ci": ToySettings(K=32, groups=8, steps=300, width=32, depth=2, samples=200, repeats=2),

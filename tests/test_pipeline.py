@@ -89,7 +89,8 @@ def test_the_numbers_of_a_run(unbroken: tuple[Path, dict]) -> None:
         assert record["episodes"] == chosen.episodes and 0 <= record["return_mean"] <= 300
         assert record["normalised"] == pytest.approx(100 * (record["return_mean"] - 23.85) / (161.86 - 23.85))
         assert record["normalised_se"] == pytest.approx(100 * record["return_se"] / (161.86 - 23.85))
-    assert set(metrics["seconds"]) == {"behaviour", "support", "critic", "energy_cep", "energy_mse", "evaluation"}
+    assert set(metrics["seconds"]) == {"behaviour", "support", "critic", "energy_support", "energy_cep", "energy_mse",
+                                       "evaluation"}
     assert metrics["settings"]["beta"] == chosen.beta and metrics["seed"] == 0 and "torch" in metrics["versions"]
     assert not list(folder.rglob("*.part")) and not list(folder.glob("*.checkpoint.*"))
     lines = score_table(metrics["scores"]).splitlines()
@@ -104,7 +105,7 @@ def test_a_finished_run_is_shown_and_not_made_again(unbroken: tuple[Path, dict],
 
 def test_only_what_is_missing_is_made(unbroken: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, metrics = unbroken
-    for name in ("settings.json", "behaviour.safetensors", "support.safetensors", "critic.safetensors",
+    for name in ("settings.json", "behaviour.safetensors", "support.safetensors", "critic.safetensors", "energy_support.safetensors",
                  "energy_cep.safetensors", "energy_mse.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     for step in ("train_behaviour", "sample_support", "train_critic", "train_energy"):
@@ -114,9 +115,9 @@ def test_only_what_is_missing_is_made(unbroken: tuple[Path, dict], tmp_path: Pat
 
 
 @pytest.mark.parametrize("changes, complaint", [
-    ({"beta": 3.0}, r"settings.json: made with beta 10.0, now 3.0; use another folder"),
+    ({"beta": 3.0}, r"settings.json: made with beta 8.0, now 3.0; use another folder"),
     ({"transitions": 3_000}, r"settings.json: made with rows \d+, now \d+; use another folder"),
-    ({"scales": (1.0, 2.0, 3.0)}, r"settings.json: made with scales \[1.0, 2.0\], now \[1.0, 2.0, 3.0\]; use another folder"),
+    ({"scales": (1.0, 2.0, 3.0)}, r"settings.json: made with scales \[1.0, 3.0\], now \[1.0, 2.0, 3.0\]; use another folder"),
 ])
 def test_another_setting_in_the_same_folder_is_refused(
         unbroken: tuple[Path, dict], changes: dict, complaint: str) -> None:

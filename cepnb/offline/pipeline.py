@@ -39,6 +39,7 @@ class Trained:
     support: Tensor  # (m, K, da), a row for each distinct state
     q: TwinQ
     values: Tensor  # (m, K), Q of the support actions
+    energy_states: Tensor  # (m, ds), where the energies were trained: `data.distinct`, or near it
     energies: dict[str, EnergyNet]
 
 
@@ -79,24 +80,35 @@ class Run:
 
 
 def train_qgpo(dataset: OfflineDataset, settings: Settings, seed: int, run: Run, progress: bool = True) -> Trained:
-    """Steps 1 to 4 for one seed: behaviour, support set, critic and the energies of both methods."""
+    """Steps 1 to 4 for one seed: behaviour, support set, critic and the energies of both methods.
+
+    The minimiser of Eq. 20 does not depend on how states are distributed, so the energies may be trained on states
+    beside those of the data (`settings.energy_jitter`), each with K actions of μ_θ and their Q. It needs nothing but
+    the trained models.
+    """
     schedule = VPSchedule()
     data, scaling = prepare(dataset)
     ds, da = data.states.shape[1], data.actions.shape[1]
     eps = run.module(
         "behaviour", lambda: behaviour_net(ds, da, settings, schedule, seed),
         lambda path: train_behaviour(data.states, data.actions, settings, schedule, seed, path, progress))
-    support = _support(run, eps, data, settings, schedule, seed, progress)
+    support = _support(run, "support", eps, data.distinct, settings, schedule, seed, progress)
     q = run.module("critic", lambda: critic_net(data, settings, seed),
                    lambda path: train_critic(data, support, settings, seed, path, progress))
     values = support_values(q, data.distinct, support)
+    states, actions, labels = data.distinct, support, values
+    if settings.energy_jitter:
+        noise = torch.randn(states.shape, generator=seeded(seed, "energy states"))
+        states = states + settings.energy_jitter * noise
+        actions = _support(run, "energy_support", eps, states, settings, schedule, seed, progress)
+        labels = support_values(q, states, actions)
     energies = {
         method: run.module(
             f"energy_{method}", lambda: energy_net(ds, da, settings, schedule, seed),
             lambda path, method=method: train_energy(
-                method, data.distinct, support, values, settings, schedule, seed, path, progress))
+                method, states, actions, labels, settings, schedule, seed, path, progress))
         for method in METHODS}
-    return Trained(data, scaling, eps, support, q, values, energies)
+    return Trained(data, scaling, eps, support, q, values, states, energies)
 
 
 def score(trained: Trained, environment: str, maze: str, settings: Settings, seed: int, progress: bool = True) -> list[dict]:
@@ -145,16 +157,16 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
     return read_json(path)
 
 
-def _support(run: Run, eps: EpsNet, data: Transitions, settings: Settings, schedule: VPSchedule, seed: int,
+def _support(run: Run, step: str, eps: EpsNet, states: Tensor, settings: Settings, schedule: VPSchedule, seed: int,
              progress: bool) -> Tensor:
-    path, chunks = run.folder / "support.safetensors", run.folder / "support_chunks"
+    path, chunks = run.folder / f"{step}.safetensors", run.folder / f"{step}_chunks"
     if not path.exists():
-        actions = run.timed("support", lambda: sample_support(
-            eps, data.distinct, settings, schedule, seed, chunks, progress))
+        actions = run.timed(step, lambda: sample_support(
+            eps, states, settings, schedule, seed, chunks, progress, step))
         save_tensors(path, {"actions": actions})
     shutil.rmtree(chunks, ignore_errors=True)
     actions = load_tensors(path)[0].get("actions", torch.empty(0))
-    wanted = (len(data.distinct), settings.K, data.actions.shape[1])
+    wanted = (len(states), settings.K, eps.out.out_features)
     if actions.shape != wanted:
         raise CepnbError(f"{path}: actions of shape {tuple(actions.shape)}, expected {wanted}")
     return actions

@@ -19,8 +19,11 @@ CHUNK = 2048  # states sampled together; each chunk has its own random stream, s
 
 
 def sample_support(net: EpsNet, states: Float[Tensor, "n ds"], settings: Settings, schedule: VPSchedule, seed: int,
-                   folder: Path | None = None, progress: bool = True) -> Float[Tensor, "n K da"]:
-    """K actions â ~ μ_θ(·|s) for each state. With `folder`, finished chunks are kept there and not sampled again."""
+                   folder: Path | None = None, progress: bool = True, name: str = "support") -> Float[Tensor, "n K da"]:
+    """K actions â ~ μ_θ(·|s) for each state. With `folder`, finished chunks are kept there and not sampled again.
+
+    Sets of another `name` have random numbers of their own.
+    """
     chunks = []
     starts = range(0, len(states), CHUNK)
     for index, start in enumerate(tqdm(starts, desc="support set", disable=not progress, leave=False)):
@@ -32,7 +35,7 @@ def sample_support(net: EpsNet, states: Float[Tensor, "n ds"], settings: Setting
                 wanted = (len(part), settings.K)
                 raise CepnbError(f"{path}: actions of shape {tuple(chunk.shape)}, expected {wanted} and an action axis")
         else:
-            generator = seeded(seed, f"support {index}")
+            generator = seeded(seed, f"{name} {index}")
             chunk = sample_actions(net, part, net.out.out_features, settings, schedule, generator, settings.K)
             if path is not None:
                 save_tensors(path, {"actions": chunk})
