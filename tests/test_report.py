@@ -26,7 +26,7 @@ def test_mean_and_interval(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     assert lines[2] == "| behaviour |  | -10.0 | -10.0 to -10.0 | -10.0, -10.0, -10.0 |"
     # 90 ± t(0.975; 2) 10/√3 with t = 4.3027 from tables
     assert lines[4] == "| cep | 1 | 90.0 | 65.2 to 114.8 | 80.0, 90.0, 100.0 |"
-    assert "3 × 50 episodes on local/maze2d-umaze, profile ci; 100 to 102 s a seed on 2 threads." in lines[-1]
+    assert "3 × 50 episodes on local/maze2d-umaze, profile ci; 100 to 102 s a seed, torch threads: 2." in lines[-1]
     assert main(["scores", str(folders[0] / "metrics.json")]) == 0
     assert "| cep | 1 | 80.0 |  | 80.0 |" in capsys.readouterr().out
 

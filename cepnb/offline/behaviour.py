@@ -30,7 +30,8 @@ def train_behaviour(states: Float[Tensor, "n ds"], actions: Float[Tensor, "n da"
         eps = torch.randn(a.shape, generator=generator)
         return noise_prediction(net(schedule.add_noise(a, t, eps), t, s), eps)
 
-    plan = Plan(settings.behaviour_steps, settings.behaviour_rate, settings.behaviour_final, checkpoint_every=settings.checkpoint_every)
+    plan = Plan(settings.behaviour_steps, settings.behaviour_rate, settings.behaviour_final,
+                checkpoint_every=settings.checkpoint_every)
     train(step_loss, {"net": net}, plan, seeded(seed, "behaviour"), checkpoint=checkpoint,
           label="behaviour", progress=progress)
     return net

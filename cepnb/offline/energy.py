@@ -37,7 +37,8 @@ def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tens
         at = schedule.add_noise(a, t, torch.randn(a.shape, generator=generator))
         return loss(net(at, t, s.unsqueeze(1)), label)
 
-    plan = Plan(settings.energy_steps, settings.energy_rate, settings.energy_final, checkpoint_every=settings.checkpoint_every)
+    plan = Plan(settings.energy_steps, settings.energy_rate, settings.energy_final,
+                checkpoint_every=settings.checkpoint_every)
     train(step_loss, {"net": net}, plan, seeded(seed, "energy"), checkpoint=checkpoint,
           label=f"energy ({method})", progress=progress)
     return net

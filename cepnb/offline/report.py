@@ -44,6 +44,7 @@ def summary_table(runs: list[dict]) -> str:
         scale = f"{first['scale']:g}" if first["scale"] else ""
         lines.append(f"| {first['method']} | {scale} | {mean:.1f} | {interval} | {', '.join(f'{s:.1f}' for s in scores)} |")
     seconds = [sum(run["seconds"].values()) for run in runs]
-    lines.append(f"\n{len(runs)} × {runs[0]['scores'][0]['episodes']} episodes on {runs[0]['dataset']}, "
-                 f"profile {runs[0]['profile']}; {min(seconds):.0f} to {max(seconds):.0f} s a seed on {runs[0]['threads']} threads.")
+    first = runs[0]
+    lines.append(f"\n{len(runs)} × {first['scores'][0]['episodes']} episodes on {first['dataset']}, profile {first['profile']}; "
+                 f"{min(seconds):.0f} to {max(seconds):.0f} s a seed, torch threads: {first['threads']}.")
     return "\n".join(lines)
