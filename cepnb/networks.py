@@ -170,5 +170,5 @@ def _present(condition: Tensor | None) -> Tensor:
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Number of trainable parameters."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """Number of parameters, frozen ones included (buffers are not parameters)."""
+    return sum(p.numel() for p in module.parameters())
