@@ -72,9 +72,10 @@ class Settings:
             value = getattr(self, field.name)
             if field.type is int and field.name != "data_seed" and value < 1:
                 raise CepnbError(f"{field.name} {value}: expected at least 1")
-            least = "0 or more" if field.name == "energy_jitter" else "above 0"
-            if field.type is float and not (math.isfinite(value) and (value > 0 or value == 0 and least == "0 or more")):
-                raise CepnbError(f"{field.name} {value}: expected a finite number {least}")
+            if field.type is float and field.name != "energy_jitter" and not 0 < value < math.inf:
+                raise CepnbError(f"{field.name} {value}: expected a finite number above 0")
+        if not 0 <= self.energy_jitter < math.inf:
+            raise CepnbError(f"energy_jitter {self.energy_jitter}: expected a finite number 0 or more")
 
 
 @dataclass(frozen=True)

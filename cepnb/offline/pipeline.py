@@ -39,7 +39,6 @@ class Trained:
     support: Tensor  # (m, K, da), a row for each distinct state
     q: TwinQ
     values: Tensor  # (m, K), Q of the support actions
-    energy_states: Tensor  # (m, ds), where the energies were trained: `data.distinct`, or near it
     energies: dict[str, EnergyNet]
 
 
@@ -52,10 +51,11 @@ class Run:
     def __init__(self, folder: Path, configuration: dict | None = None) -> None:
         self.folder = folder
         path = folder / "settings.json"
-        if configuration is not None and path.exists():
-            _refuse_changes(path, read_json(path), configuration)
-        elif configuration is not None:
-            write_json(path, configuration)
+        if configuration is not None:
+            if path.exists():
+                _refuse_changes(path, read_json(path), configuration)
+            else:
+                write_json(path, configuration)
         self.seconds: dict[str, float] = read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
 
     def timed(self, step: str, work: Callable[[], object]) -> object:
@@ -108,7 +108,7 @@ def train_qgpo(dataset: OfflineDataset, settings: Settings, seed: int, run: Run,
             lambda path, method=method: train_energy(
                 method, states, actions, labels, settings, schedule, seed, path, progress))
         for method in METHODS}
-    return Trained(data, scaling, eps, support, q, values, states, energies)
+    return Trained(data, scaling, eps, support, q, values, energies)
 
 
 def score(trained: Trained, environment: str, maze: str, settings: Settings, seed: int, progress: bool = True) -> list[dict]:

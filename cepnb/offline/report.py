@@ -1,12 +1,15 @@
 """Scores of several runs in one table: the mean over training seeds, with a 95 % interval."""
 
-import math
 from pathlib import Path
+from statistics import fmean
 
 from scipy import stats
 
 from cepnb.errors import CepnbError
 from cepnb.files import read_json
+
+
+KEYS = ("dataset", "rows", "profile", "seed", "settings", "threads", "seconds", "scores")  # what is read of a run
 
 
 def load_runs(paths: list[Path]) -> list[dict]:
@@ -16,7 +19,7 @@ def load_runs(paths: list[Path]) -> list[dict]:
     """
     runs = [read_json(path / "metrics.json" if path.is_dir() else path) for path in paths]
     for path, run in zip(paths, runs):
-        missing = [key for key in ("dataset", "rows", "profile", "seed", "settings", "scores") if key not in run]
+        missing = [key for key in KEYS if key not in run]
         if missing:
             raise CepnbError(f"{path}: '{missing[0]}' is missing, expected the metrics.json of a finished run")
         for key in ("dataset", "rows", "profile", "settings"):
@@ -36,13 +39,13 @@ def summary_table(runs: list[dict]) -> str:
     lines = [f"| method | scale s | mean of {len(runs)} | 95 % interval | each seed |", "|---|---|---|---|---|"]
     for records in zip(*(run["scores"] for run in runs)):
         scores = [record["normalised"] for record in records]
-        first = records[0]
-        mean, interval = sum(scores) / len(scores), ""
+        method, scale = records[0]["method"], records[0]["scale"]
+        mean, interval = fmean(scores), ""
         if len(scores) > 1:
             half = stats.sem(scores) * stats.t.ppf(0.975, len(scores) - 1)
-            interval = f"{mean - half:.1f} to {mean + half:.1f}" if math.isfinite(half) else ""
-        scale = f"{first['scale']:g}" if first["scale"] else ""
-        lines.append(f"| {first['method']} | {scale} | {mean:.1f} | {interval} | {', '.join(f'{s:.1f}' for s in scores)} |")
+            interval = f"{mean - half:.1f} to {mean + half:.1f}"
+        shown = f"{scale:g}" if scale else ""
+        lines.append(f"| {method} | {shown} | {mean:.1f} | {interval} | {', '.join(f'{s:.1f}' for s in scores)} |")
     seconds = [sum(run["seconds"].values()) for run in runs]
     first = runs[0]
     lines.append(f"\n{len(runs)} × {first['scores'][0]['episodes']} episodes on {first['dataset']}, profile {first['profile']}; "
