@@ -1,15 +1,17 @@
 """Measures of exactness: small pure functions of samples."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import ot
 import torch
 from jaxtyping import Float
+from scipy import stats
 from torch import Tensor
 
 from cepnb.errors import CepnbError
-from cepnb.exact import GaussianMixture
+from cepnb.exact import Density
 
 
 def w2(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
@@ -25,17 +27,48 @@ def w2(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
     return float(np.sqrt(max(0.0, ot.emd2(*uniform, cost, numItermax=10_000_000))))
 
 
-def gradient_error(gradient: Callable[[Tensor, Tensor], Tensor], exact: GaussianMixture, beta: float,
-                   times: Float[Tensor, "m"], count: int = 1000,
-                   generator: torch.Generator | None = None) -> Float[Tensor, "m"]:
-    """E_{p_t} ‖∇f − ∇E_t‖² / E_{p_t} ‖∇E_t‖² at each time, by `count` samples of p_t: where guided samples really go.
+def mmd(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"], widths: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)) -> float:
+    """Maximum mean discrepancy of two samples, (mean k(x,x') + mean k(y,y') − 2 mean k(x,y))^½ ≥ 0.
 
-    0 is exact; 1 is as wrong as no guidance at all.
+    k is the mean of Gaussian kernels of the given deviations, so that both sharp and broad faults count (Gretton et al.
+    2012, Eq. 5, the biased estimate). Read it, too, as a ratio to that of two exact samples.
     """
-    errors = []
+    if len(x) == 0 or len(y) == 0:
+        raise CepnbError(f"samples of sizes {len(x)} and {len(y)}: expected at least one point in each")
+    x, y = x.double(), y.double()
+
+    def mean_kernel(a: Tensor, b: Tensor) -> float:
+        square = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+        return sum(torch.exp(-0.5 * square / width**2).mean().item() for width in widths) / len(widths)
+
+    return max(0.0, mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean_kernel(x, y)) ** 0.5
+
+
+def effective_samples(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """(Σ w)²/Σ w²: how many equally weighted samples n weighted ones are worth, from 1 to n (Kong 1992)."""
+    return (2 * log_weights.logsumexp(-1) - (2 * log_weights).logsumexp(-1)).exp()
+
+
+def mean_interval(values: list[float]) -> tuple[float, float]:
+    """Mean of independent runs, and half the width of its 95 % interval by Student's t (NaN for a single run)."""
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, math.nan
+    return mean, float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+
+
+def gradient_error(gradient: Callable[[Tensor, Tensor], Tensor], exact: Density, beta: float,
+                   times: Float[Tensor, "m"], count: int = 1000, generator: torch.Generator | None = None,
+                   relative: bool = True) -> Float[Tensor, "m"]:
+    """E_{p_t} ‖∇f − ∇E_t‖² at each time, by `count` samples of p_t: where guided samples really go.
+
+    Divided by E_{p_t} ‖∇E_t‖² if `relative`: then 0 is exact, and 1 as wrong as no guidance at all.
+    """
+    p, errors = exact.tilted(beta), []
     for t in times:
-        x0, _ = exact.tilted(beta).sample(count, generator)
+        x0, _ = p.sample(count, generator)
         xt = exact.schedule.add_noise(x0, t, torch.randn(x0.shape, generator=generator))
-        truth = exact.energy_gradient(xt, t, beta)
-        errors.append((gradient(xt, t) - truth).square().sum() / truth.square().sum())
+        truth = exact.score(xt, t) - p.score(xt, t)
+        error = (gradient(xt, t) - truth).square().sum(-1).mean()
+        errors.append(error / truth.square().sum(-1).mean() if relative else error)
     return torch.stack(errors)

@@ -20,7 +20,7 @@ from cepnb.offline.maze import GOAL_RADIUS, Layout
 COLOURS = {"exact": "#000000", "behaviour": "#999999", "cep": "#0072B2", "cep_raw": "#56B4E9", "mse": "#D55E00",
            "dps": "#009E73", "best_of_k": "#CC79A7"}
 LABELS = {"exact": "exact", "behaviour": "behaviour μ", "cep": "CEP", "cep_raw": "CEP (Eq. 12)", "mse": "MSE",
-          "dps": "DPS", "best_of_k": "best of K by Q"}
+          "dps": "DPS", "best_of_k": "best of K by Q", "reweighted": "reweighting"}
 
 
 def figure(columns: int = 1, rows: int = 1, size: float = 3.0, **kwargs: object) -> tuple[Figure, np.ndarray]:

@@ -1,28 +1,32 @@
 """The closed forms against quadrature, automatic differentiation and each other."""
 
+import inspect
 import math
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given, strategies as st
 
 from cepnb.errors import CepnbError
-from cepnb.exact import GaussianMixture
+from cepnb.exact import BoxMixture, GaussianMixture
 from cepnb.guidance import energy_gradient, guided
 from cepnb.metrics import gradient_error, w2
 from cepnb.samplers import dpm_solver_pp, last
+from cepnb.sampled import own_density
 from cepnb.schedule import VPSchedule
-from cepnb.toys import eight_gaussians
+from cepnb.toys import DENSITIES, checkerboard, density, eight_gaussians, moons, rings, swiss_roll, two_spirals
 
 SCHEDULE = VPSchedule()
 
 
 def random_mixture(seed: int, dim: int = 2) -> GaussianMixture:
     g = torch.Generator().manual_seed(seed)
-    return GaussianMixture(torch.randn(3, generator=g, dtype=torch.float64),
-                           2 * torch.randn(3, dim, generator=g, dtype=torch.float64),
-                           0.3 + torch.rand(3, generator=g, dtype=torch.float64),
-                           torch.randn(3, generator=g, dtype=torch.float64))
+    draw = partial(torch.randn, generator=g, dtype=torch.float64)
+    return GaussianMixture(log_weights=draw(3), means=2 * draw(3, dim), energies=draw(3),
+                           deviations=0.3 + torch.rand(3, generator=g, dtype=torch.float64),
+                           linear=0.1 * draw(dim), quadratic=float(draw(1).abs()))
 
 
 cases = given(st.integers(0, 10**6), st.floats(1e-3, 1.0), st.floats(0.0, 20.0))
@@ -45,7 +49,7 @@ def test_theorem_31(seed: int, t: float, beta: float) -> None:
 def test_against_quadrature_of_the_definition(seed: int, t: float, beta: float) -> None:
     """q_t(x_t) and E_t(x_t) by summing over a fine grid of x_0, the integrals of the theorem as they stand."""
     q, time = random_mixture(seed, dim=1), torch.tensor(t, dtype=torch.float64)
-    x0 = torch.linspace(-14, 14, 100_001, dtype=torch.float64).unsqueeze(1)
+    x0 = torch.linspace(-25, 25, 150_001, dtype=torch.float64).unsqueeze(1)
     spacing = float(x0[1] - x0[0])
     per_component = torch.exp(-0.5 * ((x0 - q.means[:, 0]) / q.deviations) ** 2) / (q.deviations * math.sqrt(2 * math.pi))
     weighted = per_component * q.log_weights.softmax(0)
@@ -53,7 +57,8 @@ def test_against_quadrature_of_the_definition(seed: int, t: float, beta: float) 
     alpha, sigma = SCHEDULE.alpha(time), SCHEDULE.sigma(time)
     kernel = torch.exp(-0.5 * ((xt - alpha * x0.T) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
     density = spacing * kernel @ weighted.sum(1)
-    tilted = spacing * kernel @ (weighted * torch.exp(-beta * q.energies)).sum(1)
+    energy = q.energies + x0 * q.linear + 0.5 * q.quadratic * x0**2
+    tilted = spacing * kernel @ (weighted * torch.exp(-beta * energy)).sum(1)
     seen = density > 1e-200  # where the sums did not underflow
     torch.testing.assert_close(q.log_q(xt, time)[seen], density.log()[seen], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(q.intermediate_energy(xt, time, beta)[seen], -(tilted / density).log()[seen],
@@ -66,7 +71,7 @@ def test_beta_zero_and_constants(seed: int, t: float) -> None:
     x = torch.randn(20, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     torch.testing.assert_close(q.intermediate_energy(x, time, 0.0), torch.zeros(20, dtype=torch.float64))
     torch.testing.assert_close(q.tilted(0.0).log_q(x, time), q.log_q(x, time))
-    shifted = GaussianMixture(q.log_weights, q.means, q.deviations, q.energies + 3.0)
+    shifted = replace(q, energies=q.energies + 3.0)
     torch.testing.assert_close(shifted.intermediate_energy(x, time, 2.0), q.intermediate_energy(x, time, 2.0) + 6.0)
     torch.testing.assert_close(shifted.energy_gradient(x, time, 2.0), q.energy_gradient(x, time, 2.0))
 
@@ -101,6 +106,121 @@ def test_exact_guidance_samples_p0_to_the_noise_floor(beta: float) -> None:
     assert error < 0.15 * floor.mean()
 
 
+@given(st.integers(0, 10**6), st.floats(0.0, 10.0), st.floats(0.0, 10.0))
+def test_tilts_add_up(seed: int, first: float, second: float) -> None:
+    q = random_mixture(seed)
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    time = torch.tensor(0.2, dtype=torch.float64)
+    torch.testing.assert_close(q.tilted(first).tilted(second).log_q(x, time), q.tilted(first + second).log_q(x, time))
+
+
+def test_an_energy_without_a_normalisable_p0_is_refused() -> None:
+    q = replace(random_mixture(0), quadratic=-1.0, deviations=torch.full((3,), 0.5, dtype=torch.float64))
+    q.tilted(3.9)
+    with pytest.raises(CepnbError, match="beta 4.1: .* expected less than 4"):
+        q.tilted(4.1)
+
+
+@given(st.integers(0, 10**6), st.floats(1e-3, 1.0), st.floats(0.0, 20.0))
+def test_boxes_against_quadrature_and_autograd(seed: int, t: float, beta: float) -> None:
+    """One-dimensional boxes: q_t and E_t by summing over x_0; the score by automatic differentiation of log q_t."""
+    g = torch.Generator().manual_seed(seed)
+    lows = 3 * torch.randn(3, 1, generator=g, dtype=torch.float64)
+    q = BoxMixture(log_weights=torch.randn(3, generator=g, dtype=torch.float64), lows=lows,
+                   energies=torch.rand(3, generator=g, dtype=torch.float64),
+                   highs=lows + 0.2 + torch.rand(3, 1, generator=g, dtype=torch.float64))
+    time = torch.tensor(t, dtype=torch.float64)
+    alpha, sigma = SCHEDULE.alpha(time), SCHEDULE.sigma(time)
+    xt = alpha * lows + sigma * torch.randn(3, 1, generator=g, dtype=torch.float64)
+    part = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000  # midpoints: exact at the edges of the boxes
+    x0 = lows + (q.highs - lows) * part
+    kernel = torch.exp(-0.5 * ((xt[:, None] - alpha * x0) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+    parts = kernel.mean(-1) * q.log_weights.softmax(0)
+    torch.testing.assert_close(q.log_q(xt, time), parts.sum(1).log(), rtol=1e-5, atol=1e-5)
+    tilted = (parts * torch.exp(-beta * q.energies)).sum(1)
+    torch.testing.assert_close(q.intermediate_energy(xt, time, beta), -(tilted / parts.sum(1)).log(), rtol=1e-5, atol=1e-5)
+    slope = energy_gradient(lambda x, t, c: q.log_q(x, t))(xt, time)
+    torch.testing.assert_close(q.score(xt, time), slope, rtol=1e-6, atol=1e-6)
+
+
+def test_boxes_far_away_stay_finite() -> None:
+    """Fifty deviations outside every box the masses underflow, their logarithms do not."""
+    q, exact, time = checkerboard(), checkerboard(torch.float64), torch.tensor(1e-3)
+    x = torch.tensor([[-4.5, 4.5], [0.0, 0.5]])
+    torch.testing.assert_close(q.score(x, time).double(), exact.score(x.double(), time.double()), rtol=1e-2, atol=0)  # exponents of 1250 in float32
+    assert torch.isfinite(q.intermediate_energy(torch.tensor([30.0, -20.0]), time, 20.0)).all()
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_six_densities_by_monte_carlo(name: str) -> None:
+    """Samples against the closed forms: log Z, the energy as a function of x, and the mean of the score, which is 0."""
+    q, g = DENSITIES[name](torch.float64), torch.Generator().manual_seed(0)
+    x, energy = q.sample(50_000, g)
+    for beta in (1.0, 10.0):
+        weights = torch.exp(-beta * energy)
+        error = (weights.std() / weights.mean()).item() / 50_000**0.5
+        assert math.log(weights.mean()) == pytest.approx(q.log_partition(beta).item(), abs=5 * error)
+    # E − E(x) has mean 0 against any function of x, such as x itself
+    rest = (energy - q.energy(x))[:, None] * torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    assert (rest.mean(0).abs() < 5 * rest.std(0) / len(x) ** 0.5 + 1e-12).all()
+    time = torch.tensor(0.3, dtype=torch.float64)
+    xt = q.schedule.add_noise(x, time, torch.randn(x.shape, generator=g, dtype=torch.float64))
+    score = q.score(xt, time)
+    assert (score.mean(0).abs() < 5 * score.std(0) / len(x) ** 0.5).all()
+    slope = energy_gradient(lambda x, t, c: q.log_q(x, t))(xt[:100], time)
+    torch.testing.assert_close(score[:100], slope, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [swiss_roll, moons, rings, two_spirals])
+def test_nodes_along_curves_are_close_enough(make) -> None:
+    """Four times as many nodes change log q_t, its score and E_t at β = 20 by less than 1e-6, even at the smallest time."""
+    q, finer = make(torch.float64), make(torch.float64, nodes=4 * inspect.signature(make).parameters["nodes"].default)
+    x, _ = q.sample(500, torch.Generator().manual_seed(1))
+    for t in (1e-3, 0.1, 0.6):
+        time = torch.tensor(t, dtype=torch.float64)
+        xt = q.schedule.add_noise(x, time, torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64))
+        for quantity in (lambda d: d.log_q(xt, time), lambda d: d.score(xt, time), lambda d: d.intermediate_energy(xt, time, 20.0)):
+            torch.testing.assert_close(quantity(q), quantity(finer), rtol=0, atol=1e-6)
+
+
+def test_smooth_energy_has_a_slope_where_the_energy_has_none() -> None:
+    q, x = checkerboard(), torch.tensor([[-3.5, -3.0], [1.0, 1.0], [9.0, 0.0]])
+    assert q.energy(x).tolist() == pytest.approx([0, 2 / 3, 1])
+    near = torch.tensor([[-2.0, -1.0]])  # the edge between columns 0 and 1
+    assert 0 < q.energy(near, 0.3).item() < 1 / 3
+    assert energy_gradient(lambda x, t, c: q.energy(x, 0.3))(near, torch.tensor(0.0))[0, 0] > 0
+
+
+def test_own_density_agrees_with_the_closed_form_where_it_says_so() -> None:
+    exact = swiss_roll()
+    own = own_density(lambda count, g: exact.sample(count, g)[0], exact.energy, 20_000, torch.Generator().manual_seed(0))
+    x0, _ = exact.tilted(3.0).sample(500, torch.Generator().manual_seed(1))
+    time = torch.tensor(0.5)
+    xt = exact.schedule.add_noise(x0, time, torch.randn(x0.shape, generator=torch.Generator().manual_seed(2)))
+    worth = own.effective_samples(xt, time, 3.0)
+    assert worth.min() > 100
+    error = own.intermediate_energy(xt, time, 3.0) - exact.intermediate_energy(xt, time, 3.0)
+    assert (error.abs() < 6 / worth.sqrt()).all()  # the relative error of a self-normalised mean
+    assert own.effective_samples(xt, torch.tensor(1e-3), 3.0).median() < 50  # and it warns where points are few
+    assert own.log_partition(3.0).item() == pytest.approx(exact.log_partition(3.0).item(), abs=0.05)
+    assert own.sample(10)[0].shape == own.tilted(3.0).sample(10)[0].shape == (10, 2)
+
+
+@pytest.mark.parametrize("sampler, energy, message", [
+    (lambda n, g: torch.zeros(n), lambda x: x, "sampler: found shape"),
+    (lambda n, g: torch.zeros(n, 2), lambda x: x, "energy: found shape"),
+    (lambda n, g: torch.zeros(n, 2), lambda x: x[..., 0] / 0, "energy: found a value that is not finite"),
+])
+def test_own_density_names_what_is_wrong(sampler, energy, message: str) -> None:
+    with pytest.raises(CepnbError, match=message):
+        own_density(sampler, energy, 10)
+
+
+def test_unknown_density() -> None:
+    with pytest.raises(CepnbError, match="density 'ring': expected one of 8gaussians, "):
+        density("ring")
+
+
 def test_w2_of_a_shift_is_the_shift() -> None:
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     assert w2(x, x + torch.tensor([0.3, -0.4])) == pytest.approx(0.5, rel=1e-5)
@@ -119,4 +239,4 @@ def test_gradient_error_is_zero_for_exact_and_one_for_none() -> None:
 
 def test_bad_deviations_are_named() -> None:
     with pytest.raises(CepnbError, match="deviations"):
-        GaussianMixture(torch.zeros(1), torch.zeros(1, 2), torch.zeros(1), torch.zeros(1))
+        GaussianMixture(log_weights=torch.zeros(1), means=torch.zeros(1, 2), deviations=-torch.ones(1), energies=torch.zeros(1))

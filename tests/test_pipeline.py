@@ -91,6 +91,7 @@ def test_the_numbers_of_a_run(unbroken: tuple[Path, dict]) -> None:
         assert record["normalised_se"] == pytest.approx(100 * record["return_se"] / (161.86 - 23.85))
     assert set(metrics["seconds"]) == {"behaviour", "support", "critic", "energy_support", "energy_cep", "energy_mse",
                                        "evaluation"}
+    assert [(record["method"], record["scale"]) for record in metrics["gains"]] == [("reweighted", None), *expected[2:]]
     assert metrics["settings"]["beta"] == chosen.beta and metrics["seed"] == 0 and "torch" in metrics["versions"]
     assert not list(folder.rglob("*.part")) and not list(folder.glob("*.checkpoint.*"))
     lines = score_table(metrics["scores"]).splitlines()
@@ -115,7 +116,7 @@ def test_only_what_is_missing_is_made(unbroken: tuple[Path, dict], tmp_path: Pat
 
 
 @pytest.mark.parametrize("changes, complaint", [
-    ({"beta": 3.0}, r"settings.json: made with beta 8.0, now 3.0; use another folder"),
+    ({"beta": 3.0}, r"settings.json: made with beta 20.0, now 3.0; use another folder"),
     ({"transitions": 3_000}, r"settings.json: made with rows \d+, now \d+; use another folder"),
     ({"scales": (1.0, 2.0, 3.0)}, r"settings.json: made with scales \[1.0, 3.0\], now \[1.0, 2.0, 3.0\]; use another folder"),
 ])

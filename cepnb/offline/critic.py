@@ -18,8 +18,6 @@ def train_critic(data: Transitions, support: Float[Tensor, "n K da"], settings: 
                  checkpoint: Path | None = None, progress: bool = True) -> TwinQ:
     """Fit Q_ψ(s, a) to r + γ Σ softmax(β_Q Q') Q' over support actions of s' (Eq. 22); returns the target network.
 
-    The sum runs over the first `settings.q_K` of the support actions: they are independent draws, any will do.
-
     Q' is the smaller of the two target networks, which follow the trained ones by Polyak averaging with rate τ. The
     error is the mean over both networks of the squared difference, one value a transition.
     """
@@ -30,7 +28,7 @@ def train_critic(data: Transitions, support: Float[Tensor, "n K da"], settings: 
         s, a, reward, terminal, next_row = draw(generator, settings.q_batch, data.states, data.actions, data.rewards,
                                                 data.terminals, data.next_row)
         with torch.no_grad():
-            next_q = target(data.distinct[next_row].unsqueeze(1), support[next_row, :settings.q_K])
+            next_q = target(data.distinct[next_row].unsqueeze(1), support[next_row])
             goal = softmax_q_target(reward, terminal, next_q, settings.beta_q, settings.discount)
         q1, q2 = q.both(s, a)
         return ((q1 - goal).square() + (q2 - goal).square()) / 2

@@ -1,32 +1,31 @@
 """QGPO end to end: the five steps in a folder, each skipped when its file is there and resumed when it is half done."""
 
-import json
 import platform
 import shutil
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cepnb.errors import CepnbError
-from cepnb.files import load_module, load_tensors, read_json, save_tensors, write_json
+from cepnb.files import load_tensors, read_json, save_tensors, write_json
 from cepnb.networks import EnergyNet, EpsNet, TwinQ
 from cepnb.offline.behaviour import behaviour_net, train_behaviour
 from cepnb.offline.critic import critic_net, support_values, train_critic
 from cepnb.offline.data import OfflineDataset, check_rewards_vary
 from cepnb.offline.energy import METHODS, energy_net, train_energy
 from cepnb.offline.evaluation import evaluate
+from cepnb.offline.gain import q_gains
 from cepnb.offline.maze import maze_of
 from cepnb.offline.policy import behaviour_policy, best_of_policy, guided_policy
-from cepnb.offline.scaling import Scaling, Transitions, prepare
+from cepnb.offline.scaling import Scaling, Transitions, prepare, with_jitter
 from cepnb.offline.support import sample_support
 from cepnb.profiles import Settings
+from cepnb.runs import Run
 from cepnb.schedule import VPSchedule
-from cepnb.training import seeded
+from cepnb.training import draw, seeded
 
 
 @dataclass(frozen=True)
@@ -36,84 +35,47 @@ class Trained:
     data: Transitions
     scaling: Scaling
     eps: EpsNet
-    support: Tensor  # (m, K, da), a row for each distinct state
     q: TwinQ
-    values: Tensor  # (m, K), Q of the support actions
+    contrast_states: Tensor  # (n, ds), of step 4
+    contrast_actions: Tensor  # (n, energy_K, da), of μ_θ
+    values: Tensor  # (n, energy_K), their Q
     energies: dict[str, EnergyNet]
-
-
-class Run:
-    """A folder of results: `settings.json`, one file a finished step, `metrics.json` at the end.
-
-    Raises `CepnbError` if the folder was begun with another configuration than the one given, if one is.
-    """
-
-    def __init__(self, folder: Path, configuration: dict | None = None) -> None:
-        self.folder = folder
-        path = folder / "settings.json"
-        if configuration is not None:
-            if path.exists():
-                _refuse_changes(path, read_json(path), configuration)
-            else:
-                write_json(path, configuration)
-        self.seconds: dict[str, float] = read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
-
-    def timed(self, step: str, work: Callable[[], object]) -> object:
-        """Run one step and remember how long it took (of a resumed step, its last part)."""
-        begun = time.perf_counter()
-        result = work()
-        self.seconds[step] = round(time.perf_counter() - begun, 2)
-        write_json(self.folder / "seconds.json", self.seconds)
-        return result
-
-    def module(self, step: str, build: Callable[[], nn.Module], fit: Callable[[Path], nn.Module]) -> nn.Module:
-        """A trained network: loaded from its file, else fitted from its checkpoint or from nothing."""
-        path, checkpoint = self.folder / f"{step}.safetensors", self.folder / f"{step}.checkpoint.safetensors"
-        if path.exists():
-            net = build()
-            load_module(net, load_tensors(path)[0], path)
-        else:
-            net = self.timed(step, lambda: fit(checkpoint))
-            save_tensors(path, net.state_dict())
-        checkpoint.unlink(missing_ok=True)
-        return net.requires_grad_(False)
 
 
 def train_qgpo(dataset: OfflineDataset, settings: Settings, seed: int, run: Run, progress: bool = True) -> Trained:
     """Steps 1 to 4 for one seed: behaviour, support set, critic and the energies of both methods.
 
-    The minimiser of Eq. 20 does not depend on how states are distributed, so the energies may be trained on states
-    beside those of the data (`settings.energy_jitter`), each with K actions of μ_θ and their Q. It needs nothing but
-    the trained models.
+    With `settings.state_jitter` steps 2 to 4 see jittered copies of the data beside it. With `settings.energy_states` the
+    energies are trained on so many of these states, with fresh actions of μ_θ and their Q: the minimiser of Eq. 20 does
+    not depend on how states are distributed, and needs nothing but the trained models.
     """
     schedule = VPSchedule()
     data, scaling = prepare(dataset)
     ds, da = data.states.shape[1], data.actions.shape[1]
+    seen = with_jitter(data, settings.state_jitter, seeded(seed, "jitter")) if settings.state_jitter else data
     eps = run.module(
         "behaviour", lambda: behaviour_net(ds, da, settings, schedule, seed),
         lambda path: train_behaviour(data.states, data.actions, settings, schedule, seed, path, progress))
-    support = _support(run, "support", eps, data.distinct, settings, schedule, seed, progress)
+    support = _support(run, "support", eps, seen.distinct, settings.K, settings, schedule, seed, progress)
     q = run.module("critic", lambda: critic_net(data, settings, seed),
-                   lambda path: train_critic(data, support, settings, seed, path, progress))
-    values = support_values(q, data.distinct, support)
-    states, actions, labels = data.distinct, support, values
-    if settings.energy_jitter:
-        noise = torch.randn(states.shape, generator=seeded(seed, "energy states"))
-        states = states + settings.energy_jitter * noise
-        actions = _support(run, "energy_support", eps, states, settings, schedule, seed, progress)
-        labels = support_values(q, states, actions)
+                   lambda path: train_critic(seen, support, settings, seed, path, progress))
+    states, actions = seen.distinct, support
+    if settings.energy_states:
+        (states,) = draw(seeded(seed, "energy states"), settings.energy_states, seen.distinct)
+        actions = _support(run, "energy_support", eps, states, settings.energy_K, settings, schedule, seed, progress)
+    values = support_values(q, states, actions)
     energies = {
         method: run.module(
             f"energy_{method}", lambda: energy_net(ds, da, settings, schedule, seed),
             lambda path, method=method: train_energy(
-                method, states, actions, labels, settings, schedule, seed, path, progress))
+                method, states, actions, values, settings, schedule, seed, path, progress))
         for method in METHODS}
-    return Trained(data, scaling, eps, support, q, values, energies)
+    return Trained(data, scaling, eps, q, states, actions, values, energies)
 
 
 def score(trained: Trained, environment: str, maze: str, settings: Settings, seed: int, progress: bool = True) -> list[dict]:
     """Step 5: a list of score records for behaviour, best of K, and each energy over the grid of scales."""
-    schedule, da = VPSchedule(), trained.support.shape[2]
+    schedule, da = VPSchedule(), trained.contrast_actions.shape[2]
     plain = behaviour_policy(trained.eps, da, settings, schedule)
     best = best_of_policy(trained.eps, trained.q, da, settings, schedule)
     policies = [("behaviour", lambda scales: plain, (0.0,)), ("best_of_k", lambda scales: best, (None,))]
@@ -144,6 +106,9 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
         return read_json(path)
     trained = train_qgpo(dataset, settings, seed, run, progress)
     scores = run.timed("evaluation", lambda: score(trained, environment, maze, settings, seed, progress))
+    (few,) = draw(seeded(seed, "gain states"), 1_000, trained.contrast_states)
+    gains = q_gains(trained.eps, trained.q, trained.energies, few, trained.contrast_actions.shape[2], settings,
+                    VPSchedule(), seeded(seed, "gain"))
     spread = trained.values.std(dim=1)
     metrics = configuration | {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "mujoco", "numpy")},
@@ -151,22 +116,23 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
         "seconds": run.seconds,
         "q_mean": trained.values.mean().item(),
         "beta_times_q_spread": settings.beta * spread.median().item(),  # how far from flat the policy's weights are
+        "gains": gains,  # in Q over the behaviour, the measure of exact guidance
         "scores": scores,
     }
     write_json(path, metrics)
     return read_json(path)
 
 
-def _support(run: Run, step: str, eps: EpsNet, states: Tensor, settings: Settings, schedule: VPSchedule, seed: int,
+def _support(run: Run, step: str, eps: EpsNet, states: Tensor, K: int, settings: Settings, schedule: VPSchedule, seed: int,
              progress: bool) -> Tensor:
     path, chunks = run.folder / f"{step}.safetensors", run.folder / f"{step}_chunks"
     if not path.exists():
         actions = run.timed(step, lambda: sample_support(
-            eps, states, settings, schedule, seed, chunks, progress, step))
+            eps, states, K, settings, schedule, seed, chunks, progress, step))
         save_tensors(path, {"actions": actions})
     shutil.rmtree(chunks, ignore_errors=True)
     actions = load_tensors(path)[0].get("actions", torch.empty(0))
-    wanted = (len(states), settings.K, eps.out.out_features)
+    wanted = (len(states), K, eps.out.out_features)
     if actions.shape != wanted:
         raise CepnbError(f"{path}: actions of shape {tuple(actions.shape)}, expected {wanted}")
     return actions
@@ -180,11 +146,3 @@ def score_table(records: list[dict]) -> str:
         lines.append(f"{r['method']:<12}{scale:>6}{r['episodes']:>10}{r['return_mean']:>10.1f} ± {r['return_se']:<5.1f}"
                      f"{r['normalised']:>10.1f} ± {r['normalised_se']:<5.1f}")
     return "\n".join(lines)
-
-
-def _refuse_changes(path: Path, stored: dict, wanted: dict) -> None:
-    """Raises `CepnbError` naming the first entry in which the folder's configuration differs from the one asked for."""
-    stored, wanted = (c | c.pop("settings") for c in (dict(stored), json.loads(json.dumps(wanted))))
-    for key, value in wanted.items():
-        if stored.get(key) != value:
-            raise CepnbError(f"{path}: made with {key} {stored.get(key)}, now {value}; use another folder")

@@ -1,13 +1,10 @@
 """Scores of several runs in one table: the mean over training seeds, with a 95 % interval."""
 
 from pathlib import Path
-from statistics import fmean
-
-from scipy import stats
 
 from cepnb.errors import CepnbError
 from cepnb.files import read_json
-
+from cepnb.metrics import mean_interval
 
 KEYS = ("dataset", "rows", "profile", "seed", "settings", "threads", "seconds", "scores")  # what is read of a run
 
@@ -40,10 +37,8 @@ def summary_table(runs: list[dict]) -> str:
     for records in zip(*(run["scores"] for run in runs)):
         scores = [record["normalised"] for record in records]
         method, scale = records[0]["method"], records[0]["scale"]
-        mean, interval = fmean(scores), ""
-        if len(scores) > 1:
-            half = stats.sem(scores) * stats.t.ppf(0.975, len(scores) - 1)
-            interval = f"{mean - half:.1f} to {mean + half:.1f}"
+        mean, half = mean_interval(scores)
+        interval = f"{mean - half:.1f} to {mean + half:.1f}" if len(scores) > 1 else ""
         shown = f"{scale:g}" if scale else ""
         lines.append(f"| {method} | {shown} | {mean:.1f} | {interval} | {', '.join(f'{s:.1f}' for s in scores)} |")
     seconds = [sum(run["seconds"].values()) for run in runs]

@@ -15,28 +15,29 @@ from cepnb.profiles import Settings
 from cepnb.schedule import VPSchedule
 from cepnb.training import seeded
 
-CHUNK = 2048  # states sampled together; each chunk has its own random stream, so a resumed set is the same set
+CHUNK = 24_576  # actions sampled together; each chunk has its own random stream, so a resumed set is the same set
 
 
-def sample_support(net: EpsNet, states: Float[Tensor, "n ds"], settings: Settings, schedule: VPSchedule, seed: int,
+def sample_support(net: EpsNet, states: Float[Tensor, "n ds"], K: int, settings: Settings, schedule: VPSchedule, seed: int,
                    folder: Path | None = None, progress: bool = True, name: str = "support") -> Float[Tensor, "n K da"]:
     """K actions â ~ μ_θ(·|s) for each state. With `folder`, finished chunks are kept there and not sampled again.
 
     Sets of another `name` have random numbers of their own.
     """
     chunks = []
-    starts = range(0, len(states), CHUNK)
+    rows = max(1, CHUNK // K)
+    starts = range(0, len(states), rows)
     for index, start in enumerate(tqdm(starts, desc="support set", disable=not progress, leave=False)):
-        part = states[start:start + CHUNK]
+        part = states[start:start + rows]
         path = folder / f"{index:05d}.safetensors" if folder is not None else None
         if path is not None and path.exists():
             chunk = load_tensors(path)[0].get("actions", torch.empty(0))
-            if chunk.shape[:2] != (len(part), settings.K):
-                wanted = (len(part), settings.K)
+            if chunk.shape[:2] != (len(part), K):
+                wanted = (len(part), K)
                 raise CepnbError(f"{path}: actions of shape {tuple(chunk.shape)}, expected {wanted} and an action axis")
         else:
             generator = seeded(seed, f"{name} {index}")
-            chunk = sample_actions(net, part, net.out.out_features, settings, schedule, generator, settings.K)
+            chunk = sample_actions(net, part, net.out.out_features, settings, schedule, generator, K)
             if path is not None:
                 save_tensors(path, {"actions": chunk})
         chunks.append(chunk)

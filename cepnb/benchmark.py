@@ -1,0 +1,110 @@
+"""Every method measured against the exact answer on every density: one record a case, and the table of all of them."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from tqdm.auto import tqdm
+
+from cepnb.errors import CepnbError
+from cepnb.exact import Density
+from cepnb.files import read_json, write_json
+from cepnb.losses import check_beta
+from cepnb.methods import METHODS, Models, guided_samples
+from cepnb.metrics import effective_samples, gradient_error, mean_interval, mmd, w2
+from cepnb.profiles import ToySettings
+from cepnb.toys import DENSITIES, density as toy_density
+from cepnb.training import seeded
+
+BETAS = (1.0, 3.0, 10.0, 20.0)
+TIMES = torch.linspace(0.1, 0.9, 9)  # at which the gradient is compared
+
+
+def models_of(name: str, settings: ToySettings, profile: str, seed: int, folder: Path, progress: bool = True) -> Models:
+    """The networks of a named toy density, kept in `folder`/density/seed."""
+    configuration = {"density": name, "profile": profile, "seed": seed, "settings": asdict(settings)}
+    return Models(toy_density(name), settings, seed, folder / name / f"seed{seed}", configuration, progress)
+
+
+def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dict:
+    """Guided samples against exact ones: `settings.repeats` independent sets, each of `settings.samples`.
+
+    `w2` is the mean distance of guided sets to exact ones, `w2_floor` that of exact sets to other exact sets, `w2_ratio`
+    their quotient; so for `mmd_ratio`. `energy_gradient_mse` is the mean over nine times from 0.1 to 0.9 of E_{p_t}
+    ‖∇f − ∇E_t‖², `energy_gradient_relative` that of its ratio to E_{p_t} ‖∇E_t‖². `effective_share` says what part of
+    plain samples of q_0 would be left after reweighting by e^{−βE}. Raises `CepnbError` unless β and the scale are above 0.
+    """
+    check_beta(beta)
+    if not 0 <= scale < float("inf"):
+        raise CepnbError(f"scale {scale}: expected a finite number, 0 or more")
+    density, settings = models.density, models.settings
+    eps, gradient = models.guidance(method, beta)
+    floor = _floor(models, beta)
+    distances = {"w2": [], "mmd": []}
+    for repeat in range(settings.repeats):
+        x = guided_samples(eps, gradient, density, settings, seeded(models.seed, f"toy start {repeat}"), scale)
+        exact = _exact_sets(density, beta, settings, models.seed, repeat)[0]
+        for key, distance in (("w2", w2), ("mmd", mmd)):
+            distances[key].append(distance(x, exact))
+    errors = [gradient_error(lambda xt, t: scale * gradient(xt, t), density, beta, TIMES, 2000,
+                             seeded(models.seed, "toy gradient"), relative) for relative in (False, True)]
+    energies = density.sample(100_000, seeded(models.seed, "toy weights"))[1]
+    return {
+        "w2": fmean(distances["w2"]), "w2_floor": floor["w2"], "w2_ratio": fmean(distances["w2"]) / floor["w2"],
+        "mmd_ratio": fmean(distances["mmd"]) / floor["mmd"],
+        "energy_gradient_mse": errors[0].mean().item(), "energy_gradient_relative": errors[1].mean().item(),
+        "effective_share": effective_samples(-beta * energies).item() / len(energies),
+        "seconds": models.seconds(method, beta),
+    }
+
+
+def record(name: str, method: str, beta: float, seed: int, settings: ToySettings, profile: str, folder: Path,
+           scale: float = 1.0, progress: bool = True) -> dict:
+    """One case of the table: read if it has been measured, else measured and written."""
+    models = models_of(name, settings, profile, seed, folder, progress)
+    path = models.run.folder / f"{method}_beta{beta:g}_scale{scale:g}.json"
+    if path.exists():
+        return read_json(path)
+    case = {"density": name, "method": method, "beta": beta, "seed": seed, "scale": scale, "profile": profile}
+    found = case | measure(models, method, beta, scale)
+    write_json(path, found)
+    return found
+
+
+def table(settings: ToySettings, profile: str, seeds: Iterable[int], folder: Path, methods: Iterable[str] = METHODS,
+          names: Iterable[str] = DENSITIES, betas: Iterable[float] = BETAS, progress: bool = True) -> list[dict]:
+    """All cases, in the order of the arguments; killed and called again, it goes on where it was."""
+    cases = [(seed, name, beta, method) for seed in seeds for name in names for beta in betas for method in methods]
+    return [record(name, method, beta, seed, settings, profile, folder, progress=progress)
+            for seed, name, beta, method in tqdm(cases, desc="table", disable=not progress)]
+
+
+def markdown(records: list[dict], key: str = "w2_ratio") -> str:
+    """One number of all records as a table: a row for each density and β, a column a method, mean ± 95 % over seeds."""
+    methods = list(dict.fromkeys(record["method"] for record in records))
+    lines = ["| density | β | " + " | ".join(methods) + " |", "|---" * (len(methods) + 2) + "|"]
+    for name, beta in dict.fromkeys((record["density"], record["beta"]) for record in records):
+        cells = []
+        for method in methods:
+            mean, half = mean_interval([record[key] for record in records if (
+                record["density"], record["beta"], record["method"]) == (name, beta, method)])
+            cells.append(f"{mean:.2f}" + (f" ± {half:.2f}" if half == half else ""))
+        lines.append(f"| {name} | {beta:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _exact_sets(density: Density, beta: float, settings: ToySettings, seed: int, repeat: int) -> list[torch.Tensor]:
+    generator, p = seeded(seed, f"toy exact {repeat}"), density.tilted(beta)
+    return [p.sample(settings.samples, generator)[0] for _ in range(2)]
+
+
+def _floor(models: Models, beta: float) -> dict[str, float]:
+    """Mean distances between exact sets: measured once a density, β and seed."""
+    path = models.run.folder / f"floor_beta{beta:g}.json"
+    if not path.exists():
+        pairs = [_exact_sets(models.density, beta, models.settings, models.seed, repeat)
+                 for repeat in range(models.settings.repeats)]
+        write_json(path, {key: fmean(distance(*pair) for pair in pairs) for key, distance in (("w2", w2), ("mmd", mmd))})
+    return read_json(path)
