@@ -19,6 +19,8 @@ from cepnb.toys import DENSITIES, density as toy_density
 from cepnb.training import seeded
 
 BETAS = (1.0, 3.0, 10.0, 20.0)
+SHOWN = ("w2_ratio", "mmd_ratio", "energy_gradient_mse")  # in the table
+PICTURED = ("exact", "cep_self", "mse", "dps")  # in the grid of samples
 TIMES = torch.linspace(0.1, 0.9, 9)  # at which the gradient is compared
 
 
@@ -79,6 +81,23 @@ def table(settings: ToySettings, profile: str, seeds: Iterable[int], folder: Pat
     cases = [(seed, name, beta, method) for seed in seeds for name in names for beta in betas for method in methods]
     return [record(name, method, beta, seed, settings, profile, folder, progress=progress)
             for seed, name, beta, method in tqdm(cases, desc="table", disable=not progress)]
+
+
+def samples(settings: ToySettings, profile: str, seed: int, folder: Path, methods: Iterable[str] = PICTURED,
+            names: Iterable[str] = DENSITIES, betas: Iterable[float] = BETAS) -> dict[tuple[str, str, float], torch.Tensor]:
+    """Guided samples of (density, method, β); "exact" are samples of p_0 itself."""
+    found = {}
+    for name in names:
+        models = models_of(name, settings, profile, seed, folder)
+        for method in methods:
+            for beta in betas:
+                generator = seeded(seed, "toy picture")
+                if method == "exact":
+                    found[name, method, beta] = models.density.tilted(beta).sample(settings.samples, generator)[0]
+                else:
+                    found[name, method, beta] = guided_samples(
+                        *models.guidance(method, beta), models.density, settings, generator)
+    return found
 
 
 def markdown(records: list[dict], key: str = "w2_ratio") -> str:

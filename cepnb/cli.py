@@ -2,11 +2,12 @@
 
 import argparse
 import ast
+import json
 import sys
 from pathlib import Path
 
 from cepnb.errors import CepnbError
-from cepnb.profiles import PROFILES, Settings, profile_name, settings
+from cepnb.profiles import PROFILES, Settings, profile_name, settings, toy_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -40,6 +41,18 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="folders of finished runs, or their metrics.json")
     table.set_defaults(command=_scores)
 
+    toy = commands.add_parser("toy", help="train a method on a toy density and measure it against the exact answer")
+    toy.add_argument("--table", action="store_true", help="all densities, β and methods instead: table.md, records, figure")
+    toy.add_argument("--density", help="8gaussians, swissroll, moons, rings, checkerboard or 2spirals")
+    toy.add_argument("--method", help="exact, exact_energy, cep_raw, cep_self, cep_independent, cep_beta, mse, exp_mse or dps")
+    toy.add_argument("--beta", type=float, help="inverse temperature, above 0")
+    toy.add_argument("--seed", type=int, action="append", help="seed (default 0); with --table, several by naming it again")
+    toy.add_argument("--scale", type=float, default=1.0, help="guidance scale s; 1 is exact")
+    toy.add_argument("--profile", help=f"{', '.join(PROFILES)} (default: $CEPNB_PROFILE, else laptop)")
+    toy.add_argument("--out", type=Path, help="folder for networks and records (default: in the cache); resumed if begun")
+    toy.add_argument("--json", action="store_true", help="print the record as JSON")
+    toy.set_defaults(command=_toy)
+
     data = commands.add_parser("data", help="make a local dataset (at first use) and print where it is")
     data.add_argument("--dataset", required=True, help="local/maze2d-umaze, -medium or -large, or with -noisy behind it")
     data.add_argument("--profile", help="whose number of transitions to make (default: $CEPNB_PROFILE, else laptop)")
@@ -54,8 +67,7 @@ def _qgpo(options: argparse.Namespace) -> None:
 
     profile = profile_name(options.profile)
     chosen = settings(profile, **dict(_assignment(text) for text in options.set))
-    if not 0 <= options.seed < 2**31:
-        raise CepnbError(f"seed {options.seed}: expected an integer from 0 to 2147483647")
+    _check_seed(options.seed)
     if not (options.environment or options.dataset.startswith("local/")):
         raise CepnbError(f"--dataset {options.dataset}: expected --environment with the path of a file")
     environment = options.environment or options.dataset.removeprefix("local/").removesuffix("-noisy")
@@ -63,6 +75,37 @@ def _qgpo(options: argparse.Namespace) -> None:
     metrics = run_qgpo(dataset, environment, chosen, profile, options.seed, options.out)
     print(score_table(metrics["scores"]))
     print(f"\n{sum(metrics['seconds'].values()):.0f} s; all numbers are in {options.out / 'metrics.json'}")
+
+
+def _toy(options: argparse.Namespace) -> None:
+    from cepnb import benchmark
+    from cepnb.files import atomic_path, cache_dir, write_text
+    from cepnb.plots import sample_grid
+
+    profile = profile_name(options.profile)
+    folder, seeds = options.out or cache_dir() / "toys" / profile, options.seed or [0]
+    for seed in seeds:
+        _check_seed(seed)
+    if options.table:
+        records = benchmark.table(toy_settings(profile), profile, seeds, folder)
+        text = "\n\n".join(f"{key}\n\n{benchmark.markdown(records, key)}" for key in benchmark.SHOWN)
+        write_text(folder / "table.md", text + "\n")
+        with atomic_path(folder / "samples.png") as path:
+            sample_grid(benchmark.samples(toy_settings(profile), profile, seeds[0], folder)).savefig(path, format="png", dpi=110)
+        print(f"{text}\n\nAlso in {folder / 'table.md'}; samples in {folder / 'samples.png'}")
+        return
+    for name in ("density", "method", "beta"):
+        if getattr(options, name) is None:
+            raise CepnbError(f"--{name}: missing, expected with every toy run but --table")
+    found = benchmark.record(options.density, options.method, options.beta, seeds[0], toy_settings(profile), profile, folder,
+                             options.scale, progress=not options.json)
+    print(json.dumps(found, indent=2) if options.json else "\n".join(
+        f"{key:<26}{value:.4g}" if isinstance(value, float) else f"{key:<26}{value}" for key, value in found.items()))
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise CepnbError(f"seed {seed}: expected an integer from 0 to 2147483647")
 
 
 def _scores(options: argparse.Namespace) -> None:

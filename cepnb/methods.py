@@ -14,7 +14,7 @@ from cepnb.errors import CepnbError
 from cepnb.exact import Density
 from cepnb.guidance import EnergyFunction, EpsFunction, dps_energy, energy_gradient, guided
 from cepnb.losses import cep, cep_self_normalised, exponentiated_mse, mse, noise_prediction
-from cepnb.networks import EnergyNet, EpsNet
+from cepnb.networks import EnergyNet, PlaneEpsNet, PlaneFeatures
 from cepnb.profiles import ToySettings
 from cepnb.runs import Run
 from cepnb.samplers import dpm_solver_pp, last
@@ -35,13 +35,13 @@ LEARNED = ("cep_raw", "cep_self", "cep_independent", "mse", "exp_mse")  # one ne
 
 
 def train_score(density: Density, settings: ToySettings, seed: int, checkpoint: Path | None = None,
-                progress: bool = True) -> EpsNet:
+                progress: bool = True) -> PlaneEpsNet:
     """ε_θ of q_0 by noise prediction: once a density, whatever is done with it afterwards."""
-    net = score_net(settings, seed)
+    net = score_net(density, settings, seed)
 
     def step_loss(generator: torch.Generator) -> Tensor:
         x0, _ = density.sample(settings.score_batch, generator)
-        t = density.schedule.draw_times(len(x0), generator)
+        t = density.schedule.draw_times(len(x0), generator, settings.score_early)
         eps = torch.randn(x0.shape, generator=generator)
         return noise_prediction(net(density.schedule.add_noise(x0, t, eps), t), eps)
 
@@ -59,7 +59,7 @@ def train_energy(method: str, density: Density, beta: float, settings: ToySettin
     """
     if method not in LEARNED:
         raise CepnbError(f"method '{method}': expected one of {', '.join(LEARNED)}")
-    net = energy_net(settings, seed)
+    net = energy_net(density, settings, seed)
     offset = _log_mean(-beta * density.sample(100_000, seeded(seed, "toy normaliser"))[1])
 
     def step_loss(generator: torch.Generator) -> Tensor:
@@ -91,7 +91,7 @@ def train_conditioned(density: Density, settings: ToySettings, seed: int, checkp
     An extension beyond the paper. Given β, Theorem 3.2 holds as it stands; the normaliser is E[e^{−βE}] at each set's
     own β, over fresh samples, so that no β outweighs another. β = beta_max · u² for u uniform: small β change p_0 most.
     """
-    net = conditioned_net(settings, seed)
+    net = energy_net(density, settings, seed, condition_dim=2)
 
     def step_loss(generator: torch.Generator) -> Tensor:
         xt, t, energy = _contrast(density, settings, generator)
@@ -106,20 +106,20 @@ def train_conditioned(density: Density, settings: ToySettings, seed: int, checkp
     return net
 
 
-def score_net(settings: ToySettings, seed: int) -> EpsNet:
+def score_net(density: Density, settings: ToySettings, seed: int) -> PlaneEpsNet:
     """An untrained ε_θ."""
-    return initialised(seed, "toy score", lambda: EpsNet(2, widths=settings.score_widths, embedding=settings.score_embedding))
+    return initialised(seed, "toy score", lambda: PlaneEpsNet(
+        2, settings.score_width, settings.score_depth, _deviation(density), settings.score_features, schedule=density.schedule))
 
 
-def energy_net(settings: ToySettings, seed: int) -> EnergyNet:
-    """An untrained f_φ(x_t, t)."""
-    return initialised(seed, "toy energy", lambda: EnergyNet(2, width=settings.width, depth=settings.depth))
+def energy_net(density: Density, settings: ToySettings, seed: int, condition_dim: int = 0) -> EnergyNet:
+    """An untrained f_φ(x_t, t), or f_φ(x_t, t, β) conditioned on the two `beta_features`."""
 
+    def build() -> EnergyNet:
+        plane = PlaneFeatures(density.schedule, 2, settings.features, 0.5, _deviation(density))
+        return EnergyNet(2, condition_dim, settings.width, settings.depth, schedule=density.schedule, plane=plane)
 
-def conditioned_net(settings: ToySettings, seed: int) -> EnergyNet:
-    """An untrained f_φ(x_t, t, β), conditioned on `beta_features`."""
-    return initialised(seed, "toy energy of all beta", lambda: EnergyNet(
-        2, condition_dim=2, width=settings.width, depth=settings.depth))
+    return initialised(seed, "toy energy", build)
 
 
 def beta_features(beta: Float[Tensor, "*shape 1"]) -> Float[Tensor, "*shape 2"]:
@@ -144,9 +144,9 @@ class Models:
         self.density, self.settings, self.seed, self.progress = density, settings, seed, progress
         self.run = Run(folder, configuration)
 
-    def score(self) -> EpsNet:
+    def score(self) -> PlaneEpsNet:
         """ε_θ of the density."""
-        return self.run.module("score", lambda: score_net(self.settings, self.seed), lambda path: train_score(
+        return self.run.module("score", lambda: score_net(self.density, self.settings, self.seed), lambda path: train_score(
             self.density, self.settings, self.seed, path, self.progress))
 
     def energy(self, method: str, beta: float) -> EnergyFunction:
@@ -156,10 +156,10 @@ class Models:
             return dps_energy(self.score(), smooth, beta, self.density.schedule)
         if method == "cep_beta":
             return at_beta(self.run.module(
-                method, lambda: conditioned_net(self.settings, self.seed),
+                method, lambda: energy_net(self.density, self.settings, self.seed, 2),
                 lambda path: train_conditioned(self.density, self.settings, self.seed, path, self.progress)), beta)
         return self.run.module(
-            f"{method}_{beta:g}", lambda: energy_net(self.settings, self.seed), lambda path: train_energy(
+            f"{method}_{beta:g}", lambda: energy_net(self.density, self.settings, self.seed), lambda path: train_energy(
                 method, self.density, beta, self.settings, self.seed, path, self.progress))
 
     def guidance(self, method: str, beta: float) -> tuple[EpsFunction, EpsFunction]:
@@ -186,11 +186,17 @@ def guided_samples(eps: EpsFunction, gradient: EpsFunction, density: Density, se
     return last(dpm_solver_pp(guided(eps, gradient, density.schedule, scale), start, times, density.schedule))
 
 
+def _deviation(density: Density) -> float:
+    """Standard deviation of q_0, one number for both coordinates, to one decimal: a scale for the networks."""
+    x, _ = density.sample(10_000, seeded(0, "toy deviation"))
+    return round(x.std(dim=0).mean().item(), 1)
+
+
 def _contrast(density: Density, settings: ToySettings, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """Noised samples (groups, K, 2), their times (groups,) and the energies (groups, K) of the clean ones."""
     x0, energy = (pool.unflatten(0, (settings.groups, settings.K))
                   for pool in density.sample(settings.groups * settings.K, generator))
-    t = density.schedule.draw_times(settings.groups, generator)
+    t = density.schedule.draw_times(settings.groups, generator, settings.early)
     return density.schedule.add_noise(x0, t, torch.randn(x0.shape, generator=generator)), t, energy
 
 

@@ -35,7 +35,6 @@ def mmd(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"], widths: tuple[floa
     """
     if len(x) == 0 or len(y) == 0:
         raise CepnbError(f"samples of sizes {len(x)} and {len(y)}: expected at least one point in each")
-    x, y = x.double(), y.double()
 
     def mean_kernel(a: Tensor, b: Tensor) -> float:
         square = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -1,4 +1,4 @@
-"""The three networks: noise prediction ε_θ, energy f_φ and twin Q. A state shared by K actions is embedded once."""
+"""The networks: noise prediction ε_θ, energy f_φ and twin Q. A state shared by K actions is embedded once."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cepnb.errors import CepnbError
-from cepnb.schedule import VPSchedule
+from cepnb.schedule import VPSchedule, expand_as
 
 
 class JointLinear(nn.Module):
@@ -59,6 +59,29 @@ class TimeFeatures(nn.Module):
         u = (self.schedule.half_log_snr(t) - self.offset) / self.span
         phase = u.reshape(t.shape + (1,) * (x.ndim - t.ndim)) * self.frequencies
         return torch.cat([phase.sin(), phase.cos()], dim=-1)
+
+
+class PlaneFeatures(nn.Module):
+    """x_t of unit scale, with sin and cos of it at random frequencies: for densities with details finer than their extent.
+
+    u = x_t/(α_t² m² + σ_t²)^½, m being the deviation of the data, gives (u, sin Wu, cos Wu), W ~ N(0, scale²) fixed
+    (Tancik et al. 2020). An MLP of x_t alone takes long to see rings that are a twentieth as thick as they are wide.
+    """
+
+    def __init__(self, schedule: VPSchedule, dim: int, count: int, scale: float, deviation: float) -> None:
+        super().__init__()
+        self.schedule, self.deviation = schedule, deviation
+        self.width = dim + 2 * count
+        self.register_buffer("frequencies", scale * torch.randn(dim, count))
+
+    def variance(self, t: Tensor, x: Tensor) -> Tensor:
+        """α_t² m² + σ_t², broadcastable to x_t."""
+        return expand_as(self.schedule.alpha(t), x) ** 2 * self.deviation**2 + expand_as(self.schedule.sigma(t), x) ** 2
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        unit = x / self.variance(t, x).sqrt()
+        phase = unit @ self.frequencies
+        return torch.cat([unit, phase.sin(), phase.cos()], dim=-1)
 
 
 class ResidualBlock(nn.Module):
@@ -114,21 +137,48 @@ class EnergyNet(nn.Module):
     """Intermediate energy f_φ(x_t, t[, s]) ≈ E_t(x_t) up to a constant in x_t: a SiLU MLP (the paper's is 4 × 256).
 
     Shapes as `EpsNet`, but the value is a scalar: (*batch, dim) → (*batch,). Low where p_t is favoured over q_t.
+    With `plane`, x_t enters through these features.
     """
 
-    def __init__(self, dim: int, condition_dim: int = 0, width: int = 256, depth: int = 4,
-                 time_dim: int = 32, schedule: VPSchedule = VPSchedule()) -> None:
+    def __init__(self, dim: int, condition_dim: int = 0, width: int = 256, depth: int = 4, time_dim: int = 32,
+                 schedule: VPSchedule = VPSchedule(), plane: PlaneFeatures | None = None) -> None:
         super().__init__()
-        self.time = TimeFeatures(schedule, time_dim)
-        self.first = JointLinear((dim, time_dim, condition_dim), width)
+        self.time, self.plane = TimeFeatures(schedule, time_dim), plane
+        self.first = JointLinear((plane.width if plane else dim, time_dim, condition_dim), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.out = nn.Linear(width, 1)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        h = F.silu(self.first(x, self.time(t, x), condition))
+        h = F.silu(self.first(self.plane(x, t) if self.plane else x, self.time(t, x), condition))
         for layer in self.hidden:
             h = F.silu(layer(h))
         return self.out(h).squeeze(-1)
+
+
+class PlaneEpsNet(nn.Module):
+    """Noise prediction for a density in the plane: an MLP of `PlaneFeatures`, preconditioned (Karras et al. 2022).
+
+    ε_θ = σ_t x_t/v + (α_t m/√v) F(x_t, t) with v = α_t² m² + σ_t²: the answer for a Gaussian of deviation m, and a
+    network of unit targets for the rest. Near t = 1, where x̂_0 = (x_t − σ_t ε_θ)/α_t would magnify every error by
+    1/α_t = 150, it is then wrong by no more than m times that of F. Shapes as `EpsNet`, without a condition.
+    """
+
+    def __init__(self, dim: int, width: int, depth: int, deviation: float, features: int, scale: float = 2.0,
+                 time_dim: int = 32, schedule: VPSchedule = VPSchedule()) -> None:
+        super().__init__()
+        self.plane = PlaneFeatures(schedule, dim, features, scale, deviation)
+        self.time = TimeFeatures(schedule, time_dim)
+        self.first = JointLinear((self.plane.width, time_dim), width)
+        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        self.out = nn.Linear(width, dim)
+
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        h = F.silu(self.first(self.plane(x, t), self.time(t, x)))
+        for layer in self.hidden:
+            h = F.silu(layer(h))
+        schedule, variance = self.plane.schedule, self.plane.variance(t, x)
+        alpha, sigma = (expand_as(c, x) for c in (schedule.alpha(t), schedule.sigma(t)))
+        return sigma / variance * x + alpha * self.plane.deviation / variance.sqrt() * self.out(h)
 
 
 class QNet(nn.Module):

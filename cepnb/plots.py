@@ -18,9 +18,11 @@ from cepnb.offline.maze import GOAL_RADIUS, Layout
 
 # One colour a method in every notebook, from the colour-blind safe palette of Okabe and Ito.
 COLOURS = {"exact": "#000000", "behaviour": "#999999", "cep": "#0072B2", "cep_raw": "#56B4E9", "mse": "#D55E00",
-           "dps": "#009E73", "best_of_k": "#CC79A7"}
+           "dps": "#009E73", "best_of_k": "#CC79A7", "exact_energy": "#555555", "cep_self": "#0072B2",
+           "cep_independent": "#004B78", "cep_beta": "#7FB8DA", "exp_mse": "#E69F00"}
 LABELS = {"exact": "exact", "behaviour": "behaviour μ", "cep": "CEP", "cep_raw": "CEP (Eq. 12)", "mse": "MSE",
-          "dps": "DPS", "best_of_k": "best of K by Q", "reweighted": "reweighting"}
+          "dps": "DPS", "exact_energy": "exact energy", "cep_self": "CEP (Eq. 13)",
+          "cep_independent": "CEP (independent)", "cep_beta": "CEP (all β)", "exp_mse": "exp. MSE", "best_of_k": "best of K by Q", "reweighted": "reweighting"}
 
 
 def figure(columns: int = 1, rows: int = 1, size: float = 3.0, **kwargs: object) -> tuple[Figure, np.ndarray]:
@@ -49,6 +51,18 @@ def sample_panel(axes: Axes, x: Float[Tensor, "n 2"], colour: str, title: str = 
     axes.scatter(*x.detach().T.numpy(), s=3, alpha=0.5, color=colour, linewidths=0, rasterized=True)
     axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
     axes.set_title(title, fontsize=10)
+
+
+def sample_grid(samples: dict[tuple[str, str, float], Float[Tensor, "n 2"]]) -> Figure:
+    """Samples of (density, method, β): a row for each density and method, a column for each β."""
+    rows = list(dict.fromkeys((name, method) for name, method, _ in samples))
+    betas = list(dict.fromkeys(beta for _, _, beta in samples))
+    made, axes = figure(len(betas), len(rows), size=1.5)
+    for i, (name, method) in enumerate(rows):
+        for j, beta in enumerate(betas):
+            sample_panel(axes[i, j], samples[name, method, beta], COLOURS[method], f"β = {beta:g}" if i == 0 else "")
+        axes[i, 0].set_ylabel(f"{name}\n{LABELS[method]}", fontsize=8)
+    return made
 
 
 def grid(limit: float = 4.5, points: int = 60) -> Float[Tensor, "points points 2"]:

@@ -84,12 +84,16 @@ class ToySettings:
     """Hyper-parameters of learning scores and intermediate energies on a two-dimensional toy density."""
 
     # Noise prediction ε_θ, once a density
-    score_widths: tuple[int, ...] = (512, 256, 128)
-    score_embedding: int = 128
+    score_features: int = 32  # random frequencies of x_t in the input
+    score_early: float = 0.5  # share of the training times that is uniform in λ_t, the rest in t
+    score_width: int = 512
+    score_depth: int = 5  # hidden layers
     score_steps: int = 100_000
     score_batch: int = 2048
     score_rate: float = 1e-3
     # Energy f_φ, for each method and β
+    features: int = 16
+    early: float = 0.1
     K: int = 64  # samples of one softmax; they share one t
     groups: int = 32  # softmaxes a step
     steps: int = 100_000
@@ -131,10 +135,10 @@ _CI = _LAPTOP | dict(
     energy_steps=300, episodes=4, scales=(1.0, 3.0), best_of=4, checkpoint_every=100,
 )
 TOY_PROFILES = {
-    "ci": ToySettings(score_widths=(32,), score_embedding=32, score_steps=200, score_batch=256, K=32, groups=8, steps=300,
-                      width=32, depth=2, conditioned_steps=300, samples=200, repeats=2),
-    "laptop": ToySettings(score_widths=(128, 128), score_embedding=64, score_steps=8_000, score_batch=1024, score_rate=2e-3,
-                          steps=4_000, width=128, depth=3, conditioned_steps=8_000),
+    "ci": ToySettings(score_features=8, score_width=32, score_depth=2, score_steps=300, score_batch=256,
+                      features=8, K=32, groups=8, steps=300, width=32, depth=2, conditioned_steps=300, samples=200, repeats=2),
+    "laptop": ToySettings(score_width=128, score_depth=4, score_steps=8_000, score_batch=512, score_rate=2e-3,
+                          groups=16, steps=8_000, rate=4e-3, width=128, depth=3, conditioned_steps=16_000, repeats=5),
     "paper": ToySettings(),
 }
 PROFILES = {"ci": Settings(**_CI), "laptop": Settings(**_LAPTOP), "paper": Settings()}
