@@ -14,7 +14,7 @@ from cepnb.files import read_json, write_json
 from cepnb.losses import check_beta
 from cepnb.methods import METHODS, Models, guided_samples
 from cepnb.metrics import effective_samples, gradient_error, mean_interval, mmd, w2
-from cepnb.profiles import ToySettings
+from cepnb.profiles import ToySettings, toy_settings
 from cepnb.toys import DENSITIES, density as toy_density
 from cepnb.training import seeded
 
@@ -28,6 +28,14 @@ def models_of(name: str, settings: ToySettings, profile: str, seed: int, folder:
     """The networks of a named toy density, kept in `folder`/density/seed."""
     configuration = {"density": name, "profile": profile, "seed": seed, "settings": asdict(settings)}
     return Models(toy_density(name), settings, seed, folder / name / f"seed{seed}", configuration, progress)
+
+
+def shipped(name: str) -> Models:
+    """ε_θ and the energy for all β of a toy density as they come with the package, trained under the `laptop` profile, seed 0.
+
+    Made by `python -m cepnb toy --density NAME --method cep_beta --beta 1 --profile laptop --out cepnb/checkpoints`.
+    """
+    return models_of(name, toy_settings("laptop"), "laptop", 0, Path(__file__).parent / "checkpoints", progress=False)
 
 
 def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dict:

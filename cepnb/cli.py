@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     table.set_defaults(command=_scores)
 
     toy = commands.add_parser("toy", help="train a method on a toy density and measure it against the exact answer")
-    toy.add_argument("--table", action="store_true", help="all densities, β and methods instead: table.md, records, figure")
+    toy.add_argument("--table", action="store_true", help="all densities, β and methods instead: table.md, records.json, samples.png")
     toy.add_argument("--density", help="8gaussians, swissroll, moons, rings, checkerboard or 2spirals")
     toy.add_argument("--method", help="exact, exact_energy, cep_raw, cep_self, cep_independent, cep_beta, mse, exp_mse or dps")
     toy.add_argument("--beta", type=float, help="inverse temperature, above 0")
@@ -79,7 +79,7 @@ def _qgpo(options: argparse.Namespace) -> None:
 
 def _toy(options: argparse.Namespace) -> None:
     from cepnb import benchmark
-    from cepnb.files import atomic_path, cache_dir, write_text
+    from cepnb.files import atomic_path, cache_dir, write_json, write_text
     from cepnb.plots import sample_grid
 
     profile = profile_name(options.profile)
@@ -90,6 +90,7 @@ def _toy(options: argparse.Namespace) -> None:
         records = benchmark.table(toy_settings(profile), profile, seeds, folder)
         text = "\n\n".join(f"{key}\n\n{benchmark.markdown(records, key)}" for key in benchmark.SHOWN)
         write_text(folder / "table.md", text + "\n")
+        write_json(folder / "records.json", records)
         with atomic_path(folder / "samples.png") as path:
             sample_grid(benchmark.samples(toy_settings(profile), profile, seeds[0], folder)).savefig(path, format="png", dpi=110)
         print(f"{text}\n\nAlso in {folder / 'table.md'}; samples in {folder / 'samples.png'}")

@@ -22,7 +22,8 @@ COLOURS = {"exact": "#000000", "behaviour": "#999999", "cep": "#0072B2", "cep_ra
            "cep_independent": "#004B78", "cep_beta": "#7FB8DA", "exp_mse": "#E69F00"}
 LABELS = {"exact": "exact", "behaviour": "behaviour μ", "cep": "CEP", "cep_raw": "CEP (Eq. 12)", "mse": "MSE",
           "dps": "DPS", "exact_energy": "exact energy", "cep_self": "CEP (Eq. 13)",
-          "cep_independent": "CEP (independent)", "cep_beta": "CEP (all β)", "exp_mse": "exp. MSE", "best_of_k": "best of K by Q", "reweighted": "reweighting"}
+          "cep_independent": "CEP (independent)", "cep_beta": "CEP (all β)", "exp_mse": "exp. MSE",
+          "best_of_k": "best of K by Q", "reweighted": "reweighting"}
 
 
 def figure(columns: int = 1, rows: int = 1, size: float = 3.0, **kwargs: object) -> tuple[Figure, np.ndarray]:
@@ -54,14 +55,16 @@ def sample_panel(axes: Axes, x: Float[Tensor, "n 2"], colour: str, title: str = 
 
 
 def sample_grid(samples: dict[tuple[str, str, float], Float[Tensor, "n 2"]]) -> Figure:
-    """Samples of (density, method, β): a row for each density and method, a column for each β."""
-    rows = list(dict.fromkeys((name, method) for name, method, _ in samples))
-    betas = list(dict.fromkeys(beta for _, _, beta in samples))
-    made, axes = figure(len(betas), len(rows), size=1.5)
-    for i, (name, method) in enumerate(rows):
-        for j, beta in enumerate(betas):
-            sample_panel(axes[i, j], samples[name, method, beta], COLOURS[method], f"β = {beta:g}" if i == 0 else "")
-        axes[i, 0].set_ylabel(f"{name}\n{LABELS[method]}", fontsize=8)
+    """Samples of (density, method, β): a row for each density, and for each method a column for each β."""
+    rows = list(dict.fromkeys(name for name, _, _ in samples))
+    columns = list(dict.fromkeys((method, beta) for _, method, beta in samples))
+    made, axes = figure(len(columns), len(rows), size=1.1)
+    for i, name in enumerate(rows):
+        for j, (method, beta) in enumerate(columns):
+            sample_panel(axes[i, j], samples[name, method, beta], COLOURS[method])
+            if i == 0:
+                axes[i, j].set_title(f"{LABELS[method]}\nβ = {beta:g}", fontsize=7)
+        axes[i, 0].set_ylabel(name, fontsize=8)
     return made
 
 
