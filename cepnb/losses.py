@@ -18,7 +18,7 @@ def noise_prediction(predicted: Float[Tensor, "*batch dim"], eps: Float[Tensor, 
 
 
 def cep(f: Float[Tensor, "*batch K"], beta_energy: Float[Tensor, "*batch K"],
-        log_normaliser: Float[Tensor, "*batch"] | float = 0.0) -> Float[Tensor, "*batch"]:
+        log_normaliser: Float[Tensor, "*batch"] | Float[Tensor, ""] | float = 0.0) -> Float[Tensor, "*batch"]:
     """Contrastive energy prediction, −Σ_i e^{−βE_i − c} log softmax(−f)_i (Eq. 12, arXiv:2304.12824).
 
     c = `log_normaliser` must not depend on the K contrasted samples: 0 gives Eq. 12 as printed, any constant (or
@@ -50,7 +50,7 @@ def mse(f: Float[Tensor, "*batch"], beta_energy: Float[Tensor, "*batch"]) -> Flo
 
 
 def exponentiated_mse(f: Float[Tensor, "*batch"], beta_energy: Float[Tensor, "*batch"],
-                      log_normaliser: Float[Tensor, "*batch"] | float = 0.0,
+                      log_normaliser: Float[Tensor, "*batch"] | Float[Tensor, ""] | float = 0.0,
                       ceiling: float = 4.5) -> Float[Tensor, "*batch"]:
     """Squared error of exponentials, (e^{−f} − e^{−βE − c})²; its minimiser is E_t + c, exact but ill-conditioned.
 
