@@ -119,5 +119,5 @@ def score_figure(records: list[dict]) -> Figure:
         else:
             panel.errorbar([r["scale"] for r in own], scores, errors, marker="o", capsize=3, **style)
     panel.set(xlabel="guidance scale s (s = 1 is exact)", ylabel="D4RL-normalised score")
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return made

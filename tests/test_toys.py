@@ -1,7 +1,7 @@
 """Methods on toy densities: what they are made of, how they are measured, and the command that runs them."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,10 @@ from torch.nn.functional import cross_entropy
 from cepnb import benchmark, losses
 from cepnb.cli import main
 from cepnb.errors import CepnbError
-from cepnb.guidance import energy_gradient
+from cepnb.exact import GaussianMixture
+from cepnb.guidance import dps_energy, energy_gradient
 from cepnb.methods import LEARNED, METHODS, Models, at_beta, energy_net, guided_samples, score_net, train_energy
-from cepnb.metrics import effective_samples, mean_interval, mmd, w2
+from cepnb.metrics import effective_samples, gradient_error, mean_interval, mmd, w2
 from cepnb.profiles import toy_settings
 from cepnb.schedule import VPSchedule
 from cepnb.toys import DENSITIES, density
@@ -146,3 +147,35 @@ def test_one_network_for_all_beta_is_conditioned_on_it() -> None:
     x, t = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
     assert not torch.allclose(at_beta(net, 1.0)(x, t), at_beta(net, 10.0)(x, t))
     assert set(METHODS) >= set(LEARNED)
+
+
+def test_optima_of_mse_and_dps_and_where_they_are_exact() -> None:
+    """MSE's optimum, by regression on samples, is the mean of βE given x_t and never below E_t. For a linear energy on one
+    Gaussian DPS (and with it MSE) has the exact gradient; for a quadratic one it has not."""
+    q, t, beta = density("8gaussians"), torch.tensor(0.3), 5.0
+    x0, energy = q.sample(400_000, torch.Generator().manual_seed(0))
+    xt = SCHEDULE.add_noise(x0, t, torch.randn(x0.shape, generator=torch.Generator().manual_seed(1)))
+    cell = ((xt - torch.tensor([0.0, 1.0])).abs() < 0.1).all(dim=1)  # least squares on one small cell is a mean
+    centre = torch.tensor([0.0, 1.0])
+    optimum = beta * q.log_joint(centre, t).softmax(-1) @ q.energies
+    spread = beta * energy[cell].std() / cell.sum().sqrt()
+    assert abs(beta * energy[cell].mean() - optimum) < 4 * spread + 0.02  # and a little for the width of the cell
+    plane = 2 * torch.randn(1000, 2, generator=torch.Generator().manual_seed(2))
+    assert (beta * q.log_joint(plane, t).softmax(-1) @ q.energies - q.intermediate_energy(plane, t, beta)).min() > -1e-5
+
+    one = dict(log_weights=torch.zeros(1), energies=torch.zeros(1), means=torch.tensor([[0.5, -0.3]]), deviations=torch.tensor([1.2]))
+    for extra, exact in (({"linear": torch.tensor([0.7, -0.4])}, True), ({"quadratic": 1.0}, False)):
+        gaussian = GaussianMixture(**one, **extra)
+        f = dps_energy(gaussian.eps, gaussian.energy, 3.0, SCHEDULE)
+        error = gradient_error(energy_gradient(f), gaussian, 3.0, torch.tensor([0.2, 0.5]), generator=torch.Generator().manual_seed(0))
+        assert (error.max() < 1e-8) if exact else (error.min() > 0.1)
+
+
+def test_classifier_guidance_is_the_energy_of_a_class() -> None:
+    """With E = 0 for one component and E → ∞ for the others, E_t = −log q(c | x_t): a classifier of noised samples."""
+    q = DENSITIES["8gaussians"](torch.float64)
+    x = 2 * torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    time = torch.tensor(0.4, dtype=torch.float64)
+    for c in range(8):
+        only = replace(q, energies=(torch.arange(8) != c).double())
+        torch.testing.assert_close(only.intermediate_energy(x, time, 500.0), -q.log_joint(x, time).log_softmax(-1)[:, c])
