@@ -33,7 +33,8 @@ def models_of(name: str, settings: ToySettings, profile: str, seed: int, folder:
 def shipped(name: str) -> Models:
     """ε_θ and the energy for all β of a toy density as they come with the package, trained under the `laptop` profile, seed 0.
 
-    Made by `python -m cepnb toy --density NAME --method cep_beta --beta 1 --profile laptop --out cepnb/checkpoints`.
+    Made by `python -m cepnb toy --density NAME --method cep_beta --beta 1 --profile laptop --out cepnb/checkpoints`, of whose
+    files the settings and the two networks are kept.
     """
     return models_of(name, toy_settings("laptop"), "laptop", 0, Path(__file__).parent / "checkpoints", progress=False)
 
@@ -117,7 +118,7 @@ def markdown(records: list[dict], key: str = "w2_ratio") -> str:
         for method in methods:
             mean, half = mean_interval([record[key] for record in records if (
                 record["density"], record["beta"], record["method"]) == (name, beta, method)])
-            cells.append(f"{mean:.2f}" + (f" ± {half:.2f}" if half == half else ""))
+            cells.append((f"{mean:.2f}" if mean < 1000 else f"{mean:.0e}") + (f" ± {half:.2f}" if half == half else ""))
         lines.append(f"| {name} | {beta:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
