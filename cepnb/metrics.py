@@ -56,18 +56,21 @@ def mean_interval(values: list[float]) -> tuple[float, float]:
     return mean, float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
 
 
-def gradient_error(gradient: Callable[[Tensor, Tensor], Tensor], exact: Density, beta: float,
-                   times: Float[Tensor, "m"], count: int = 1000, generator: torch.Generator | None = None,
-                   relative: bool = True) -> Float[Tensor, "m"]:
-    """E_{p_t} ‖∇f − ∇E_t‖² at each time, by `count` samples of p_t: where guided samples really go.
-
-    Divided by E_{p_t} ‖∇E_t‖² if `relative`: then 0 is exact, and 1 as wrong as no guidance at all.
-    """
-    p, errors = exact.tilted(beta), []
+def gradient_moments(gradient: Callable[[Tensor, Tensor], Tensor], exact: Density, beta: float, times: Float[Tensor, "m"],
+                     count: int = 1000, generator: torch.Generator | None = None) -> tuple[
+                         Float[Tensor, "m"], Float[Tensor, "m"]]:
+    """E_{p_t} ‖∇f − ∇E_t‖² and E_{p_t} ‖∇E_t‖² at each time, by `count` samples of p_t: where guided samples really go."""
+    p, errors, sizes = exact.tilted(beta), [], []
     for t in times:
         x0, _ = p.sample(count, generator)
         xt = exact.schedule.add_noise(x0, t, torch.randn(x0.shape, generator=generator))
         truth = exact.score(xt, t) - p.score(xt, t)
-        error = (gradient(xt, t) - truth).square().sum(-1).mean()
-        errors.append(error / truth.square().sum(-1).mean() if relative else error)
-    return torch.stack(errors)
+        errors.append((gradient(xt, t) - truth).square().sum(-1).mean())
+        sizes.append(truth.square().sum(-1).mean())
+    return torch.stack(errors), torch.stack(sizes)
+
+
+def gradient_error(*args, **kwargs) -> Float[Tensor, "m"]:
+    """The first of `gradient_moments` over the second: 0 is exact, 1 is as wrong as no guidance at all."""
+    error, size = gradient_moments(*args, **kwargs)
+    return error / size

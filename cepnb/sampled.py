@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cepnb.errors import CepnbError
 from cepnb.exact import Density, GaussianMixture
+from cepnb.metrics import effective_samples
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class SampledDensity(Density):
 
     def effective_samples(self, xt: Float[Tensor, "*batch dim"], t: Tensor, beta: float) -> Float[Tensor, "*batch"]:
         """(Σ w)²/Σ w² of the weights w_i = q(x_i | x_t) e^{−βE(x_i)} in E_t(x_t): about 1/its relative variance."""
-        log_w = self.points.tilted(beta).log_joint(xt, t)
-        return (2 * log_w.logsumexp(-1) - (2 * log_w).logsumexp(-1)).exp()
+        return effective_samples(self.points.tilted(beta).log_joint(xt, t))
 
 
 def own_density(sampler: Callable[[int, torch.Generator | None], Tensor], energy: Callable[[Tensor], Tensor],

@@ -97,7 +97,7 @@ def test_ci_and_readme_call_the_two_commands() -> None:
 
 # Imports run one way. A later group may import an earlier one; modules of one group may not import each other.
 ORDER = [
-    {"cepnb"}, {"errors"}, {"files", "profiles"}, {"schedule"}, {"exact"}, {"sampled"}, {"toys"}, {"metrics"}, {"networks"},
+    {"cepnb"}, {"errors"}, {"files", "profiles"}, {"schedule"}, {"exact"}, {"toys"}, {"metrics"}, {"sampled"}, {"networks"},
     {"losses"}, {"guidance"}, {"samplers"}, {"training"}, {"runs"}, {"methods"}, {"benchmark"},
     {"offline"}, {"offline.maze", "offline.d4rl_bridge"}, {"offline.collect"}, {"offline.data"}, {"offline.scaling"},
     {"offline.policy"}, {"offline.behaviour", "offline.support", "offline.critic", "offline.energy"},
