@@ -13,7 +13,7 @@ from cepnb.exact import Density
 from cepnb.files import read_json, write_json
 from cepnb.losses import check_beta
 from cepnb.methods import METHODS, Models, guided_samples
-from cepnb.metrics import effective_samples, gradient_moments, mean_interval, mmd, w2
+from cepnb.metrics import gradient_moments, mean_interval, mmd, w2
 from cepnb.profiles import ToySettings, toy_settings
 from cepnb.toys import DENSITIES, density as toy_density
 from cepnb.training import seeded
@@ -44,8 +44,9 @@ def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dic
 
     `w2` is the mean distance of guided sets to exact ones, `w2_floor` that of exact sets to other exact sets, `w2_ratio`
     their quotient; so for `mmd_ratio`. `energy_gradient_mse` is the mean over nine times from 0.1 to 0.9 of E_{p_t}
-    ‖∇f − ∇E_t‖², `energy_gradient_relative` that of its ratio to E_{p_t} ‖∇E_t‖². `effective_share` says what part of
-    plain samples of q_0 would be left after reweighting by e^{−βE}. Raises `CepnbError` unless β > 0 and the scale ≥ 0.
+    ‖∇f − ∇E_t‖², `energy_gradient_relative` that of its ratio to E_{p_t} ‖∇E_t‖². `effective_share` = E[w]²/E[w²] with
+    w = e^{−βE} under q_0 is what part of plain samples reweighting would leave. Raises `CepnbError` unless β > 0 and the
+    scale ≥ 0.
     """
     check_beta(beta)
     if not 0 <= scale < float("inf"):
@@ -61,12 +62,11 @@ def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dic
             distances[key].append(distance(x, exact))
     error, size = gradient_moments(lambda xt, t: scale * gradient(xt, t), density, beta, TIMES, 2000,
                                    seeded(models.seed, "toy gradient"))
-    energies = density.sample(100_000, seeded(models.seed, "toy weights"))[1]
     return {
         "w2": fmean(distances["w2"]), "w2_floor": floor["w2"], "w2_ratio": fmean(distances["w2"]) / floor["w2"],
         "mmd_ratio": fmean(distances["mmd"]) / floor["mmd"],
         "energy_gradient_mse": error.mean().item(), "energy_gradient_relative": (error / size).mean().item(),
-        "effective_share": effective_samples(-beta * energies).item() / len(energies),
+        "effective_share": (2 * density.log_partition(beta) - density.log_partition(2 * beta)).exp().item(),
         "seconds": models.seconds(method, beta),
     }
 

@@ -98,6 +98,8 @@ def _toy(options: argparse.Namespace) -> None:
     for name in ("density", "method", "beta"):
         if getattr(options, name) is None:
             raise CepnbError(f"--{name}: missing, expected with every toy run but --table")
+    if len(seeds) > 1:
+        raise CepnbError(f"--seed {seeds[1]}: a second one, expected one seed unless with --table")
     found = benchmark.record(options.density, options.method, options.beta, seeds[0], toy_settings(profile), profile, folder,
                              options.scale, progress=not options.json)
     print(json.dumps(found, indent=2) if options.json else "\n".join(

@@ -16,10 +16,8 @@ def check_noise(noise: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     log_alpha = torch.tensor([-1e-6, -1e-3, -0.1, -1.0, -5.0])
     alpha, sigma = log_alpha.double().exp()[:, None], (-torch.expm1(2 * log_alpha.double())).sqrt()[:, None]
     found, expected = noise(x0, log_alpha, eps), alpha * x0 + sigma * eps
-    if found is None:
-        return "Not written yet: return x_t, one row an example."
-    if found.shape != expected.shape:
-        return f"The shape is {tuple(found.shape)}, expected {tuple(expected.shape)}: one coefficient a row."
+    if hint := _unfinished(found, expected, "return x_t, one row an example", "one coefficient a row"):
+        return hint
     found = found.double()
     if torch.allclose(found, alpha * x0 + (1 - alpha) * eps, atol=1e-4):
         return "The squares sum to one, not the coefficients: σ² = 1 − α²."
@@ -39,10 +37,8 @@ def check_first_order_step(step: Callable[..., Tensor]) -> str:
     found = step(x, eps, alpha, sigma, alpha_next, sigma_next)
     x0 = (x - sigma * eps) / alpha
     expected = alpha_next * x0 + sigma_next * eps
-    if found is None:
-        return "Not written yet: return x at the next time."
-    if found.shape != expected.shape:
-        return f"The shape is {tuple(found.shape)}, expected {tuple(expected.shape)}."
+    if hint := _unfinished(found, expected, "return x at the next time"):
+        return hint
     if torch.allclose(found, x0, atol=1e-5):
         return "This is the predicted clean sample; noise it again to the next level."
     if torch.allclose(found, alpha_next * x + sigma_next * eps, atol=1e-5):
@@ -55,11 +51,9 @@ def check_effective_samples(effective: Callable[[Tensor], Tensor]) -> str:
     """Notebook 03: (Σ w)²/Σ w² of log weights (n,)."""
     log_weights = 2 * torch.randn(50, generator=torch.Generator().manual_seed(0))
     found, expected = effective(log_weights), effective_samples(log_weights)
-    if found is None:
-        return "Not written yet: return one number."
-    found = torch.as_tensor(found)
-    if found.shape != ():
-        return f"The shape is {tuple(found.shape)}, expected a single number."
+    found = found if found is None else torch.as_tensor(found)
+    if hint := _unfinished(found, expected, "return one number", "a single number"):
+        return hint
     if torch.isclose(found, 1 / expected, rtol=1e-4):
         return "Upside down: (Σ w)² over Σ w², which is n for equal weights."
     if torch.isclose(found, effective_samples(log_weights.exp().log1p()), rtol=1e-4):
@@ -78,10 +72,8 @@ def check_intermediate_energy(energy: Callable[[Tensor, Tensor], Tensor]) -> str
     beta_energies = 3 * torch.rand(4, generator=generator)
     posterior, found = log_posterior.exp(), energy(log_posterior, beta_energies)
     expected = -(posterior @ torch.exp(-beta_energies)).log()
-    if found is None:
-        return "Not written yet: return one energy an example."
-    if found.shape != expected.shape:
-        return f"The shape is {tuple(found.shape)}, expected {tuple(expected.shape)}: sum over the components."
+    if hint := _unfinished(found, expected, "return one energy an example", "sum over the components"):
+        return hint
     if torch.allclose(found, -expected, atol=1e-5):
         return "The sign: the energy is minus the logarithm of the expectation."
     if torch.allclose(found, posterior @ beta_energies, atol=1e-5):
@@ -98,10 +90,8 @@ def check_contrastive_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> str:
     generator = torch.Generator().manual_seed(0)
     f, beta_energy = torch.randn(2, 6, 4, generator=generator).unbind()
     found, expected = loss(f, beta_energy), cep_self_normalised(f, beta_energy)
-    if found is None:
-        return "Not written yet: return one number a group."
-    if found.shape != expected.shape:
-        return f"The shape is {tuple(found.shape)}, expected {tuple(expected.shape)}: sum over the K samples alone."
+    if hint := _unfinished(found, expected, "return one number a group", "sum over the K samples alone"):
+        return hint
     if torch.allclose(found, -expected, atol=1e-5):
         return "The sign is the other way round: a cross-entropy is not negative."
     if torch.allclose(found, cep_self_normalised(-f, beta_energy), atol=1e-5):
@@ -120,10 +110,8 @@ def check_softmax_target(target: Callable[[Tensor, Tensor, float, float], Tensor
     reward, next_q = torch.rand(6, generator=generator), torch.randn(6, 5, generator=generator)
     found = target(reward, next_q, 2.0, 0.9)
     expected = softmax_q_target(reward, torch.zeros(6, dtype=torch.bool), next_q, 2.0, 0.9)
-    if found is None:
-        return "Not written yet: return one target a transition."
-    if found.shape != expected.shape:
-        return f"The shape is {tuple(found.shape)}, expected {tuple(expected.shape)}: one target a transition."
+    if hint := _unfinished(found, expected, "return one target a transition", "one target a transition"):
+        return hint
     if torch.allclose(found, reward + 0.9 * next_q.mean(dim=1), atol=1e-5):
         return "This is the value of the behaviour policy (SARSA): weight the actions by softmax(βQ')."
     if torch.allclose(found, reward + 0.9 * next_q.max(dim=1).values, atol=1e-5):
@@ -139,10 +127,8 @@ def check_guided_noise(guided: Callable[..., Tensor]) -> str:
     eps, gradient = torch.randn(2, 6, 2, generator=torch.Generator().manual_seed(0)).unbind()
     sigma, scale = 0.3, 2.0
     found = guided(eps, gradient, sigma, scale)
-    if found is None:
-        return "Not written yet: return the noise prediction of the guided score."
-    if found.shape != eps.shape:
-        return f"The shape is {tuple(found.shape)}, expected {tuple(eps.shape)}."
+    if hint := _unfinished(found, eps, "return the noise prediction of the guided score"):
+        return hint
     if torch.allclose(found, eps - scale * sigma * gradient):
         return "The sign: the score loses s∇f, and the score is −ε/σ, so ε gains."
     if torch.allclose(found, eps + scale * gradient):
@@ -157,10 +143,8 @@ def check_mse_energy(energy: Callable[[Tensor, Tensor], Tensor]) -> str:
     generator = torch.Generator().manual_seed(0)
     posterior, beta_energies = torch.randn(6, 4, generator=generator).softmax(-1), 3 * torch.rand(4, generator=generator)
     found, expected = energy(posterior, beta_energies), posterior @ beta_energies
-    if found is None:
-        return "Not written yet: return one energy an example."
-    if found.shape != expected.shape:
-        return f"The shape is {tuple(found.shape)}, expected {tuple(expected.shape)}: sum over the components."
+    if hint := _unfinished(found, expected, "return one energy an example", "sum over the components"):
+        return hint
     if torch.allclose(found, -(posterior @ torch.exp(-beta_energies)).log(), atol=1e-5):
         return "This is the exact E_t. Least squares finds a conditional mean: of what?"
     return "Right." if torch.allclose(found, expected, atol=1e-5) else "Not yet: the mean of βE given x_t, Σ_c q(c | x_t) βE_c."
@@ -170,10 +154,8 @@ def check_info_nce(loss: Callable[[Tensor], Tensor]) -> str:
     """Notebook 08: the contrastive (InfoNCE) loss of logits (n, n) whose true pairs are on the diagonal; one value a row."""
     logits = 2 * torch.randn(7, 7, generator=torch.Generator().manual_seed(0))
     found, expected = loss(logits), torch.nn.functional.cross_entropy(logits, torch.arange(7), reduction="none")
-    if found is None:
-        return "Not written yet: return one number a row."
-    if found.shape != expected.shape:
-        return f"The shape is {tuple(found.shape)}, expected {tuple(expected.shape)}: one number a row."
+    if hint := _unfinished(found, expected, "return one number a row", "one number a row"):
+        return hint
     if torch.allclose(found, -expected, atol=1e-5):
         return "The sign: a loss is −log of the probability of the true pair."
     if torch.allclose(found, -logits.log_softmax(0).diagonal(), atol=1e-5):
@@ -181,3 +163,12 @@ def check_info_nce(loss: Callable[[Tensor], Tensor]) -> str:
     if not torch.allclose(found, expected, atol=1e-5):
         return "Not yet: minus the diagonal of log softmax over each row."
     return "Right." if torch.isfinite(loss(1e4 * logits)).all() else "Right for small logits: use log_softmax for large ones."
+
+
+def _unfinished(found: Tensor | None, expected: Tensor, task: str, why: str = "") -> str | None:
+    """The answer to nothing or to a wrong shape; None for what is worth comparing."""
+    if found is None:
+        return f"Not written yet: {task}."
+    if found.shape != expected.shape:
+        return f"The shape is {tuple(found.shape)}, expected {tuple(expected.shape)}{why and f': {why}'}."
+    return None

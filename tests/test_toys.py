@@ -126,6 +126,7 @@ def test_table_of_two_seeds() -> None:
     (["--density", "moons", "--method", "mse"], "--beta: missing"),
     (["--table", "--profile", "big"], "profile 'big': expected one of"),
     (["--table", "--seed", "-1"], "seed -1: expected an integer"),
+    (["--density", "moons", "--method", "mse", "--beta", "1", "--seed", "0", "--seed", "1"], "--seed 1: a second one"),
 ])
 def test_bad_input_is_one_line(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["toy", "--profile", "ci", "--out", str(tmp_path), *arguments]) == 2
