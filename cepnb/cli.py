@@ -29,8 +29,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     qgpo = commands.add_parser("qgpo", help="train and evaluate QGPO on an offline dataset, all five steps")
-    qgpo.add_argument("--dataset", required=True, help="local/maze2d-umaze and the like, or a path to a D4RL HDF5 file")
-    qgpo.add_argument("--environment", help="maze2d-umaze, -medium or -large: where a dataset given by path is evaluated")
+    qgpo.add_argument("--dataset", required=True, help="local/maze2d-umaze, d4rl/maze2d-umaze-v1, minari/D4RL/pointmaze/umaze-v2 and the like, or a D4RL HDF5 file")
+    qgpo.add_argument("--environment", help="maze2d-umaze, -medium or -large: where to evaluate, if the dataset does not say it")
     qgpo.add_argument("--profile", help=f"{', '.join(PROFILES)} (default: $CEPNB_PROFILE, else laptop)")
     qgpo.add_argument("--seed", type=int, default=0, help="seed of training and evaluation (the data has its own)")
     qgpo.add_argument("--out", type=Path, required=True, help="folder for models and metrics.json; resumed if begun")
@@ -61,16 +61,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _qgpo(options: argparse.Namespace) -> None:
-    from cepnb.offline.data import load_dataset
     from cepnb.offline.maze import LAYOUTS, maze_of
     from cepnb.offline.pipeline import run_qgpo, score_table
+    from cepnb.offline.sources import environment_of, load_dataset
 
     profile = profile_name(options.profile)
     chosen = settings(profile, **dict(_assignment(text) for text in options.set))
     _check_seed(options.seed)
-    if not (options.environment or options.dataset.startswith("local/")):
-        raise CepnbError(f"--dataset {options.dataset}: expected --environment with the path of a file")
-    environment = options.environment or options.dataset.removeprefix("local/").removesuffix("-noisy")
+    environment = options.environment or environment_of(options.dataset)
+    if environment is None:
+        raise CepnbError(f"--dataset {options.dataset}: expected --environment with it")
     dataset = load_dataset(options.dataset, chosen.transitions, chosen.data_seed, LAYOUTS[maze_of(environment)].max_steps)
     metrics = run_qgpo(dataset, environment, chosen, profile, options.seed, options.out)
     print(score_table(metrics["scores"]))

@@ -11,7 +11,9 @@ from hypothesis import given, strategies as st
 
 from cepnb.errors import CepnbError
 from cepnb.offline.d4rl_bridge import d4rl
-from cepnb.offline.data import check_rewards_vary, distinct_states, load_dataset, load_hdf5
+from cepnb.offline.data import check_rewards_vary, distinct_states
+from cepnb.offline.hdf5 import load_hdf5
+from cepnb.offline.sources import load_dataset
 
 
 def example(rows: int = 60, seed: int = 0) -> dict[str, np.ndarray]:

@@ -12,7 +12,8 @@ import torch
 from cepnb.errors import CepnbError
 from cepnb.files import load_tensors, save_tensors
 from cepnb.offline import pipeline
-from cepnb.offline.data import OfflineDataset, load_dataset
+from cepnb.offline.data import OfflineDataset
+from cepnb.offline.sources import load_dataset
 from cepnb.offline.pipeline import run_qgpo, score_table
 from cepnb.profiles import Settings, settings
 

@@ -1,8 +1,10 @@
-"""The one place that imports d4rl: its dataset table, its reference scores and its own reader, without MuJoCo 2.1."""
+"""The one place that imports d4rl: its table of published files and its reference scores, without MuJoCo 2.1."""
 
 import contextlib
+import difflib
 import importlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,7 +12,18 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import h5py
+
 from cepnb.errors import CepnbError
+from cepnb.files import cache_dir
+from cepnb.offline.download import download
+
+# Time limits under which d4rl registers its environments, by the first pattern that fits the name of a dataset.
+EPISODE_LIMITS = {
+    r"maze2d-open": 150, r"maze2d-(eval-)?umaze": 300, r"maze2d-(eval-)?medium": 600, r"maze2d-(eval-)?large": 800,
+    r"antmaze-umaze": 700, r"antmaze": 1000, r"halfcheetah|hopper|walker2d|ant-": 1000,
+    r"kitchen": 280, r"pen": 100, r"door|hammer|relocate": 200,
+}
 
 
 @cache
@@ -37,6 +50,28 @@ def dataset_urls() -> dict[str, str]:
     """d4rl's table of published files: dataset name → address."""
     d4rl()
     return dict(importlib.import_module("d4rl.infos").DATASET_URLS)
+
+
+def published(name: str, progress: bool = True) -> Path:
+    """The file of a dataset in d4rl's table, such as hopper-medium-v2, downloaded if it is not there.
+
+    A file in d4rl's own folder (`$D4RL_DATASET_DIR`, else ~/.d4rl/datasets) is used where it lies; a new one is kept in
+    the cache folder. d4rl publishes no checksums: what arrives must have the announced size and begin as HDF5 does.
+    Raises `CepnbError` on a name that the table has not, or if the file cannot be had.
+    """
+    urls = dataset_urls()
+    if name not in urls:
+        near = difflib.get_close_matches(name, urls, n=3) or ["maze2d-umaze-v1", "hopper-medium-v2", "antmaze-umaze-v2"]
+        raise CepnbError(f"dataset 'd4rl/{name}': not in d4rl's table, expected a name such as {', '.join(near)}")
+    url = urls[name]
+    file = url.rpartition("/")[2]
+    own = Path(importlib.import_module("d4rl.offline_env").DATASET_PATH) / file
+    return own if own.exists() else download(url, cache_dir() / "d4rl" / file, h5py.is_hdf5, progress)
+
+
+def episode_limit(name: str) -> int | None:
+    """Steps after which an episode of a dataset's environment ends; None where the table above does not know it."""
+    return next((limit for pattern, limit in EPISODE_LIMITS.items() if re.match(pattern, name)), None)
 
 
 def reference_scores(name: str) -> tuple[float, float]:

@@ -1,0 +1,84 @@
+"""D4RL HDF5 files, local or published, read as d4rl reads them, but vectorised."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from jaxtyping import Bool
+from numpy import ndarray as Array
+
+from cepnb.errors import CepnbError
+from cepnb.offline.data import OfflineDataset
+
+KEYS = ("observations", "actions", "rewards", "terminals")
+
+
+def load_hdf5(path: Path, name: str | None = None, episode_limit: int | None = None) -> OfflineDataset:
+    """Read a D4RL HDF5 file; the transitions equal `d4rl.qlearning_dataset` on it, row for row.
+
+    A row whose `timeouts` is set is dropped: the next row begins another episode. Older files have no `timeouts`; an
+    episode then ends after `episode_limit` rows, counted as d4rl counts them. Raises `CepnbError` naming file, key and
+    fault on anything missing, damaged, of unequal length or not finite.
+    """
+    arrays = _read(path)
+    observations, actions, rewards = (arrays[key].astype(np.float32) for key in KEYS[:3])
+    terminals = arrays["terminals"].astype(bool)
+    if "timeouts" in arrays:
+        timeouts = arrays["timeouts"].astype(bool)
+    elif episode_limit is not None:
+        timeouts = _counted_timeouts(terminals, episode_limit)
+    else:
+        raise CepnbError(f"{path}: has no 'timeouts', expected them or a limit of steps an episode")
+    kept = ~timeouts[:-1]
+    if not kept.any():
+        raise CepnbError(f"{path}: no transition is left, expected two rows of one episode")
+    columns = (observations[:-1][kept], actions[:-1][kept], rewards[:-1][kept], observations[1:][kept], terminals[:-1][kept])
+    ends = terminals | timeouts
+    ends[-1] = True
+    totals = np.add.reduceat(rewards.astype(np.float64), np.concatenate([[0], np.nonzero(ends)[0][:-1] + 1]))
+    return OfflineDataset(name or str(path), *(torch.from_numpy(np.ascontiguousarray(c)) for c in columns),
+                          torch.from_numpy(totals.astype(np.float32)))
+
+
+def _read(path: Path) -> dict[str, Array]:
+    if not path.is_file():
+        raise CepnbError(f"{path}: no such file, expected a D4RL HDF5 file")
+    try:
+        with h5py.File(path) as file:
+            missing = [key for key in KEYS if key not in file]
+            if missing:
+                raise CepnbError(f"{path}: '{missing[0]}' is missing, expected {', '.join(KEYS)}")
+            arrays = {key: file[key][()] for key in (*KEYS, "timeouts") if key in file}
+    except (OSError, RuntimeError) as error:
+        raise CepnbError(f"{path}: not a whole HDF5 file ({str(error).splitlines()[0]})") from error
+    for key in ("rewards", "terminals", "timeouts"):
+        if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
+            arrays[key] = arrays[key][:, 0]  # some published files store columns
+    rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
+    for key, value in arrays.items():
+        axes = 2 if key in ("observations", "actions") else 1
+        if value.ndim != axes:
+            raise CepnbError(f"{path}: '{key}' has {value.ndim} axes, expected {axes}")
+        if len(value) != rows:
+            raise CepnbError(f"{path}: '{key}' has {len(value)} rows, 'observations' {rows}")
+        if not np.issubdtype(value.dtype, np.number) and value.dtype != bool:
+            raise CepnbError(f"{path}: '{key}' is of type {value.dtype}, expected numbers")
+        if not np.isfinite(value).all():
+            raise CepnbError(f"{path}: '{key}' has values that are not finite, expected finite numbers")
+    if rows < 2:
+        raise CepnbError(f"{path}: has {rows} rows, expected at least 2")
+    return arrays
+
+
+def _counted_timeouts(terminals: Bool[Array, "n"], limit: int) -> Bool[Array, "n"]:
+    """Where d4rl's counter stands at limit − 1. It restarts at 0 behind a timeout, but at 1 behind a terminal."""
+    if limit < 2:
+        raise CepnbError(f"episode limit {limit}: expected at least 2 steps")
+    timeouts, start, counter = np.zeros(len(terminals), dtype=bool), 0, 0
+    for end in (*np.nonzero(terminals)[0].tolist(), len(terminals) - 1):  # one turn an episode, not a row
+        if end < start:
+            break
+        timeouts[start + limit - 1 - counter:end + 1:limit] = True
+        start, counter = end + 1, 0 if timeouts[end] else 1
+    return timeouts

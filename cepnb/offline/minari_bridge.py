@@ -1,0 +1,73 @@
+"""Minari datasets, read through minari itself."""
+
+import warnings
+
+import numpy as np
+import torch
+from numpy import ndarray as Array
+
+from cepnb.errors import CepnbError
+from cepnb.offline.data import OfflineDataset
+
+
+def load_minari(name: str) -> OfflineDataset:
+    """A Minari dataset such as D4RL/hopper/medium-v0, downloaded by minari if it is not there.
+
+    An episode of T steps has T + 1 observations, so that s' of its last step is known and all T transitions are kept;
+    a termination is terminal, a truncation is not. A dictionary of observations becomes one vector: of a goal task the
+    parts "observation" and "desired_goal" in this order, of another all parts in order of name. Raises `CepnbError` on a
+    dataset that is neither here nor to be had, and on observations or actions other than vectors of numbers.
+    """
+    import minari  # here, since it takes long
+
+    label = f"dataset 'minari/{name}'"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of versions of environments, which are not made here
+        try:
+            stored = minari.load_dataset(name, download=True)
+        except Exception as error:  # minari's own, its storage's or the line's: anything
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise CepnbError(f"{label}: neither here nor downloaded ({reason})") from error
+        _vector_size(stored.action_space, f"{label}: actions")
+        _vector_size(stored.observation_space, f"{label}: observations")
+        states, actions, rewards, after, terminals, totals = [], [], [], [], [], []
+        for episode in stored.iterate_episodes():
+            path = _vectors(episode.observations)
+            if len(path) != len(episode) + 1:
+                raise CepnbError(f"{label}: episode {episode.id} has {len(path)} observations, expected {len(episode) + 1}")
+            states.append(path[:-1])
+            after.append(path[1:])
+            actions.append(_vectors(episode.actions))
+            rewards.append(episode.rewards)
+            terminals.append(episode.terminations)
+            totals.append(np.sum(episode.rewards, dtype=np.float64))
+    if not sum(map(len, rewards)):
+        raise CepnbError(f"{label}: has no step, expected at least one")
+    columns = {"observations": states, "actions": actions, "rewards": rewards, "next_observations": after}
+    found = {key: torch.from_numpy(np.concatenate(parts).astype(np.float32)) for key, parts in columns.items()}
+    for key, value in found.items():
+        if not torch.isfinite(value).all():
+            raise CepnbError(f"{label}: '{key}' has values that are not finite, expected finite numbers")
+    return OfflineDataset(f"minari/{name}", **found, terminals=torch.from_numpy(np.concatenate(terminals).astype(bool)),
+                          episode_returns=torch.tensor(np.array(totals), dtype=torch.float32))
+
+
+def _vector_size(space: object, label: str) -> int:
+    """Length of the vector that values of a gymnasium space become; raises `CepnbError` if it is not one of vectors."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Dict):
+        return sum(_vector_size(part, label) for part in _parts(space.spaces))
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise CepnbError(f"{label} of the space {space}, expected vectors of numbers (a Box with one axis)")
+    return space.shape[0]
+
+
+def _vectors(values: Array | dict) -> Array:
+    """(rows, size) of an array of rows or a dictionary of such."""
+    return np.concatenate([_vectors(part) for part in _parts(values)], axis=1) if isinstance(values, dict) else np.asarray(values)
+
+
+def _parts(values: dict) -> list:
+    names = ("observation", "desired_goal") if {"observation", "desired_goal"} <= set(values) else sorted(values)
+    return [values[name] for name in names]

@@ -1,0 +1,40 @@
+"""Datasets by name: made here, published by D4RL, from Minari, or a file of one's own."""
+
+import re
+from pathlib import Path
+
+from cepnb.errors import CepnbError
+from cepnb.offline.collect import local_dataset
+from cepnb.offline.d4rl_bridge import episode_limit as published_limit, published
+from cepnb.offline.data import OfflineDataset
+from cepnb.offline.hdf5 import load_hdf5
+from cepnb.offline.minari_bridge import load_minari
+
+
+def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | None = None) -> OfflineDataset:
+    """A dataset by one of its doors.
+
+    - `local/maze2d-umaze`: made here at first use, `transitions` rows with this seed;
+    - `d4rl/hopper-medium-v2`: the published file, downloaded at first use;
+    - `minari/D4RL/hopper/medium-v0`: a Minari dataset, likewise;
+    - anything else is the path of a D4RL HDF5 file, whose episodes end after `episode_limit` rows if it has no timeouts.
+
+    Raises `CepnbError` naming what is wrong with the name or the file.
+    """
+    door, _, rest = name.partition("/")
+    if door == "local":
+        return load_hdf5(local_dataset(name, transitions, seed), name)
+    if door == "d4rl":
+        return load_hdf5(published(rest), name, published_limit(rest))
+    if door == "minari":
+        return load_minari(rest)
+    if not Path(name).exists():
+        raise CepnbError(f"dataset '{name}': not found, expected a name that begins with local/, d4rl/ or minari/, or the "
+                         "path of an existing HDF5 file")
+    return load_hdf5(Path(name), name, episode_limit)
+
+
+def environment_of(name: str) -> str | None:
+    """The environment that the name of a local or published dataset speaks of, such as maze2d-umaze; None if none."""
+    match = re.fullmatch(r"local/([\w-]+?)(-noisy)?|d4rl/(maze2d-[a-z]+|[a-z0-9]+)(-[a-z-]+)?-v\d+", name)
+    return match and (match[1] or match[3])

@@ -1,0 +1,135 @@
+"""Downloads against a server on loopback that breaks off, stalls, changes its mind, and refuses."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from cepnb.errors import CepnbError
+from cepnb.offline.download import CHUNK, download
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB
+
+
+class Server:
+    """Serves CONTENT. `faults` is a list of what to do to the next requests: "cut", "stall", 503, 404, "whole" (ignores
+    ranges) or "ok"."""
+
+    def __init__(self) -> None:
+        self.content, self.tag, self.faults, self.asked = CONTENT, '"one"', [], []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                fault = outer.faults.pop(0) if outer.faults else "ok"
+                wanted = self.headers.get("Range")
+                outer.asked.append(wanted)
+                if isinstance(fault, int):
+                    self.send_error(fault)
+                    return
+                start, body = 0, outer.content
+                if wanted and fault != "whole" and self.headers.get("If-Range") == outer.tag:
+                    start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+                    if start >= len(body):
+                        self.send_response(416)
+                        self.send_header("Content-Range", f"bytes */{len(body)}")
+                        self.end_headers()
+                        return
+                    self.send_response(206)
+                    self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+                else:
+                    self.send_response(200)
+                self.send_header("Content-Length", str(len(body) - start))
+                self.send_header("ETag", outer.tag)
+                self.end_headers()
+                if fault in ("cut", "stall"):
+                    self.wfile.write(body[start:start + 5 * CHUNK + 100])
+                    self.wfile.flush()
+                    if fault == "stall":
+                        outer.silence.wait(20)
+                    return
+                self.wfile.write(body[start:])
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.silence = threading.Event()
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}/data.hdf5"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.silence.set()
+    server.http.shutdown()
+    server.http.server_close()
+
+
+def get(server: Server, folder: Path, **options: object) -> Path:
+    return download(server.url, folder / "data.hdf5", progress=False, **{"pause": 0.01, "patience": 0.5} | options)
+
+
+def test_a_broken_and_a_silent_line_are_taken_up_where_they_broke(server: Server, tmp_path: Path) -> None:
+    server.faults = [503, "cut", "stall", "ok"]
+    path = get(server, tmp_path)
+    assert path.read_bytes() == CONTENT
+    first, second, third, fourth = server.asked
+    assert (first, second) == (None, None) and third == f"bytes={5 * CHUNK}-" and fourth == f"bytes={10 * CHUNK}-"
+    assert {p.name for p in tmp_path.iterdir()} - {".data.hdf5.lock"} == {"data.hdf5"}
+    get(server, tmp_path)
+    assert len(server.asked) == 4  # what is there is not asked for again
+
+
+def test_a_later_call_goes_on_and_nothing_partial_is_seen(server: Server, tmp_path: Path) -> None:
+    server.faults = ["cut", *[503] * 3]
+    with pytest.raises(CepnbError, match=r"not downloaded after 3 attempts \(503 .*\); the 327,680 bytes so far are kept"):
+        get(server, tmp_path, attempts=3)
+    assert not (tmp_path / "data.hdf5").exists()
+    assert get(server, tmp_path).read_bytes() == CONTENT and server.asked[-1] == f"bytes={5 * CHUNK}-"
+
+
+def test_another_version_or_no_ranges_begin_anew(server: Server, tmp_path: Path) -> None:
+    server.faults = ["cut"]
+    with pytest.raises(CepnbError):
+        get(server, tmp_path, attempts=0)
+    server.content, server.tag = CONTENT[::-1], '"two"'
+    assert get(server, tmp_path).read_bytes() == CONTENT[::-1]
+    (tmp_path / "data.hdf5").unlink()
+    server.faults = ["cut", "whole"]
+    assert get(server, tmp_path).read_bytes() == CONTENT[::-1]
+
+
+def test_a_part_that_is_whole_or_too_long(server: Server, tmp_path: Path) -> None:
+    server.faults = ["cut"]
+    with pytest.raises(CepnbError):
+        get(server, tmp_path, attempts=0)
+    part = tmp_path / ".data.hdf5.part"
+    part.write_bytes(CONTENT)  # killed between the last byte and the move
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    (tmp_path / "data.hdf5").unlink()
+    server.faults = ["cut"]
+    with pytest.raises(CepnbError):
+        get(server, tmp_path, attempts=0)
+    part.write_bytes(CONTENT + b"more")
+    assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_refusal_is_not_repeated_and_nobody_there_is_one_line(server: Server, tmp_path: Path) -> None:
+    server.faults = [404]
+    with pytest.raises(CepnbError, match=r"data.hdf5: not downloaded \(404 Not Found\)$"):
+        get(server, tmp_path)
+    assert len(server.asked) == 1
+    with pytest.raises(CepnbError, match="not downloaded after 2 attempts") as caught:
+        download("http://127.0.0.1:9/x", tmp_path / "x", progress=False, attempts=2, pause=0.01)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(CepnbError, match="not the kind of file that is expected"):
+        get(server, tmp_path, accept=lambda path: False)
+    assert not {".data.hdf5.part", "data.hdf5"} & {path.name for path in tmp_path.iterdir()}
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CepnbError, match="could not be written"):
+        get(server, tmp_path / "file")

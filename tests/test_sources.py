@@ -1,0 +1,150 @@
+"""The doors of datasets: d4rl's table and limits, a published file over the line, and Minari's own format."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import minari
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from minari.data_collector.episode_buffer import EpisodeBuffer
+
+from cepnb.errors import CepnbError
+from cepnb.offline import d4rl_bridge
+from cepnb.offline.data import distinct_states
+from cepnb.offline.sources import environment_of, load_dataset
+
+# d4rl registers its environments only where mujoco_py can be imported; any module of that name will do for the limits.
+REGISTRY = """
+import importlib, json, sys, warnings
+from unittest.mock import MagicMock
+warnings.simplefilter("ignore")
+from cepnb.offline.d4rl_bridge import d4rl, dataset_urls
+d4rl()
+for name in [name for name in sys.modules if name.startswith("gym.envs.mujoco")]:
+    del sys.modules[name]
+for name in ("mujoco_py", "dm_control", "dm_control.mujoco", "dm_control.mujoco.engine"):
+    sys.modules[name] = MagicMock()
+for name in ("pointmaze", "gym_mujoco", "locomotion", "kitchen"):
+    importlib.import_module("d4rl." + name)
+import gym
+specs = {spec.id: spec.max_episode_steps for spec in gym.envs.registry.all()}
+print(json.dumps({name: specs[name] for name in dataset_urls() if name in specs}))
+"""
+
+
+def test_episode_limits_are_those_that_d4rl_registers() -> None:
+    found = subprocess.run([sys.executable, "-c", REGISTRY], capture_output=True, text=True, check=True)
+    specs = json.loads(found.stdout.splitlines()[-1])
+    assert len(specs) > 90
+    assert {name: d4rl_bridge.episode_limit(name) for name in specs} == specs
+    adroit = (Path(d4rl_bridge.d4rl().__file__).parent / "hand_manipulation_suite/__init__.py").read_text()
+    limits = dict(re.findall(r"id='(\w+-human-v0)',.*?max_episode_steps=(\d+)", adroit, re.DOTALL))
+    assert {name: d4rl_bridge.episode_limit(name) for name in limits} == {name: int(steps) for name, steps in limits.items()}
+    assert d4rl_bridge.episode_limit("carla-lane-v0") is None
+
+
+def test_environments_by_name() -> None:
+    assert environment_of("local/maze2d-umaze-noisy") == environment_of("d4rl/maze2d-umaze-dense-v1") == "maze2d-umaze"
+    assert environment_of("d4rl/hopper-medium-replay-v2") == "hopper" and environment_of("local/maze2d-large") == "maze2d-large"
+    assert environment_of("some/file.hdf5") is None and environment_of("minari/D4RL/hopper/medium-v0") is None
+
+
+def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the table, a server on loopback and the reader; a second time, and from d4rl's own folder, without the line."""
+    source, rows = tmp_path / "served.hdf5", 25
+    with h5py.File(source, "w") as file:  # as old files are: no timeouts, columns of rewards, bytes as metadata
+        file["observations"], file["actions"] = np.random.rand(rows, 3), np.random.rand(rows, 2)
+        file["rewards"], file["terminals"] = np.random.rand(rows, 1), np.zeros((rows, 1), bool)
+        file["metadata/algorithm"] = np.bytes_(b"SAC")
+    served = []
+
+    def fake(url: str, path: Path, accept, progress) -> Path:
+        served.append(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source.read_bytes())
+        assert accept(path)
+        return path
+
+    monkeypatch.setenv("CEPNB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(d4rl_bridge, "download", fake)
+    data = load_dataset("d4rl/kitchen-complete-v0", 0, 0)
+    assert len(data.rewards) == rows - 1 and data.name == "d4rl/kitchen-complete-v0" and served[0].endswith(".hdf5")
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / served[0].rpartition("/")[2]).write_bytes(source.read_bytes())
+    monkeypatch.setattr(sys.modules["d4rl.offline_env"], "DATASET_PATH", str(own))
+    load_dataset("d4rl/kitchen-complete-v0", 0, 0)
+    assert len(served) == 1
+    with pytest.raises(CepnbError, match="dataset 'd4rl/hopper-medium': not in d4rl's table, expected a name such as hopper-medium-v"):
+        load_dataset("d4rl/hopper-medium", 0, 0)
+
+
+GOALS = spaces.Dict({key: spaces.Box(-9, 9, (2,), np.float64) for key in ("desired_goal", "achieved_goal")}
+                    | {"observation": spaces.Box(-9, 9, (4,), np.float64)})
+VECTOR, ACTIONS = spaces.Box(-9, 9, (3,), np.float32), spaces.Box(-1, 1, (2,), np.float32)
+
+
+def store(name: str, observation_space: spaces.Space, action_space: spaces.Space = ACTIONS, spoil: float = 0.0) -> list[EpisodeBuffer]:
+    random, buffers = np.random.default_rng(0), []
+    for index, steps in enumerate((5, 3, 7)):
+        for space in (observation_space, action_space):
+            space.seed(index)
+        observations = [observation_space.sample() for _ in range(steps + 1)]
+        stacked = {key: np.stack([o[key] for o in observations]) for key in observations[0]} if isinstance(
+            observation_space, spaces.Dict) else np.stack(observations)
+        last = np.arange(steps) == steps - 1
+        buffers.append(EpisodeBuffer(
+            id=index, observations=stacked, actions=np.stack([action_space.sample() for _ in range(steps)]),
+            rewards=(random.normal(size=steps) + spoil).tolist(), terminations=(last & (index == 1)).tolist(),
+            truncations=(last & (index != 1)).tolist(), infos={}))
+    minari.create_dataset_from_buffers(name, buffers, observation_space=observation_space, action_space=action_space)
+    return buffers
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_minari_vectors_and_goals(shelf: Path) -> None:
+    for name, space in (("test/vector-v0", VECTOR), ("test/goal-v0", GOALS)):
+        buffers, data = store(name, space), load_dataset(f"minari/{name}", 0, 0)
+        whole = [np.concatenate([b.observations["observation"], b.observations["desired_goal"]], axis=1)
+                 if space is GOALS else b.observations for b in buffers]
+        expected = (np.concatenate([o[:-1] for o in whole]), np.concatenate([b.actions for b in buffers]),
+                    np.concatenate([b.rewards for b in buffers]), np.concatenate([o[1:] for o in whole]))
+        found = (data.observations, data.actions, data.rewards, data.next_observations)
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours.numpy(), theirs.astype(np.float32))
+        assert data.terminals.nonzero().flatten().tolist() == [7]  # the end of the second episode alone
+        np.testing.assert_allclose(data.episode_returns.numpy(), [np.sum(b.rewards) for b in buffers], rtol=1e-5)
+        distinct, rows = distinct_states(data)
+        assert torch.equal(distinct[rows], data.next_observations) and len(distinct) == 15 + 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
+    store("test/discrete-v0", VECTOR, spaces.Discrete(4))
+    store("test/image-v0", spaces.Box(0, 255, (8, 8, 3), np.uint8))
+    store("test/nan-v0", VECTOR, spoil=np.nan)
+    for name, message in (("discrete-v0", r"actions of the space Discrete\(4\), expected vectors"),
+                          ("image-v0", "observations of the space Box.*, expected vectors"),
+                          ("nan-v0", "'rewards' has values that are not finite"), ("none-v0", "neither here nor downloaded"),
+                          ("none", "neither here nor downloaded")):
+        with pytest.raises(CepnbError, match=f"^dataset 'minari/test/{name}': {message}") as caught:
+            load_dataset(f"minari/test/{name}", 0, 0)
+        assert "\n" not in str(caught.value)
+
+
+def test_importing_the_doors_is_cheap() -> None:
+    code = "import cepnb.offline.sources, sys; print([m for m in ('minari', 'd4rl', 'gym', 'gymnasium') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
