@@ -35,7 +35,9 @@ def d4rl() -> ModuleType:
     """
     if not mujoco_21_present():
         sys.modules.setdefault("mujoco_py", None)  # makes `import mujoco_py` raise ImportError, which d4rl expects
-    with warnings.catch_warnings(), _silence():
+    with contextlib.suppress(ImportError):
+        importlib.import_module("absl.logging")  # takes hold of standard error, so not while that goes nowhere
+    with warnings.catch_warnings(), silence():
         warnings.simplefilter("ignore")
         return importlib.import_module("d4rl")
 
@@ -95,7 +97,7 @@ def normalised_score(name: str, episode_return: float) -> float:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Send standard output and error nowhere, both Python's streams (which Jupyter replaces) and the file descriptors
     below them (some of d4rl's imports print from C)."""
     for stream in (sys.stdout, sys.stderr):
