@@ -132,6 +132,8 @@ def _assignment(text: str) -> tuple[str, object]:
         parsed = None
     kinds = {field: type(default) for field, default in vars(Settings()).items()}
     kind = kinds.get(name)
+    if kind is str:
+        parsed = value
     if not equals or (kind is not None and not (isinstance(parsed, kind) or (kind is float and type(parsed) is int))):
         raise CepnbError(f"--set {text}: expected NAME=VALUE" + (f" with a {kind.__name__}" if kind else ""))
     return name, float(parsed) if kind is float else parsed

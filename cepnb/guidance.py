@@ -54,10 +54,16 @@ def predict_x0(eps: EpsFunction, schedule: VPSchedule) -> EpsFunction:
     return data
 
 
-def dps_energy(eps: EpsFunction, energy: Callable[[Tensor], Tensor], beta: float, schedule: VPSchedule) -> EnergyFunction:
+def dps_energy(eps: EpsFunction, energy: Callable[..., Tensor], beta: float, schedule: VPSchedule) -> EnergyFunction:
     """Diffusion posterior sampling, f = β E(x̂_0(x_t)): no training, not exact (Table 1; Chung et al. 2023).
 
-    Its gradient passes through ε_θ, and needs a differentiable E: a piecewise constant one gives no guidance at all.
+    `energy` takes x_0, and the condition where there is one. Its gradient passes through ε_θ, and needs a
+    differentiable E: a piecewise constant one gives no guidance at all.
     """
     data = predict_x0(eps, schedule)
-    return lambda xt, t, condition=None: beta * energy(data(xt, t, condition))
+
+    def dps(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        x0 = data(xt, t, condition)
+        return beta * (energy(x0) if condition is None else energy(x0, condition))
+
+    return dps

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from cepnb.errors import CepnbError
 
+LABELS = ("self_normalised", "state_value")
+GUIDANCE = ("cep", "mse", "exp_mse", "dps")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -46,6 +49,8 @@ class Settings:
     energy_batch: int = 256  # states a step, energy_K actions each
     energy_rate: float = 3e-4
     energy_final: float = 1.0
+    labels: str = "self_normalised"  # of CEP: as in Eq. 20, or over a "state_value" from other actions, which is unbiased
+    guidance: tuple[str, ...] = ("cep", "mse")  # which energies to train and evaluate, of GUIDANCE
     # 5. Evaluation
     episodes: int = 100  # of each method and scale
     scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 8.0, 10.0)  # guidance scales s; s = 1 is exact
@@ -65,7 +70,14 @@ class Settings:
             raise CepnbError(f"energy_K {self.energy_K}: expected K, which is {self.K}, for the support set as it is")
         if not 0 < self.discount < 1:
             raise CepnbError(f"discount {self.discount}: expected a number in (0, 1)")
-        for name in ("behaviour_widths", "scales"):
+        if self.labels not in LABELS:
+            raise CepnbError(f"labels '{self.labels}': expected one of {', '.join(LABELS)}")
+        if self.labels == "state_value" and self.energy_K < 4:
+            raise CepnbError(f"energy_K {self.energy_K}: expected at least 4 actions, half of which give the state value")
+        for name in self.guidance:
+            if name not in GUIDANCE:
+                raise CepnbError(f"guidance '{name}': expected some of {', '.join(GUIDANCE)}")
+        for name in ("behaviour_widths", "scales", "guidance"):
             if not getattr(self, name):
                 raise CepnbError(f"{name}: expected at least one value")
         if not all(0 < scale < math.inf for scale in self.scales) or self.headline_scale not in self.scales:

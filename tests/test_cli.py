@@ -44,6 +44,9 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     (["--set", "scales=(1.0,)"], "scales (1.0,): expected finite values above 0, 3.0 among them"),
     (["--set", "episodes=many"], "--set episodes=many: expected NAME=VALUE with a int"),
     (["--set", "episodes"], "--set episodes: expected NAME=VALUE with a int"),
+    (["--set", "labels=raw"], "labels 'raw': expected one of self_normalised, state_value"),
+    (["--set", "guidance=('cep', 'cfg')"], "guidance 'cfg': expected some of cep, mse, exp_mse, dps"),
+    (["--set", "guidance=cep"], "--set guidance=cep: expected NAME=VALUE with a tuple"),
     (["--set", "betta=3"], "setting 'betta': expected one of transitions, "),
 ])
 def test_bad_input_is_one_line(changes: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

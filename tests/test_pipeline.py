@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -114,6 +115,19 @@ def test_only_what_is_missing_is_made(unbroken: tuple[Path, dict], tmp_path: Pat
         monkeypatch.setattr(pipeline, step, None)
     again = run(tmp_path)
     assert again["scores"] == metrics["scores"] and list(again["seconds"]) == ["evaluation"]
+
+
+def test_the_other_energies_from_the_same_models(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+    """Behaviour, support set and critic do not depend on how the policy is guided."""
+    for name in ("behaviour", "support", "critic", "energy_support"):
+        shutil.copy(unbroken[0] / f"{name}.safetensors", tmp_path)
+    found = run(tmp_path, guidance=("cep", "exp_mse", "dps"), labels="state_value", episodes=2)
+    assert [record["method"] for record in found["scores"]] == [
+        "behaviour", "best_of_k", "cep", "cep", "exp_mse", "exp_mse", "dps", "dps"]
+    assert {"energy_cep", "energy_exp_mse"} <= set(found["seconds"]) and "critic" not in found["seconds"]
+    assert not (tmp_path / "energy_dps.safetensors").exists()
+    gain = {record["method"]: record["gain"] for record in found["gains"] if record["scale"] in (None, 1.0)}
+    assert set(gain) == {"reweighted", "cep", "exp_mse", "dps"} and gain["reweighted"] > 0
 
 
 @pytest.mark.parametrize("changes, complaint", [

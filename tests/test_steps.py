@@ -5,6 +5,8 @@ import math
 import pytest
 import torch
 
+from cepnb.guidance import dps_energy, energy_gradient
+from cepnb.offline.energy import train_energy
 from cepnb.offline.gain import q_gains
 from cepnb.offline.scaling import Transitions, with_jitter
 from cepnb.profiles import settings
@@ -48,3 +50,37 @@ def test_gains_of_exact_guidance_on_a_gaussian() -> None:
     assert found["cep", 1.0] == pytest.approx(exact, abs=3 * error)
     assert found["cep", 3.0] == pytest.approx(3 * exact, abs=5 * error)  # s on a linear energy is s on β
     assert exact - 0.05 < found["reweighted", None] < exact + 3 * error  # self-normalised over 64: a little low
+
+
+def test_labels_over_a_state_value_are_unbiased_where_good_actions_are_rare() -> None:
+    """μ = N(0, 0.3²) and Q = c·a in one dimension with βQ of deviation 2: ∇E_t is one number a time. With K = 8 Eq. 20
+    falls short of it; labels over a value from other actions do not, and regression on exponentials, with its ceiling, by less than a fifth."""
+    generator, n, K, deviation, beta = torch.Generator().manual_seed(0), 20_000, 8, 0.3, 20.0
+    slope = 2.0 / (beta * deviation)
+    support = deviation * torch.randn(n, K, 1, generator=generator)
+    times = torch.tensor([0.2, 0.4])
+    alpha, sigma = SCHEDULE.alpha(times), SCHEDULE.sigma(times)
+    truth = -beta * slope * alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)
+    shares = {}
+    for method, labels in (("cep", "self_normalised"), ("cep", "state_value"), ("exp_mse", "state_value")):
+        chosen = settings("ci", beta=beta, energy_K=K, energy_steps=1500, energy_batch=256, labels=labels)
+        net = train_energy(method, torch.zeros(n, 1), support, slope * support[..., 0], chosen, SCHEDULE, 0, progress=False)
+        centre = alpha * beta * slope * deviation**2  # of π_t
+        xt = centre[:, None, None] + (alpha**2 * deviation**2 + sigma**2).sqrt()[:, None, None] * torch.randn(2, 500, 1, generator=generator)
+        found = energy_gradient(net)(xt, times, torch.zeros(2, 1, 1)).mean(dim=(1, 2))
+        shares[method, labels] = (found / truth).tolist()
+    assert max(shares["cep", "self_normalised"]) < 0.85, shares
+    assert all(0.88 < share < 1.12 for share in shares["cep", "state_value"]), shares
+    assert all(0.8 < share < 1.12 for share in shares["exp_mse", "state_value"]), shares
+
+
+def test_dps_of_a_state() -> None:
+    """f = −βQ(s, E[a | a_t, s]): its gradient for μ = N(s, 0.3²) and Q = −(a − 2s)² by the chain rule."""
+    s, t, beta = torch.linspace(-0.5, 0.5, 7)[:, None], torch.full((7,), 0.3), 2.0
+    alpha, sigma = (expand_as(c, s) for c in (SCHEDULE.alpha(t), SCHEDULE.sigma(t)))
+    variance = alpha**2 * 0.09 + sigma**2
+    eps = lambda at, time, state: sigma * (at - alpha * state) / variance
+    f = dps_energy(eps, lambda a, state: (a - 2 * state).square().squeeze(-1), beta, SCHEDULE)
+    at = torch.randn(7, 1, generator=torch.Generator().manual_seed(0))
+    mean = s + alpha * 0.09 / variance * (at - alpha * s)
+    torch.testing.assert_close(energy_gradient(f)(at, t, s), beta * 2 * (mean - 2 * s) * alpha * 0.09 / variance)

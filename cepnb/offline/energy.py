@@ -1,4 +1,4 @@
-"""Step 4: the intermediate energy f_φ(a_t, t, s) of E(s, a) = −Q(s, a), by in-support CEP (Eq. 20) or by MSE."""
+"""Step 4: the intermediate energy f_φ(a_t, t, s) of E(s, a) = −Q(s, a), by in-support CEP (Eq. 20) or its rivals."""
 
 from pathlib import Path
 
@@ -7,13 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.errors import CepnbError
-from cepnb.losses import cep_self_normalised, mse
+from cepnb.losses import cep, cep_self_normalised, exponentiated_mse, mse, soft_value
 from cepnb.networks import EnergyNet
 from cepnb.profiles import Settings
 from cepnb.schedule import VPSchedule
 from cepnb.training import Plan, draw, initialised, seeded, train
 
-METHODS = ("cep", "mse")
+METHODS = ("cep", "mse", "exp_mse")
 
 
 def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tensor, "n K da"],
@@ -21,21 +21,41 @@ def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tens
                  checkpoint: Path | None = None, progress: bool = True) -> EnergyNet:
     """Fit f_φ on the K support actions of each state, whose frozen values `q` are the labels.
 
-    "cep" contrasts the K noised actions of one state at one t (Eq. 20). "mse" regresses −β(Q − mean_K Q), the same
-    samples and the same network; the mean depends on the state alone, so it leaves MSE's guidance as it is and spares
-    the network the part of Q that does not matter. Raises `CepnbError` on another method.
+    - "cep" contrasts the noised actions of one state at one t, by Eq. 20.
+    - "mse" regresses −β(Q − mean_K Q), "exp_mse" e^{β(Q − V(s))} with V(s) = β⁻¹ log mean e^{βQ}: what is subtracted
+      depends on the state alone and spares the network the part of Q that does not matter for guidance.
+
+    With `settings.labels` "self_normalised" V(s), which Eq. 20 divides by too, is over the same K actions, and biased
+    where good ones are rare. With "state_value" a random half of the K actions are contrasted (or regressed on), and V(s)
+    is over the other half: independent of them, so that the minimiser of Eq. 12 is kept.
+
+    Raises `CepnbError` on another method.
     """
     if method not in METHODS:
         raise CepnbError(f"method '{method}': expected one of {', '.join(METHODS)}")
     net = energy_net(states.shape[1], support.shape[2], settings, schedule, seed)
     beta_energy = -settings.beta * (q - q.mean(dim=1, keepdim=True))
-    loss = {"cep": cep_self_normalised, "mse": mse}[method]
+
+    def beta_value(part: Tensor) -> Tensor:
+        return settings.beta * soft_value(-part / settings.beta, settings.beta)
 
     def step_loss(generator: torch.Generator) -> Tensor:
         s, a, label = draw(generator, settings.energy_batch, states, support, beta_energy)
         t = schedule.draw_times(len(s), generator)
+        others = label
+        if settings.labels == "state_value":
+            order = torch.rand(label.shape, generator=generator).argsort(dim=1)
+            label, others = label.gather(1, order).tensor_split(2, dim=1)
+            a = a.take_along_dim(order[:, :label.shape[1], None], dim=1)
         at = schedule.add_noise(a, t, torch.randn(a.shape, generator=generator))
-        return loss(net(at, t, s.unsqueeze(1)), label)
+        f = net(at, t, s.unsqueeze(1))
+        match method:
+            case "cep":
+                return cep_self_normalised(f, label) if others is label else cep(f, label, beta_value(others))
+            case "mse":
+                return mse(f, label)
+            case "exp_mse":
+                return exponentiated_mse(f, label + beta_value(others).unsqueeze(1))
 
     plan = Plan(settings.energy_steps, settings.energy_rate, settings.energy_final,
                 checkpoint_every=settings.checkpoint_every)

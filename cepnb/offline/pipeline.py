@@ -11,11 +11,12 @@ from torch import Tensor
 
 from cepnb.errors import CepnbError
 from cepnb.files import load_tensors, read_json, save_tensors, write_json
-from cepnb.networks import EnergyNet, EpsNet, TwinQ
+from cepnb.guidance import EnergyFunction, dps_energy
+from cepnb.networks import EpsNet, TwinQ
 from cepnb.offline.behaviour import behaviour_net, train_behaviour
 from cepnb.offline.critic import critic_net, support_values, train_critic
 from cepnb.offline.data import OfflineDataset, check_rewards_vary
-from cepnb.offline.energy import METHODS, energy_net, train_energy
+from cepnb.offline.energy import energy_net, train_energy
 from cepnb.offline.evaluation import evaluate
 from cepnb.offline.gain import q_gains
 from cepnb.offline.maze import maze_of
@@ -39,11 +40,11 @@ class Trained:
     contrast_states: Tensor  # (n, ds), of step 4
     contrast_actions: Tensor  # (n, energy_K, da), of μ_θ
     values: Tensor  # (n, energy_K), their Q
-    energies: dict[str, EnergyNet]
+    energies: dict[str, EnergyFunction]  # of `settings.guidance`
 
 
 def train_qgpo(dataset: OfflineDataset, settings: Settings, seed: int, run: Run, progress: bool = True) -> Trained:
-    """Steps 1 to 4 for one seed: behaviour, support set, critic and the energies of both methods.
+    """Steps 1 to 4 for one seed: behaviour, support set, critic and the energies of `settings.guidance`.
 
     With `settings.state_jitter` steps 2 to 4 see jittered copies of the data beside it. With `settings.energy_states` the
     energies are trained on so many of these states, with fresh actions of μ_θ and their Q: the minimiser of Eq. 20 does
@@ -65,11 +66,11 @@ def train_qgpo(dataset: OfflineDataset, settings: Settings, seed: int, run: Run,
         actions = _support(run, "energy_support", eps, states, settings.energy_K, settings, schedule, seed, progress)
     values = support_values(q, states, actions)
     energies = {
-        method: run.module(
+        method: dps_energy(eps, lambda a, s: -q(s, a.clamp(-1, 1)), settings.beta, schedule) if method == "dps" else run.module(
             f"energy_{method}", lambda: energy_net(ds, da, settings, schedule, seed),
             lambda path, method=method: train_energy(
                 method, states, actions, values, settings, schedule, seed, path, progress))
-        for method in METHODS}
+        for method in settings.guidance}
     return Trained(data, scaling, eps, q, states, actions, values, energies)
 
 
