@@ -165,6 +165,29 @@ def check_info_nce(loss: Callable[[Tensor], Tensor]) -> str:
     return "Right." if torch.isfinite(loss(1e4 * logits)).all() else "Right for small logits: use log_softmax for large ones."
 
 
+def check_tilted_policy(policy: Callable[[Tensor, Tensor, float], Tensor]) -> str:
+    """Notebook 09: log π(a|s) of (log μ(a|s), Q(s, a), β), both of shape (S, A)."""
+    generator = torch.Generator().manual_seed(0)
+    log_mu, q, beta = torch.randn(5, 4, generator=generator).log_softmax(-1), torch.randn(5, 4, generator=generator), 2.0
+    found, expected = policy(log_mu, q, beta), (log_mu + beta * q).log_softmax(-1)
+    if hint := _unfinished(found, expected, "return log probabilities, one row a state", "one for each action of each state"):
+        return hint
+    if torch.allclose(found, (beta * q).log_softmax(-1), atol=1e-5):
+        return "This forgets μ: an action that the data never shows could get all the weight."
+    if torch.allclose(found, log_mu + beta * q, atol=1e-5):
+        return "Not normalised yet: subtract log Z(s), the logsumexp over the actions."
+    if torch.allclose(found, (log_mu + beta * q).log_softmax(0), atol=1e-5):
+        return "The probabilities of the actions of one state sum to one: normalise over the last axis."
+    if torch.allclose(found, expected.exp(), atol=1e-5):
+        return "These are the probabilities; their logarithms are wanted."
+    if torch.allclose(found, (log_mu + q / beta).log_softmax(-1), atol=1e-5):
+        return "β multiplies Q: a large β trusts Q more."
+    if not torch.allclose(found, expected, atol=1e-5):
+        return "Not yet: log μ + βQ − log Σ μ e^{βQ}."
+    far = policy(log_mu, 1e4 * q, beta)
+    return "Right." if torch.isfinite(far).all() else "Right for small values, but not finite for large ones: use log_softmax."
+
+
 def _unfinished(found: Tensor | None, expected: Tensor, task: str, why: str = "") -> str | None:
     """The answer to nothing or to a wrong shape; None for what is worth comparing."""
     if found is None:

@@ -93,8 +93,10 @@ def test_ant_and_its_mazes_run() -> None:
     assert np.shape(client("antmaze-umaze-v2", 20)["observations"])[1] == 29
 
 
-def test_instability_is_an_exception_and_pictures_are_upside_down_as_they_were() -> None:
+def test_names_states_and_instability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cepnb.offline import mujoco_py_standin as mujoco_py
+
+    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
 
     model = mujoco_py.load_model_from_xml(
         '<mujoco><worldbody><light pos="0 0 3"/><body name="b" pos="0 0 1"><freejoint name="j"/><geom name="g" size="0.1"/>'
