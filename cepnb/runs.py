@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from filelock import FileLock
 from torch import nn
 
 from cepnb.errors import CepnbError
@@ -25,27 +26,42 @@ class Run:
                 _refuse_changes(path, read_json(path), configuration)
             else:
                 write_json(path, configuration)
-        self.seconds: dict[str, float] = read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
+        self.seconds = _seconds(folder)
+        self._lock = FileLock(folder / ".lock")
 
     def timed(self, step: str, work: Callable[[], object]) -> object:
         """Run one step and remember how long it took (of a resumed step, its last part)."""
         begun = time.perf_counter()
         result = work()
-        self.seconds[step] = round(time.perf_counter() - begun, 2)
+        self.seconds |= _seconds(self.folder) | {step: round(time.perf_counter() - begun, 2)}
         write_json(self.folder / "seconds.json", self.seconds)
         return result
+
+    def kept(self, path: Path, make: Callable[[], None]) -> Path:
+        """`path`, by `make` if it is not there. Of two processes that want the same step one makes it, and one waits."""
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._lock:  # a step may ask for another
+                if not path.exists():
+                    make()
+        return path
 
     def module(self, step: str, build: Callable[[], nn.Module], fit: Callable[[Path], nn.Module]) -> nn.Module:
         """A trained network: loaded from its file, else fitted from its checkpoint or from nothing."""
         path, checkpoint = self.folder / f"{step}.safetensors", self.folder / f"{step}.checkpoint.safetensors"
-        if path.exists():
-            net = build()
-            load_module(net, load_tensors(path)[0], path)
-        else:
-            net = self.timed(step, lambda: fit(checkpoint))
-            save_tensors(path, net.state_dict())
-        checkpoint.unlink(missing_ok=True)
+
+        def make() -> None:
+            save_tensors(path, self.timed(step, lambda: fit(checkpoint)).state_dict())
+            checkpoint.unlink(missing_ok=True)
+
+        self.kept(path, make)
+        net = build()
+        load_module(net, load_tensors(path)[0], path)
         return net.requires_grad_(False)
+
+
+def _seconds(folder: Path) -> dict[str, float]:
+    return read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
 
 
 def _refuse_changes(path: Path, stored: dict, wanted: dict) -> None:

@@ -14,9 +14,10 @@ from cepnb.errors import CepnbError
 from cepnb.files import load_tensors, save_tensors
 from cepnb.offline import pipeline
 from cepnb.offline.data import OfflineDataset
+from cepnb.offline.pipeline import Steps, run_qgpo, score_table
 from cepnb.offline.sources import load_dataset
-from cepnb.offline.pipeline import run_qgpo, score_table
 from cepnb.profiles import Settings, settings
+from cepnb.runs import Run
 
 NAME = "local/maze2d-umaze"
 
@@ -102,7 +103,7 @@ def test_the_numbers_of_a_run(unbroken: tuple[Path, dict]) -> None:
 
 def test_a_finished_run_is_shown_and_not_made_again(unbroken: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, metrics = unbroken
-    monkeypatch.setattr(pipeline, "train_qgpo", None)
+    monkeypatch.setattr(pipeline, "Steps", None)
     assert run(folder) == metrics
 
 
@@ -115,6 +116,24 @@ def test_only_what_is_missing_is_made(unbroken: tuple[Path, dict], tmp_path: Pat
         monkeypatch.setattr(pipeline, step, None)
     again = run(tmp_path)
     assert again["scores"] == metrics["scores"] and list(again["seconds"]) == ["evaluation"]
+
+
+def test_the_last_step_asks_for_all_before_it_and_two_processes_share_a_folder(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+    chosen = ci()
+    data = dataset(chosen)
+    configuration = pipeline.configuration_of(data, "maze2d-umaze", chosen, "ci", 0)
+    context = multiprocessing.get_context("fork")
+    others = [context.Process(target=lambda: Steps(data, chosen, 0, Run(tmp_path, configuration), progress=False).energies)
+              for _ in range(2)]
+    for process in others:
+        process.start()
+    for process in others:
+        process.join()
+    assert [process.exitcode for process in others] == [0, 0]
+    for name in ("behaviour", "support", "critic", "energy_support", "energy_cep", "energy_mse"):
+        path = f"{name}.safetensors"
+        assert (tmp_path / path).read_bytes() == (unbroken[0] / path).read_bytes()
+    assert set(Run(tmp_path, configuration).seconds) == set(unbroken[1]["seconds"]) - {"evaluation"}
 
 
 def test_the_other_energies_from_the_same_models(unbroken: tuple[Path, dict], tmp_path: Path) -> None:

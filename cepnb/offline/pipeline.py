@@ -2,11 +2,13 @@
 
 import platform
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.errors import CepnbError
@@ -29,52 +31,96 @@ from cepnb.schedule import VPSchedule
 from cepnb.training import draw, seeded
 
 
-@dataclass(frozen=True)
-class Trained:
-    """Everything that the steps before evaluation make."""
-
-    data: Transitions
-    scaling: Scaling
-    eps: EpsNet
-    q: TwinQ
-    contrast_states: Tensor  # (n, ds), of step 4
-    contrast_actions: Tensor  # (n, energy_K, da), of μ_θ
-    values: Tensor  # (n, energy_K), their Q
-    energies: dict[str, EnergyFunction]  # of `settings.guidance`
-
-
-def train_qgpo(dataset: OfflineDataset, settings: Settings, seed: int, run: Run, progress: bool = True) -> Trained:
-    """Steps 1 to 4 for one seed: behaviour, support set, critic and the energies of `settings.guidance`.
+class Steps:
+    """Steps 1 to 4 for one seed, each made when it is first asked for and kept in the folder of `run`.
 
     With `settings.state_jitter` steps 2 to 4 see jittered copies of the data beside it. With `settings.energy_states` the
     energies are trained on so many of these states, with fresh actions of μ_θ and their Q: the minimiser of Eq. 20 does
     not depend on how states are distributed, and needs nothing but the trained models.
     """
-    schedule = VPSchedule()
-    data, scaling = prepare(dataset)
-    ds, da = data.states.shape[1], data.actions.shape[1]
-    seen = with_jitter(data, settings.state_jitter, seeded(seed, "jitter")) if settings.state_jitter else data
-    eps = run.module(
-        "behaviour", lambda: behaviour_net(ds, da, settings, schedule, seed),
-        lambda path: train_behaviour(data.states, data.actions, settings, schedule, seed, path, progress))
-    support = _support(run, "support", eps, seen.distinct, settings.K, settings, schedule, seed, progress)
-    q = run.module("critic", lambda: critic_net(data, settings, seed),
-                   lambda path: train_critic(seen, support, settings, seed, path, progress))
-    states, actions = seen.distinct, support
-    if settings.energy_states:
-        (states,) = draw(seeded(seed, "energy states"), settings.energy_states, seen.distinct)
-        actions = _support(run, "energy_support", eps, states, settings.energy_K, settings, schedule, seed, progress)
-    values = support_values(q, states, actions)
-    energies = {
-        method: dps_energy(eps, lambda a, s: -q(s, a.clamp(-1, 1)), settings.beta, schedule) if method == "dps" else run.module(
-            f"energy_{method}", lambda: energy_net(ds, da, settings, schedule, seed),
-            lambda path, method=method: train_energy(
-                method, states, actions, values, settings, schedule, seed, path, progress))
-        for method in settings.guidance}
-    return Trained(data, scaling, eps, q, states, actions, values, energies)
+
+    def __init__(self, dataset: OfflineDataset, settings: Settings, seed: int, run: Run, progress: bool = True) -> None:
+        self.settings, self.seed, self.run, self.progress, self.schedule = settings, seed, run, progress, VPSchedule()
+        self.data, self.scaling = prepare(dataset)
+        self.state_dim, self.action_dim = self.data.states.shape[1], self.data.actions.shape[1]
+
+    @cached_property
+    def seen(self) -> Transitions:
+        """What steps 2 to 4 see of the data."""
+        jitter = self.settings.state_jitter
+        return with_jitter(self.data, jitter, seeded(self.seed, "jitter")) if jitter else self.data
+
+    @cached_property
+    def eps(self) -> EpsNet:
+        """1. The behaviour model ε_θ."""
+        return self.run.module(
+            "behaviour", lambda: behaviour_net(self.state_dim, self.action_dim, self.settings, self.schedule, self.seed),
+            lambda path: train_behaviour(self.data.states, self.data.actions, self.settings, self.schedule, self.seed, path,
+                                         self.progress))
+
+    @cached_property
+    def support(self) -> Float[Tensor, "n K da"]:
+        """2. K actions of μ_θ for each distinct state of `seen`."""
+        return self._actions("support", self.seen.distinct, self.settings.K)
+
+    @cached_property
+    def q(self) -> TwinQ:
+        """3. The action value Q_ψ."""
+        support = self.support  # first, so that each step's time is its own
+        return self.run.module("critic", lambda: critic_net(self.data, self.settings, self.seed),
+                               lambda path: train_critic(self.seen, support, self.settings, self.seed, path, self.progress))
+
+    @cached_property
+    def contrast_states(self) -> Float[Tensor, "n ds"]:
+        """The states of step 4."""
+        if not self.settings.energy_states:
+            return self.seen.distinct
+        return draw(seeded(self.seed, "energy states"), self.settings.energy_states, self.seen.distinct)[0]
+
+    @cached_property
+    def contrast_actions(self) -> Float[Tensor, "n energy_K da"]:
+        """Actions of μ_θ for each of them."""
+        if not self.settings.energy_states:
+            return self.support
+        return self._actions("energy_support", self.contrast_states, self.settings.energy_K)
+
+    @cached_property
+    def values(self) -> Float[Tensor, "n energy_K"]:
+        """Their Q."""
+        return support_values(self.q, self.contrast_states, self.contrast_actions)
+
+    @cached_property
+    def energies(self) -> dict[str, EnergyFunction]:
+        """4. The energies of `settings.guidance`."""
+        return {method: self.energy(method) for method in self.settings.guidance}
+
+    def energy(self, method: str) -> EnergyFunction:
+        """f_φ by one method; DPS needs no training, and sees Q of actions held in [-1, 1]."""
+        if method == "dps":
+            return dps_energy(self.eps, lambda a, s: -self.q(s, a.clamp(-1, 1)), self.settings.beta, self.schedule)
+        examples = self.contrast_states, self.contrast_actions, self.values
+        return self.run.module(
+            f"energy_{method}", lambda: energy_net(self.state_dim, self.action_dim, self.settings, self.schedule, self.seed),
+            lambda path: train_energy(method, *examples, self.settings, self.schedule, self.seed, path, self.progress))
+
+    def _actions(self, step: str, states: Float[Tensor, "n ds"], K: int) -> Float[Tensor, "n K da"]:
+        path, chunks = self.run.folder / f"{step}.safetensors", self.run.folder / f"{step}_chunks"
+        eps = self.eps
+
+        def make() -> None:
+            actions = self.run.timed(step, lambda: sample_support(
+                eps, states, K, self.settings, self.schedule, self.seed, chunks, self.progress, step))
+            save_tensors(path, {"actions": actions})
+            shutil.rmtree(chunks, ignore_errors=True)
+
+        actions = load_tensors(self.run.kept(path, make))[0].get("actions", torch.empty(0))
+        wanted = (len(states), K, self.action_dim)
+        if actions.shape != wanted:
+            raise CepnbError(f"{path}: actions of shape {tuple(actions.shape)}, expected {wanted}")
+        return actions
 
 
-def score(trained: Trained, environment: str, maze: str, settings: Settings, seed: int, progress: bool = True) -> list[dict]:
+def score(trained: Steps, environment: str, maze: str, settings: Settings, seed: int, progress: bool = True) -> list[dict]:
     """Step 5: a list of score records for behaviour, best of K, and each energy over the grid of scales."""
     schedule, da = VPSchedule(), trained.contrast_actions.shape[2]
     plain = behaviour_policy(trained.eps, da, settings, schedule)
@@ -87,6 +133,17 @@ def score(trained: Trained, environment: str, maze: str, settings: Settings, see
     return evaluate(policies, environment, maze, settings.episodes, trained.scaling, seed + 10_000, generator, progress)
 
 
+def configuration_of(dataset: OfflineDataset, environment: str, settings: Settings, profile: str, seed: int) -> dict:
+    """What a run's folder is told apart by. Raises `CepnbError` on data that cannot be learned from or evaluated there."""
+    check_rewards_vary(dataset)
+    maze_of(environment)
+    widths = (dataset.observations.shape[1], dataset.actions.shape[1])
+    if widths != (4, 2):
+        raise CepnbError(f"{dataset.name}: states and actions of width {widths}, expected (4, 2) for {environment}")
+    return {"dataset": dataset.name, "rows": len(dataset.rewards), "environment": environment,
+            "profile": profile, "seed": seed, "settings": asdict(settings)}
+
+
 def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, profile: str, seed: int, folder: Path,
              progress: bool = True) -> dict:
     """All five steps into `folder`; returns (and writes) the contents of `metrics.json`.
@@ -94,21 +151,16 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
     `environment` is where the policies are evaluated, such as maze2d-umaze. A folder that was begun is gone on with;
     raises `CepnbError` if it was begun with another dataset, seed or setting.
     """
-    check_rewards_vary(dataset)
-    maze = maze_of(environment)
-    widths = (dataset.observations.shape[1], dataset.actions.shape[1])
-    if widths != (4, 2):
-        raise CepnbError(f"{dataset.name}: states and actions of width {widths}, expected (4, 2) for {environment}")
-    configuration = {"dataset": dataset.name, "rows": len(dataset.rewards), "environment": environment,
-                     "profile": profile, "seed": seed, "settings": asdict(settings)}
+    configuration = configuration_of(dataset, environment, settings, profile, seed)
     run = Run(folder, configuration)
     path = folder / "metrics.json"
     if path.exists():
         return read_json(path)
-    trained = train_qgpo(dataset, settings, seed, run, progress)
-    scores = run.timed("evaluation", lambda: score(trained, environment, maze, settings, seed, progress))
+    trained = Steps(dataset, settings, seed, run, progress)
+    energies = trained.energies  # and with them all that they need, before the time of the evaluation is taken
+    scores = run.timed("evaluation", lambda: score(trained, environment, maze_of(environment), settings, seed, progress))
     (few,) = draw(seeded(seed, "gain states"), 1_000, trained.contrast_states)
-    gains = q_gains(trained.eps, trained.q, trained.energies, few, trained.contrast_actions.shape[2], settings,
+    gains = q_gains(trained.eps, trained.q, energies, few, trained.contrast_actions.shape[2], settings,
                     VPSchedule(), seeded(seed, "gain"))
     spread = trained.values.std(dim=1)
     metrics = configuration | {
@@ -122,21 +174,6 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
     }
     write_json(path, metrics)
     return read_json(path)
-
-
-def _support(run: Run, step: str, eps: EpsNet, states: Tensor, K: int, settings: Settings, schedule: VPSchedule, seed: int,
-             progress: bool) -> Tensor:
-    path, chunks = run.folder / f"{step}.safetensors", run.folder / f"{step}_chunks"
-    if not path.exists():
-        actions = run.timed(step, lambda: sample_support(
-            eps, states, K, settings, schedule, seed, chunks, progress, step))
-        save_tensors(path, {"actions": actions})
-    shutil.rmtree(chunks, ignore_errors=True)
-    actions = load_tensors(path)[0].get("actions", torch.empty(0))
-    wanted = (len(states), K, eps.out.out_features)
-    if actions.shape != wanted:
-        raise CepnbError(f"{path}: actions of shape {tuple(actions.shape)}, expected {wanted}")
-    return actions
 
 
 def score_table(records: list[dict]) -> str:
