@@ -188,6 +188,25 @@ def check_tilted_policy(policy: Callable[[Tensor, Tensor, float], Tensor]) -> st
     return "Right." if torch.isfinite(far).all() else "Right for small values, but not finite for large ones: use log_softmax."
 
 
+def check_coverage(coverage: Callable[[Tensor, Tensor, float], Tensor]) -> str:
+    """Notebook 10: share of actions (n, da) with a support action, (n, K, da) of the same state, within `radius`."""
+    generator = torch.Generator().manual_seed(0)
+    actions, support = torch.randn(60, 2, generator=generator), torch.randn(60, 5, 2, generator=generator)
+    distance = (support - actions.unsqueeze(1)).norm(dim=-1)
+    found, expected = coverage(actions, support, 0.6), (distance.amin(1) <= 0.6).float().mean()
+    found = found if found is None else torch.as_tensor(found).float()
+    if hint := _unfinished(found, expected, "return one number", "a share of all actions"):
+        return hint
+    if torch.isclose(found, (distance <= 0.6).float().mean(), atol=1e-4):
+        return "This is the share of support actions that are near. One near one is enough: take the nearest of the K."
+    if torch.isclose(found, (distance.amax(1) <= 0.6).float().mean(), atol=1e-4):
+        return "The nearest, not the farthest of the K."
+    if torch.isclose(found, ((support - actions.unsqueeze(1)).abs().amax(-1).amin(1) <= 0.6).float().mean(), atol=1e-4):
+        return "The distance is Euclidean, over both coordinates together."
+    return "Right." if torch.isclose(found, expected, atol=1e-4) else \
+        "Not yet: for each row the smallest ‖support − action‖ over the K, then the share that is at most the radius."
+
+
 def _unfinished(found: Tensor | None, expected: Tensor, task: str, why: str = "") -> str | None:
     """The answer to nothing or to a wrong shape; None for what is worth comparing."""
     if found is None:
