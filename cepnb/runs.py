@@ -26,15 +26,19 @@ class Run:
                 _refuse_changes(path, read_json(path), configuration)
             else:
                 write_json(path, configuration)
-        self.seconds = _seconds(folder)
         self._lock = FileLock(folder / ".lock")
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What each finished step took, whichever process has made it."""
+        path = self.folder / "seconds.json"
+        return read_json(path) if path.exists() else {}
 
     def timed(self, step: str, work: Callable[[], object]) -> object:
         """Run one step and remember how long it took (of a resumed step, its last part)."""
         begun = time.perf_counter()
         result = work()
-        self.seconds |= _seconds(self.folder) | {step: round(time.perf_counter() - begun, 2)}
-        write_json(self.folder / "seconds.json", self.seconds)
+        write_json(self.folder / "seconds.json", self.seconds | {step: round(time.perf_counter() - begun, 2)})
         return result
 
     def kept(self, path: Path, make: Callable[[], None]) -> Path:
@@ -52,16 +56,12 @@ class Run:
 
         def make() -> None:
             save_tensors(path, self.timed(step, lambda: fit(checkpoint)).state_dict())
-            checkpoint.unlink(missing_ok=True)
 
         self.kept(path, make)
+        checkpoint.unlink(missing_ok=True)
         net = build()
         load_module(net, load_tensors(path)[0], path)
         return net.requires_grad_(False)
-
-
-def _seconds(folder: Path) -> dict[str, float]:
-    return read_json(folder / "seconds.json") if (folder / "seconds.json").exists() else {}
 
 
 def _refuse_changes(path: Path, stored: dict, wanted: dict) -> None:
