@@ -207,6 +207,47 @@ def check_coverage(coverage: Callable[[Tensor, Tensor, float], Tensor]) -> str:
         "Not yet: for each row the smallest ‖support − action‖ over the K, then the share that is at most the radius."
 
 
+def check_energy_from_samples(energy: Callable[..., Tensor]) -> str:
+    """Notebook 12: E_t(a_t) from K actions, of (at, actions, q, beta, alpha, sigma), shapes (n, da), (K, da) and (K,)."""
+    generator = torch.Generator().manual_seed(0)
+    at, actions, q = torch.randn(6, 2, generator=generator), torch.randn(9, 2, generator=generator), torch.randn(9, generator=generator)
+    beta, alpha, sigma = 3.0, 0.8, 0.6
+    log_weights = (-0.5 * torch.cdist(at, alpha * actions).square() / sigma**2).log_softmax(1)
+    found, expected = energy(at, actions, q, beta, alpha, sigma), -(log_weights + beta * q).logsumexp(1)
+    if hint := _unfinished(found, expected, "return one energy for each a_t", "sum over the K actions"):
+        return hint
+    if torch.allclose(found, -expected, atol=1e-4):
+        return "The sign: the energy is low where Q is high."
+    if torch.allclose(found, -(log_weights.exp() * beta * q).sum(1), atol=1e-4):
+        return "This is the mean of −βQ given a_t, which MSE learns. The mean is to be taken of e^{βQ}, then its logarithm."
+    if torch.allclose(found, -torch.log(torch.exp(beta * q).mean()).expand(6), atol=1e-4):
+        return "The actions count by how likely each has become a_t: weights ∝ exp(−‖a_t − α a‖²/(2σ²))."
+    unnormalised = -(-0.5 * torch.cdist(at, alpha * actions).square() / sigma**2 + beta * q).logsumexp(1)
+    if torch.allclose(found, unnormalised, atol=1e-4):
+        return "The weights of the K actions must sum to one for each a_t."
+    if not torch.allclose(found, expected, atol=1e-4):
+        return "Not yet: −log Σ_j w_j e^{βQ_j}, w = softmax over j of −‖a_t − α a_j‖²/(2σ²)."
+    return "Right." if torch.isfinite(energy(at, actions, 1e3 * q, beta, alpha, sigma)).all() else \
+        "Right for small values, but not finite for large ones: log_softmax and logsumexp."
+
+
+def check_importance_weights(weights: Callable[[Tensor, float], Tensor]) -> str:
+    """Notebook 11: self-normalised weights of K actions of μ for means under π ∝ μ e^{βQ}, of (q (S, K), beta)."""
+    q, beta = torch.randn(6, 5, generator=torch.Generator().manual_seed(0)), 2.0
+    found, expected = weights(q, beta), torch.softmax(beta * q, dim=1)
+    if hint := _unfinished(found, expected, "return one weight an action", "a row a state"):
+        return hint
+    if torch.allclose(found, (beta * q).exp(), atol=1e-5):
+        return "Right up to Z(s), which is not known: divide by the sum over the K actions."
+    if torch.allclose(found, torch.softmax(beta * q, dim=0), atol=1e-5):
+        return "The weights of one state sum to one: normalise over its K actions."
+    if torch.allclose(found, 5 * expected, atol=1e-5):
+        return "These have mean one; let them have sum one."
+    if not torch.allclose(found, expected, atol=1e-5):
+        return "Not yet: the actions come from μ already, so μ cancels in π/μ, and e^{βQ} is left, normalised."
+    return "Right." if torch.isfinite(weights(1e4 * q, beta)).all() else "Right for small values; use torch.softmax for large ones."
+
+
 def _unfinished(found: Tensor | None, expected: Tensor, task: str, why: str = "") -> str | None:
     """The answer to nothing or to a wrong shape; None for what is worth comparing."""
     if found is None:

@@ -18,18 +18,20 @@ def noise_prediction(predicted: Float[Tensor, "*batch dim"], eps: Float[Tensor, 
 
 
 def cep(f: Float[Tensor, "*batch K"], beta_energy: Float[Tensor, "*batch K"],
-        log_normaliser: Float[Tensor, "*batch"] | Float[Tensor, ""] | float = 0.0) -> Float[Tensor, "*batch"]:
+        log_normaliser: Float[Tensor, "*batch"] | Float[Tensor, ""] | float = 0.0,
+        ceiling: float = math.inf) -> Float[Tensor, "*batch"]:
     """Contrastive energy prediction, −Σ_i e^{−βE_i − c} log softmax(−f)_i (Eq. 12, arXiv:2304.12824).
 
     c = `log_normaliser` must not depend on the K contrasted samples: 0 gives Eq. 12 as printed, any constant (or
     function of the condition, such as βV_β(s)) keeps its minimiser ∇f = ∇E_t and tames the labels. All K samples of a
     group share one t. Labels are ≥ 0 and do not sum to one. Raises `CepnbError` for K = 1, which contrasts nothing.
-    Caveat: a c far from log E[e^{−βE}] makes labels that overflow (inf) or vanish in float32.
+    Caveat: a c far from log E[e^{−βE}] makes labels that overflow (inf) or vanish in float32; exponents can be held below
+    a `ceiling`, at the price of the exact minimiser where it is reached.
     """
     _check_contrast(f)
     if isinstance(log_normaliser, Tensor):
         log_normaliser = log_normaliser.unsqueeze(-1)
-    labels = (-beta_energy - log_normaliser).exp()
+    labels = (-beta_energy - log_normaliser).clamp(max=ceiling).exp()
     return -(labels * torch.log_softmax(-f, dim=-1)).sum(dim=-1)
 
 

@@ -14,6 +14,7 @@ from cepnb.schedule import VPSchedule
 from cepnb.training import Plan, draw, initialised, seeded, train
 
 METHODS = ("cep", "mse", "exp_mse")
+CEILING = 10.0  # of the exponents β(Q − V(s)) of labels, which overflow where the other actions of a state are all poor
 
 
 def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tensor, "n K da"],
@@ -27,7 +28,7 @@ def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tens
 
     With `settings.labels` "self_normalised" V(s), which Eq. 20 divides by too, is over the same K actions, and biased
     where good ones are rare. With "state_value" a random half of the K actions are contrasted (or regressed on), and V(s)
-    is over the other half: independent of them, so that the minimiser of Eq. 12 is kept.
+    is over the other half: independent of them, so that the minimiser of Eq. 12 is kept, up to labels at the `CEILING`.
 
     Raises `CepnbError` on another method.
     """
@@ -51,7 +52,7 @@ def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tens
         f = net(at, t, s.unsqueeze(1))
         match method:
             case "cep":
-                return cep_self_normalised(f, label) if others is label else cep(f, label, beta_value(others))
+                return cep_self_normalised(f, label) if others is label else cep(f, label, beta_value(others), CEILING)
             case "mse":
                 return mse(f, label)
             case "exp_mse":
