@@ -12,7 +12,7 @@ import pytest
 from cepnb.errors import CepnbError
 from cepnb.offline import collect as module
 from cepnb.offline.collect import collect, local_dataset
-from cepnb.offline.data import load_hdf5
+from cepnb.offline.hdf5 import load_hdf5
 from cepnb.offline.maze import LAYOUTS
 
 

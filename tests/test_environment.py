@@ -102,7 +102,7 @@ ORDER = [
     {"offline"}, {"offline.maze", "offline.download"}, {"offline.mdp"}, {"offline.d4rl_bridge"}, {"offline.mujoco_py_standin"}, {"offline.collect", "offline.data"},
     {"offline.hdf5", "offline.minari_bridge"}, {"offline.sources"}, {"d4rl_compat"}, {"offline.scaling"},
     {"offline.policy"}, {"offline.behaviour", "offline.support", "offline.critic", "offline.energy"},
-    {"offline.evaluation", "offline.gain"}, {"offline.pipeline", "offline.report"}, {"plots"}, {"widgets"}, {"exercises"}, {"cli"}, {"__main__"},
+    {"offline.evaluation", "offline.gain"}, {"offline.pipeline", "offline.report"}, {"plots"}, {"widgets"}, {"exercises.answers"}, {"exercises.densities", "exercises.policies"}, {"exercises"}, {"cli"}, {"__main__"},
 ]
 MODULES = sorted((ROOT / "cepnb").rglob("*.py"))
 
