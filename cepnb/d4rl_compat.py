@@ -8,8 +8,9 @@ download broke); beside them there are names for the data made here, which say s
 
     maze2d-umaze-local-v1, maze2d-medium-local-v1, maze2d-large-local-v1, each also as maze2d-umaze-local-noisy-v1
 
-To have the original engine: in an environment of its own with Python 3.10 or older, `pip install free-mujoco-py d4rl`;
-its wheel brings MuJoCo 2.1. It needs a C compiler and the headers of OpenGL and GLFW.
+To have the original engine, make an environment of its own with Python 3.10 (free-mujoco-py admits no newer one, cepnb no older
+than 3.11) and `pip install free-mujoco-py d4rl` there; its wheel carries MuJoCo 2.1 and compiles a binding at first import,
+for which it needs a C compiler and the headers of OpenGL and GLFW. Leave this import out there.
 """
 
 import importlib
