@@ -17,19 +17,3 @@ from cepnb.exercises.policies import (
     check_softmax_target,
     check_tilted_policy,
 )
-
-__all__ = [
-    "check_contrastive_loss",
-    "check_coverage",
-    "check_effective_samples",
-    "check_energy_from_samples",
-    "check_first_order_step",
-    "check_guided_noise",
-    "check_importance_weights",
-    "check_info_nce",
-    "check_intermediate_energy",
-    "check_mse_energy",
-    "check_noise",
-    "check_softmax_target",
-    "check_tilted_policy",
-]

@@ -35,28 +35,28 @@ def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tens
     if method not in METHODS:
         raise CepnbError(f"method '{method}': expected one of {', '.join(METHODS)}")
     net = energy_net(states.shape[1], support.shape[2], settings, schedule, seed)
-    beta_energy = -settings.beta * (q - q.mean(dim=1, keepdim=True))
-
-    def beta_value(part: Tensor) -> Tensor:
-        return settings.beta * soft_value(-part / settings.beta, settings.beta)
+    beta, halved = settings.beta, settings.labels == "state_value"
+    centred = q - q.mean(dim=1, keepdim=True)
 
     def step_loss(generator: torch.Generator) -> Tensor:
-        s, a, label = draw(generator, settings.energy_batch, states, support, beta_energy)
+        s, a, values = draw(generator, settings.energy_batch, states, support, centred)
         t = schedule.draw_times(len(s), generator)
-        others = label
-        if settings.labels == "state_value":
-            order = torch.rand(label.shape, generator=generator).argsort(dim=1)
-            label, others = label.gather(1, order).tensor_split(2, dim=1)
-            a = a.take_along_dim(order[:, :label.shape[1], None], dim=1)
+        others = values
+        if halved:
+            order = torch.rand(values.shape, generator=generator).argsort(dim=1)
+            values, others = values.gather(1, order).tensor_split(2, dim=1)
+            a = a.take_along_dim(order[:, :values.shape[1], None], dim=1)
         at = schedule.add_noise(a, t, torch.randn(a.shape, generator=generator))
-        f = net(at, t, s.unsqueeze(1))
+        f, beta_energy = net(at, t, s.unsqueeze(1)), -beta * values
         match method:
+            case "cep" if halved:
+                return cep(f, beta_energy, beta * soft_value(others, beta), CEILING)
             case "cep":
-                return cep_self_normalised(f, label) if others is label else cep(f, label, beta_value(others), CEILING)
+                return cep_self_normalised(f, beta_energy)
             case "mse":
-                return mse(f, label)
+                return mse(f, beta_energy)
             case "exp_mse":
-                return exponentiated_mse(f, label + beta_value(others).unsqueeze(1))
+                return exponentiated_mse(f, beta_energy + beta * soft_value(others, beta).unsqueeze(1))
 
     plan = Plan(settings.energy_steps, settings.energy_rate, settings.energy_final,
                 checkpoint_every=settings.checkpoint_every)

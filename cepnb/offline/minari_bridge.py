@@ -28,8 +28,8 @@ def load_minari(name: str) -> OfflineDataset:
         except Exception as error:  # minari's own, its storage's or the line's: anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CepnbError(f"{label}: neither here nor downloaded ({reason})") from error
-        _vector_size(stored.action_space, f"{label}: actions")
-        _vector_size(stored.observation_space, f"{label}: observations")
+        _check_vectors(stored.action_space, f"{label}: actions")
+        _check_vectors(stored.observation_space, f"{label}: observations")
         states, actions, rewards, after, terminals, totals = [], [], [], [], [], []
         for episode in stored.iterate_episodes():
             path = _vectors(episode.observations)
@@ -52,15 +52,15 @@ def load_minari(name: str) -> OfflineDataset:
                           episode_returns=torch.tensor(np.array(totals), dtype=torch.float32))
 
 
-def _vector_size(space: object, label: str) -> int:
-    """Length of the vector that values of a gymnasium space become; raises `CepnbError` if it is not one of vectors."""
+def _check_vectors(space: object, label: str) -> None:
+    """Raises `CepnbError` unless the values of a gymnasium space are vectors, or dictionaries of such."""
     from gymnasium import spaces
 
     if isinstance(space, spaces.Dict):
-        return sum(_vector_size(part, label) for part in _parts(space.spaces))
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        for part in _parts(space.spaces):
+            _check_vectors(part, label)
+    elif not isinstance(space, spaces.Box) or len(space.shape) != 1:
         raise CepnbError(f"{label} of the space {space}, expected vectors of numbers (a Box with one axis)")
-    return space.shape[0]
 
 
 def _vectors(values: Array | dict) -> Array:

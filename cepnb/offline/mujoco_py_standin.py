@@ -37,14 +37,16 @@ class _Model:
     """A compiled model with mujoco_py's lookups by name."""
 
     def __init__(self, compiled: mujoco.MjModel) -> None:
-        self.compiled = compiled
+        self.compiled, self._ids = compiled, {}
 
     def __getattr__(self, name: str) -> object:
-        if name == "compiled":  # while being unpickled or copied
+        if name in ("compiled", "_ids"):  # while being unpickled or copied
             raise AttributeError(name)
         kind, _, what = name.rpartition("_")
         if what == "name2id" and kind.removeprefix("_") in _KINDS:
-            ids = {self._name(kind.removeprefix("_"), i): i for i in range(self._count(kind.removeprefix("_")))}
+            ids = self._ids.setdefault(kind.removeprefix("_"), {})
+            if not ids:  # once a kind: names do not change, and environments ask in every step
+                ids.update({self._name(kind.removeprefix("_"), i): i for i in range(self._count(kind.removeprefix("_")))})
             return ids if kind.startswith("_") else ids.__getitem__
         if what == "names" and kind in _KINDS:
             return tuple(self._name(kind, i) for i in range(self._count(kind)))

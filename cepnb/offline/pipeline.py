@@ -120,17 +120,17 @@ class Steps:
         return actions
 
 
-def score(trained: Steps, environment: str, maze: str, settings: Settings, seed: int, progress: bool = True) -> list[dict]:
+def score(trained: Steps, environment: str) -> list[dict]:
     """Step 5: a list of score records for behaviour, best of K, and each energy over the grid of scales."""
-    schedule, da = VPSchedule(), trained.contrast_actions.shape[2]
+    settings, schedule, da = trained.settings, trained.schedule, trained.action_dim
     plain = behaviour_policy(trained.eps, da, settings, schedule)
     best = best_of_policy(trained.eps, trained.q, da, settings, schedule)
     policies = [("behaviour", lambda scales: plain, (0.0,)), ("best_of_k", lambda scales: best, (None,))]
     policies += [
         (method, lambda scales, energy=energy: guided_policy(trained.eps, energy, scales, da, settings, schedule),
          settings.scales) for method, energy in trained.energies.items()]
-    generator = seeded(seed, "evaluation")
-    return evaluate(policies, environment, maze, settings.episodes, trained.scaling, seed + 10_000, generator, progress)
+    return evaluate(policies, environment, maze_of(environment), settings.episodes, trained.scaling, trained.seed + 10_000,
+                    seeded(trained.seed, "evaluation"), trained.progress)
 
 
 def configuration_of(dataset: OfflineDataset, environment: str, settings: Settings, profile: str, seed: int) -> dict:
@@ -158,10 +158,10 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
         return read_json(path)
     trained = Steps(dataset, settings, seed, run, progress)
     energies = trained.energies  # and with them all that they need, before the time of the evaluation is taken
-    scores = run.timed("evaluation", lambda: score(trained, environment, maze_of(environment), settings, seed, progress))
+    scores = run.timed("evaluation", lambda: score(trained, environment))
     (few,) = draw(seeded(seed, "gain states"), 1_000, trained.contrast_states)
-    gains = q_gains(trained.eps, trained.q, energies, few, trained.contrast_actions.shape[2], settings,
-                    VPSchedule(), seeded(seed, "gain"))
+    gains = q_gains(trained.eps, trained.q, energies, few, trained.action_dim, settings, trained.schedule,
+                    seeded(seed, "gain"))
     spread = trained.values.std(dim=1)
     metrics = configuration | {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "mujoco", "numpy")},
