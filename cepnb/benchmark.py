@@ -15,6 +15,7 @@ from cepnb.losses import check_beta
 from cepnb.methods import METHODS, Models, guided_samples
 from cepnb.metrics import gradient_moments, mean_interval, mmd, w2
 from cepnb.profiles import ToySettings, toy_settings
+from cepnb.runs import Run
 from cepnb.toys import DENSITIES, density as toy_density
 from cepnb.training import seeded
 
@@ -86,10 +87,24 @@ def record(name: str, method: str, beta: float, seed: int, settings: ToySettings
 
 def table(settings: ToySettings, profile: str, seeds: Iterable[int], folder: Path, methods: Iterable[str] = METHODS,
           names: Iterable[str] = DENSITIES, betas: Iterable[float] = BETAS, progress: bool = True) -> list[dict]:
-    """All cases, in the order of the arguments; killed and called again, it goes on where it was."""
+    """All cases of the arguments, and what `folder`/records.json holds already; the file is written again with both.
+
+    So seeds add up from call to call, also where the file alone has been kept and not the networks. Killed and called
+    again, it goes on where it was. Raises `CepnbError` if the file was made with other settings.
+    """
+    Run(folder, {"profile": profile, "settings": asdict(settings)})
+    path = folder / "records.json"
+    known = {_case(found): found for found in (read_json(path) if path.exists() else [])}
     cases = [(seed, name, beta, method) for seed in seeds for name in names for beta in betas for method in methods]
-    return [record(name, method, beta, seed, settings, profile, folder, progress=progress)
-            for seed, name, beta, method in tqdm(cases, desc="table", disable=not progress)]
+    for seed, name, beta, method in tqdm(cases, desc="table", disable=not progress):
+        if (seed, name, beta, method) not in known:
+            known[seed, name, beta, method] = record(name, method, beta, seed, settings, profile, folder, progress=progress)
+    write_json(path, list(known.values()))
+    return list(known.values())
+
+
+def _case(found: dict) -> tuple[int, str, float, str]:
+    return found["seed"], found["density"], found["beta"], found["method"]
 
 
 def samples(settings: ToySettings, profile: str, seed: int, folder: Path, methods: Iterable[str] = PICTURED,
@@ -110,17 +125,30 @@ def samples(settings: ToySettings, profile: str, seed: int, folder: Path, method
 
 
 def markdown(records: list[dict], key: str = "w2_ratio") -> str:
-    """One number of all records as a table: a row for each density and β, a column a method, mean ± 95 % over seeds."""
+    """One number of all records as a table: a row for each density and β, a column a method, mean ± 95 % over seeds.
+
+    The head names the number of seeds of a column where not all have as many; a case without any is a dash.
+    """
+    values: dict[tuple[str, str, float], list[float]] = {}
+    for found in records:
+        values.setdefault((found["method"], found["density"], found["beta"]), []).append(found[key])
     methods = list(dict.fromkeys(record["method"] for record in records))
-    lines = ["| density | β | " + " | ".join(methods) + " |", "|---" * (len(methods) + 2) + "|"]
-    for name, beta in dict.fromkeys((record["density"], record["beta"]) for record in records):
-        cells = []
-        for method in methods:
-            mean, half = mean_interval([record[key] for record in records if (
-                record["density"], record["beta"], record["method"]) == (name, beta, method)])
-            cells.append((f"{mean:.2f}" if mean < 1000 else f"{mean:.0e}") + (f" ± {half:.2f}" if half == half else ""))
+    rows = list(dict.fromkeys((record["density"], record["beta"]) for record in records))
+    seeds = {method: {len(values.get((method, *row), [])) for row in rows} for method in methods}
+    alike = len(set.union(*seeds.values())) == 1
+    heads = methods if alike else [f"{m} (seeds: {'–'.join(map(str, sorted({min(n), max(n)})))})" for m, n in seeds.items()]
+    lines = ["| density | β | " + " | ".join(heads) + " |", "|---" * (len(methods) + 2) + "|"]
+    for name, beta in rows:
+        cells = [_cell(values.get((method, name, beta), [])) for method in methods]
         lines.append(f"| {name} | {beta:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return "–"
+    mean, half = mean_interval(values)
+    return (f"{mean:.2f}" if mean < 1000 else f"{mean:.0e}") + (f" ± {half:.2f}" if half == half else "")
 
 
 def _exact_sets(density: Density, beta: float, settings: ToySettings, seed: int, repeat: int) -> list[torch.Tensor]:

@@ -79,7 +79,7 @@ def _qgpo(options: argparse.Namespace) -> None:
 
 def _toy(options: argparse.Namespace) -> None:
     from cepnb import benchmark
-    from cepnb.files import atomic_path, cache_dir, write_json, write_text
+    from cepnb.files import atomic_path, cache_dir, write_text
     from cepnb.plots import sample_grid
 
     profile = profile_name(options.profile)
@@ -90,9 +90,10 @@ def _toy(options: argparse.Namespace) -> None:
         records = benchmark.table(toy_settings(profile), profile, seeds, folder)
         text = "\n\n".join(f"{key}\n\n{benchmark.markdown(records, key)}" for key in benchmark.SHOWN)
         write_text(folder / "table.md", text + "\n")
-        write_json(folder / "records.json", records)
-        with atomic_path(folder / "samples.png") as path:
-            sample_grid(benchmark.samples(toy_settings(profile), profile, seeds[0], folder)).savefig(path, format="png", dpi=110)
+        if not (folder / "samples.png").exists():
+            with atomic_path(folder / "samples.png") as path:
+                sample_grid(benchmark.samples(toy_settings(profile), profile, seeds[0], folder)).savefig(
+                    path, format="png", dpi=110)
         print(f"{text}\n\nAlso in {folder / 'table.md'}; samples in {folder / 'samples.png'}")
         return
     for name in ("density", "method", "beta"):

@@ -175,7 +175,7 @@ class Models:
     def seconds(self, method: str, beta: float) -> float:
         """How long the training took of what this method needs: the score, and the energy if it has one."""
         steps = [] if method == "exact" else ["score", method if method == "cep_beta" else f"{method}_{beta:g}"]
-        return sum(self.run.seconds.get(step, 0.0) for step in steps)
+        return float(sum(self.run.seconds.get(step, 0.0) for step in steps))
 
 
 def guided_samples(eps: EpsFunction, gradient: EpsFunction, density: Density, settings: ToySettings,

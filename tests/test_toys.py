@@ -1,6 +1,7 @@
 """Methods on toy densities: what they are made of, how they are measured, and the command that runs them."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -115,6 +116,20 @@ def test_table_of_two_seeds() -> None:
                for method, values in (("exact", (1.0, 1.2)), ("mse", (2.0, 2.0))) for seed, value in enumerate(values)]
     lines = benchmark.markdown(records).splitlines()
     assert lines[0] == "| density | β | exact | mse |" and lines[2] == "| moons | 1 | 1.10 ± 1.27 | 2.00 ± 0.00 |"
+    lines = benchmark.markdown([*records[:3], records[0] | {"beta": 3.0}]).splitlines()
+    assert lines[0] == "| density | β | exact (seeds: 1–2) | mse (seeds: 0–1) |" and lines[3] == "| moons | 3 | 1.00 | – |"
+
+
+def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
+    """What is kept of a table is its records and settings: those are enough to go on, and other settings are refused."""
+    cases = dict(methods=("exact",), names=("moons",), betas=(1.0,), progress=False)
+    (first,) = benchmark.table(toy_settings("ci"), "ci", [0], tmp_path, **cases)
+    shutil.rmtree(tmp_path / "moons")
+    both = benchmark.table(toy_settings("ci"), "ci", [1], tmp_path, **cases)
+    assert both[0] == first and both[1]["seed"] == 1 and not (tmp_path / "moons/seed0").exists()
+    assert json.loads((tmp_path / "records.json").read_text()) == both
+    with pytest.raises(CepnbError, match="settings.json: made with "):
+        benchmark.table(replace(toy_settings("ci"), samples=100), "ci", [0], tmp_path, **cases)
 
 
 @pytest.mark.parametrize("arguments, message", [
