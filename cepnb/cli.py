@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
 
     qgpo = commands.add_parser("qgpo", help="train and evaluate QGPO on an offline dataset, all five steps")
     qgpo.add_argument("--dataset", required=True, help="local/maze2d-umaze, d4rl/maze2d-umaze-v1, minari/D4RL/pointmaze/umaze-v2 and the like, or a D4RL HDF5 file")
-    qgpo.add_argument("--environment", help="maze2d-umaze, -medium or -large: where to evaluate, if the dataset does not say it")
+    qgpo.add_argument("--environment", help="maze2d-umaze, -medium or -large, hopper, halfcheetah or walker2d: where to evaluate, if the dataset does not say it")
     qgpo.add_argument("--profile", help=f"{', '.join(PROFILES)} (default: $CEPNB_PROFILE, else laptop)")
     qgpo.add_argument("--seed", type=int, default=0, help="seed of training and evaluation (the data has its own)")
     qgpo.add_argument("--out", type=Path, required=True, help="folder for models and metrics.json; resumed if begun")
@@ -54,24 +54,32 @@ def _parser() -> argparse.ArgumentParser:
     toy.set_defaults(command=_toy)
 
     data = commands.add_parser("data", help="make a local dataset (at first use) and print where it is")
-    data.add_argument("--dataset", required=True, help="local/maze2d-umaze, -medium or -large, or with -noisy behind it")
+    data.add_argument("--dataset", required=True, help="local/maze2d-umaze, -medium or -large, or with -noisy behind it; local/hopper-medium, -medium-replay or -medium-expert, or of halfcheetah or walker2d")
     data.add_argument("--profile", help="whose number of transitions to make (default: $CEPNB_PROFILE, else laptop)")
     data.set_defaults(command=_data)
+
+    agent = commands.add_parser("agent", help="train the agents that local locomotion data is made by (they come with the package)")
+    agent.add_argument("--environment", required=True, help="hopper, halfcheetah or walker2d")
+    agent.add_argument("--steps", type=int, help="environment steps (default: those of the agents that come along)")
+    agent.add_argument("--seed", type=int, default=0, help="seed of the training")
+    agent.add_argument("--out", type=Path, required=True, help="folder for NAME.safetensors and what is kept on the way")
+    agent.set_defaults(command=_agent)
     return parser
 
 
 def _qgpo(options: argparse.Namespace) -> None:
-    from cepnb.offline.maze import LAYOUTS, maze_of
+    from cepnb.offline.d4rl_bridge import episode_limit
+    from cepnb.offline.environments import family_of
     from cepnb.offline.pipeline import run_qgpo, score_table
     from cepnb.offline.sources import environment_of, load_dataset
 
     profile = profile_name(options.profile)
-    chosen = settings(profile, **dict(_assignment(text) for text in options.set))
-    _check_seed(options.seed)
     environment = options.environment or environment_of(options.dataset)
     if environment is None:
         raise CepnbError(f"--dataset {options.dataset}: expected --environment with it")
-    dataset = load_dataset(options.dataset, chosen.transitions, chosen.data_seed, LAYOUTS[maze_of(environment)].max_steps)
+    chosen = settings(profile, family_of(environment), **dict(_assignment(text) for text in options.set))
+    _check_seed(options.seed)
+    dataset = load_dataset(options.dataset, chosen.transitions, chosen.data_seed, episode_limit(environment))
     metrics = run_qgpo(dataset, environment, chosen, profile, options.seed, options.out)
     print(score_table(metrics["scores"]))
     print(f"\n{sum(metrics['seconds'].values()):.0f} s; all numbers are in {options.out / 'metrics.json'}")
@@ -123,6 +131,13 @@ def _data(options: argparse.Namespace) -> None:
 
     chosen = settings(options.profile)
     print(local_dataset(options.dataset, chosen.transitions, chosen.data_seed))
+
+
+def _agent(options: argparse.Namespace) -> None:
+    from cepnb.offline.sac import make_history
+
+    _check_seed(options.seed)
+    print(make_history(options.environment, options.steps, options.seed, options.out))
 
 
 def _assignment(text: str) -> tuple[str, object]:

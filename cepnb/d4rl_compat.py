@@ -21,7 +21,7 @@ from pathlib import Path
 import h5py
 
 from cepnb.offline import d4rl_bridge
-from cepnb.offline.collect import NAMES, local_dataset
+from cepnb.offline.collect import MAZES, local_dataset
 from cepnb.offline.download import download
 from cepnb.profiles import settings
 
@@ -63,7 +63,7 @@ def _register_local() -> None:
                 h5path = str(local_dataset(self.local_name, chosen.transitions, chosen.data_seed))
             return super().get_dataset(h5path)
 
-    for name in NAMES:
+    for name in MAZES:
         maze, _, noisy = name.removeprefix("local/maze2d-").partition("-")
         identity = f"maze2d-{maze}-local{noisy and '-noisy'}-v1"
         if identity in registry.env_specs:

@@ -8,6 +8,7 @@ from cepnb.errors import CepnbError
 
 LABELS = ("self_normalised", "state_value")
 GUIDANCE = ("cep", "mse", "exp_mse", "dps")
+REWARD_TUNING = ("none", "return_range", "minus_one")
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,7 @@ class Settings:
     # Data
     transitions: int = 1_000_000  # rows of a locally generated dataset
     data_seed: int = 0  # its own seed, so that training seeds share one dataset
+    reward_tuning: str = "none"  # before anything is learned: of REWARD_TUNING, see `offline.scaling.prepare`
     # 1. Behaviour diffusion μ_θ(a|s)
     behaviour_widths: tuple[int, ...] = (512, 256, 128)  # falling half of the U-shaped residual MLP
     behaviour_embedding: int = 128  # width of the joint embedding of time and state
@@ -70,8 +72,9 @@ class Settings:
             raise CepnbError(f"energy_K {self.energy_K}: expected K, which is {self.K}, for the support set as it is")
         if not 0 < self.discount < 1:
             raise CepnbError(f"discount {self.discount}: expected a number in (0, 1)")
-        if self.labels not in LABELS:
-            raise CepnbError(f"labels '{self.labels}': expected one of {', '.join(LABELS)}")
+        for name, known in (("labels", LABELS), ("reward_tuning", REWARD_TUNING)):
+            if getattr(self, name) not in known:
+                raise CepnbError(f"{name} '{getattr(self, name)}': expected one of {', '.join(known)}")
         if self.labels == "state_value" and self.energy_K < 4:
             raise CepnbError(f"energy_K {self.energy_K}: expected at least 4 actions, half of which give the state value")
         for name in self.guidance:
@@ -155,6 +158,8 @@ TOY_PROFILES = {
     "paper": ToySettings(),
 }
 PROFILES = {"ci": Settings(**_CI), "laptop": Settings(**_LAPTOP), "paper": Settings()}
+# What another family of tasks changes. Locomotion: returns of the data span 1000, β and β_Q of arXiv:2304.12824.
+FAMILIES = {"maze2d": {}, "locomotion": dict(reward_tuning="return_range", beta=3.0, beta_q=1.0, discount=0.99)}
 
 
 def profile_name(name: str | None = None) -> str:
@@ -170,9 +175,9 @@ def toy_settings(name: str | None = None) -> ToySettings:
     return TOY_PROFILES[profile_name(name)]
 
 
-def settings(name: str | None = None, **changes: object) -> Settings:
-    """Settings of a profile, with single fields changed by keyword."""
-    base = PROFILES[profile_name(name)]
+def settings(name: str | None = None, family: str = "maze2d", **changes: object) -> Settings:
+    """Settings of a profile for a family of tasks, with single fields changed by keyword."""
+    base = replace(PROFILES[profile_name(name)], **FAMILIES[family])
     unknown = set(changes) - set(asdict(base))
     if unknown:
         raise CepnbError(f"setting '{min(unknown)}': expected one of {', '.join(asdict(base))}")

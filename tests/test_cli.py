@@ -26,7 +26,7 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     (["--dataset", "nowhere.hdf5"], "--dataset nowhere.hdf5: expected --environment with it"),
     (["--dataset", "nowhere.hdf5", "--environment", "maze2d-umaze"],
      "dataset 'nowhere.hdf5': not found, expected a name that begins with local/, d4rl/ or minari/, or the path of an existing HDF5 file"),
-    (["--dataset", "d4rl/hopper-medium-v2"], "environment 'hopper': expected one of maze2d-umaze, maze2d-medium, maze2d-large"),
+    (["--dataset", "d4rl/ant-medium-v2"], "environment 'ant': expected one of maze2d-umaze, maze2d-medium, maze2d-large, hopper"),
     (["--dataset", "d4rl/maze2d-umaze-v7"], "dataset 'd4rl/maze2d-umaze-v7': not in d4rl's table, expected a name such as maze2d-umaze-v1"),
     (["--profile", "huge"], "profile 'huge': expected one of ci, laptop, paper"),
     (["--seed", "-1"], "seed -1: expected an integer from 0 to 2147483647"),

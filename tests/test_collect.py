@@ -11,9 +11,10 @@ import pytest
 
 from cepnb.errors import CepnbError
 from cepnb.offline import collect as module
-from cepnb.offline.collect import collect, local_dataset
+from cepnb.offline.collect import local_dataset
 from cepnb.offline.hdf5 import load_hdf5
 from cepnb.offline.maze import LAYOUTS
+from cepnb.offline.waypoint import collect_maze
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +24,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_the_controller_reaches_goals_all_over_the_maze(name: str) -> None:
-    data, maze = collect(name, 20_000, seed=0, progress=False), LAYOUTS[name]
+    data, maze = collect_maze(name, 20_000, seed=0, progress=False), LAYOUTS[name]
     visited = {tuple(cell) for cell in np.round(data["observations"][:, :2]).astype(int).tolist()}
     assert visited == set(maze.cells)  # every free cell, and never a wall
     ends = np.nonzero(data["timeouts"])[0]
@@ -38,17 +39,17 @@ def test_the_controller_reaches_goals_all_over_the_maze(name: str) -> None:
 
 def test_one_trajectory_without_gaps() -> None:
     """Every row leads to the next: positions move by velocity, at most 5.5 · 0.01 a step."""
-    data = collect("umaze", 5_000, seed=1, progress=False)
+    data = collect_maze("umaze", 5_000, seed=1, progress=False)
     assert np.abs(np.diff(data["observations"][:, :2], axis=0)).max() < 0.055
     moved = np.diff(data["observations"][:, :2], axis=0) / 0.01  # semi-implicit Euler: x' = x + 0.01 v'
     np.testing.assert_allclose(moved, data["observations"][1:, 2:], atol=2e-4)  # float32 positions over 0.01
 
 
 def test_noise_and_seeds() -> None:
-    clean, same, other = (collect("umaze", 500, seed=s, progress=False) for s in (0, 0, 1))
+    clean, same, other = (collect_maze("umaze", 500, seed=s, progress=False) for s in (0, 0, 1))
     assert all(np.array_equal(clean[key], same[key]) for key in clean)
     assert not np.array_equal(clean["actions"], other["actions"])
-    noisy = collect("umaze", 5_000, seed=0, noisy=True, progress=False)
+    noisy = collect_maze("umaze", 5_000, seed=0, noisy=True, progress=False)
     free = np.abs(noisy["actions"]) < 1
     assert 0.1 < free.mean() < 0.9 and np.abs(noisy["actions"]).max() <= 1
 
@@ -101,7 +102,7 @@ def test_a_failed_write_is_one_line_and_leaves_nothing(monkeypatch: pytest.Monke
     assert not [p for p in module.cache_dir().rglob("*") if p.is_file()]
 
 
-@pytest.mark.parametrize("name", ["local/maze2d-tiny", "local/hopper", "maze2d-umaze"])
+@pytest.mark.parametrize("name", ["local/maze2d-tiny", "local/hopper", "local/ant-medium", "maze2d-umaze"])
 def test_unknown_names(name: str) -> None:
     with pytest.raises(CepnbError, match=f"dataset '{name}': expected one of local/maze2d-umaze"):
         local_dataset(name, 100, 0)

@@ -99,7 +99,9 @@ def test_ci_and_readme_call_the_two_commands() -> None:
 ORDER = [
     {"cepnb"}, {"errors"}, {"files", "profiles"}, {"schedule"}, {"exact"}, {"toys"}, {"metrics"}, {"sampled"}, {"networks"},
     {"losses"}, {"guidance"}, {"samplers"}, {"training"}, {"runs"}, {"methods"}, {"benchmark"},
-    {"offline"}, {"offline.maze", "offline.download"}, {"offline.mdp"}, {"offline.d4rl_bridge"}, {"offline.mujoco_py_standin"}, {"offline.collect", "offline.data"},
+    {"offline"}, {"offline.episodes", "offline.download"}, {"offline.maze", "offline.locomotion"},
+    {"offline.environments", "offline.mdp", "offline.waypoint"}, {"offline.d4rl_bridge"}, {"offline.mujoco_py_standin"},
+    {"offline.agents"}, {"offline.collect", "offline.data", "offline.sac"},
     {"offline.hdf5", "offline.minari_bridge"}, {"offline.sources"}, {"d4rl_compat"}, {"offline.scaling"},
     {"offline.policy"}, {"offline.behaviour", "offline.support", "offline.critic", "offline.energy"},
     {"offline.evaluation", "offline.gain"}, {"offline.pipeline", "offline.report"}, {"plots"}, {"widgets"}, {"exercises.answers"}, {"exercises.densities", "exercises.policies"}, {"exercises"}, {"cli"}, {"__main__"},

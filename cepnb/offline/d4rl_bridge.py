@@ -79,12 +79,16 @@ def episode_limit(name: str) -> int | None:
 def reference_scores(name: str) -> tuple[float, float]:
     """Returns of a random and of an expert policy, the 0 and 100 of the normalised score.
 
-    `name` is a dataset of d4rl (`maze2d-umaze-v1`) or a local one (`local/maze2d-umaze[-noisy]`), which has the scores
-    of the environment that it copies. Raises `CepnbError` on a name without reference scores.
+    `name` is a dataset of d4rl (`maze2d-umaze-v1`), or a local one or its environment (`local/maze2d-umaze[-noisy]`,
+    `local/hopper[-medium]`), which has the scores of the environment that it copies. Raises `CepnbError` on a name without
+    reference scores.
     """
     d4rl()
     infos = importlib.import_module("d4rl.infos")
-    known = f"{name.removeprefix('local/').removesuffix('-noisy')}-v1" if name.startswith("local/") else name
+    known = name
+    if name.startswith("local/"):
+        body = re.match(r"local/(hopper|halfcheetah|walker2d)\b", name)
+        known = f"{body[1]}-medium-v2" if body else f"{name.removeprefix('local/').removesuffix('-noisy')}-v1"
     if known not in infos.REF_MIN_SCORE:
         raise CepnbError(f"dataset '{name}': d4rl has no reference scores for '{known}'")
     return infos.REF_MIN_SCORE[known], infos.REF_MAX_SCORE[known]

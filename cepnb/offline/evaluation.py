@@ -4,40 +4,41 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from cepnb.errors import CepnbError
 from cepnb.offline.d4rl_bridge import normalised_score
-from cepnb.offline.maze import MazeEnv
+from cepnb.offline.environments import episodes_of
+from cepnb.offline.episodes import Episodes
 from cepnb.offline.policy import Policy
 from cepnb.offline.scaling import Scaling
 
 
-def rollout(policy: Policy, env: MazeEnv, start: Float[Tensor, "n ds"], scaling: Scaling, generator: torch.Generator,
+def rollout(policy_of: Callable[[Int[Tensor, "rows"]], Policy], env: Episodes, scaling: Scaling, generator: torch.Generator,
             label: str = "rollout", progress: bool = True) -> tuple[Float[Tensor, "n"], Float[Tensor, "steps n ds"]]:
-    """Undiscounted return of one episode from each start state, and the states passed.
+    """Undiscounted return of each episode of `env`, and the states passed (an ended episode stays where it ended).
 
-    Rewards count until an episode ends; `env` has one row an episode and says when the last has ended.
+    `policy_of` gives the policy of some rows of `env`; those whose episode has ended are not asked for actions any more.
+    Raises `CepnbError` on actions that are not finite, and if an episode has not ended after the `max_steps` of `env`.
     """
-    env.reset()
-    env.set_state(start.double().numpy())
-    states, path = start, []
-    returns, alive = torch.zeros(len(start)), torch.ones(len(start), dtype=torch.bool)
+    states, path = torch.as_tensor(env.reset(), dtype=torch.float32), []
+    returns, alive = torch.zeros(env.count), torch.ones(env.count, dtype=torch.bool)
+    actions = torch.zeros(env.count, env.action_dim)
     with tqdm(total=env.max_steps, desc=label, disable=not progress, leave=False, mininterval=0.5) as bar:
-        while alive.any():
+        for _ in range(env.max_steps):
             path.append(states)
-            observation, reward, terminated, truncated = env.step(policy(scaling(states), generator).double().numpy())
+            rows = alive.nonzero().squeeze(1)
+            actions[rows] = policy_of(rows)(scaling(states[rows]), generator)
+            observation, reward, terminated, truncated = env.step(actions.double().numpy())
             states = torch.as_tensor(observation, dtype=torch.float32)
             returns += torch.as_tensor(reward, dtype=torch.float32) * alive
             alive &= ~torch.as_tensor(terminated | truncated)
             bar.update()
-    return returns, torch.stack(path)
-
-
-def start_states(maze: str, episodes: int, seed: int) -> Float[Tensor, "episodes ds"]:
-    """First states of `episodes` episodes, drawn by the environment; every method is given the same ones."""
-    return torch.as_tensor(MazeEnv(maze, episodes, seed).reset(), dtype=torch.float32)
+            if not alive.any():
+                return returns, torch.stack(path)
+    raise CepnbError(f"{env.name}: {int(alive.sum())} episodes go on after step {env.max_steps}, expected their end there")
 
 
 def score_record(method: str, scale: float | None, returns: Float[Tensor, "episodes"], environment: str) -> dict:
@@ -49,17 +50,16 @@ def score_record(method: str, scale: float | None, returns: Float[Tensor, "episo
             "normalised": low, "normalised_se": high - low}
 
 
-def evaluate(policies: list[tuple[str, Callable[[Tensor], Policy], tuple[float | None, ...]]], environment: str, maze: str,
+def evaluate(policies: list[tuple[str, Callable[[Tensor], Policy], tuple[float | None, ...]]], environment: str,
              episodes: int, scaling: Scaling, seed: int, generator: torch.Generator, progress: bool = True) -> list[dict]:
     """Score policies given as (method, policy of a tensor of scales, scales): one record a method and scale.
 
     All scales of a method run as one batch of len(scales) × episodes rows, from the same start states.
     """
-    start = start_states(maze, episodes, seed)
     records = []
     for method, policy_at, scales in policies:
-        rows = torch.tensor([scale or 0.0 for scale in scales]).repeat_interleave(episodes)
-        env = MazeEnv(maze, len(rows), seed)
-        returns, _ = rollout(policy_at(rows), env, start.repeat(len(scales), 1), scaling, generator, method, progress)
+        strength = torch.tensor([scale or 0.0 for scale in scales]).repeat_interleave(episodes)
+        env = episodes_of(environment, episodes, seed, len(scales))
+        returns, _ = rollout(lambda rows: policy_at(strength[rows]), env, scaling, generator, method, progress)
         records += [score_record(method, scale, part, environment) for scale, part in zip(scales, returns.split(episodes))]
     return records

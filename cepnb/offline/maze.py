@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
 from cepnb.errors import CepnbError
+from cepnb.offline.episodes import Episodes
 
 MAX_SPEED = 5.0  # velocities are clipped to ±5 before every step
 GOAL_RADIUS = 0.5  # reward 1 within this distance of the target, else 0
@@ -116,29 +117,29 @@ class PointMass:
         return *self._position.tolist(), *self._velocity.tolist()
 
 
-class MazeEnv:
-    """`count` independent episodes of maze2d-{name}-v1: observations (x, y, vx, vy), actions in [-1, 1]², sparse reward.
+class MazeEnv(Episodes):
+    """Episodes of maze2d-{name}-v1: observations (x, y, vx, vy), actions in [-1, 1]², sparse reward.
 
     An episode starts in a random free cell (± 0.1, velocity N(0, 0.1²)), never terminates, and is truncated after
     `max_steps`. The target stays in the goal cell: a good policy reaches it and then remains.
     """
 
-    def __init__(self, name: str, count: int, seed: int) -> None:
-        self.layout = layout(name)
-        if count < 1:
-            raise CepnbError(f"episodes {count}: expected at least 1")
+    state_dim, action_dim = 4, 2
+
+    def __init__(self, name: str, count: int, seed: int, copies: int = 1) -> None:
+        super().__init__(count, seed, copies)
+        self.name, self.layout = f"maze2d-{name}", layout(name)
         self.max_steps = self.layout.max_steps
-        self.count = count
         self._random = np.random.default_rng(seed)
-        self._masses = [PointMass(name) for _ in range(count)]
+        self._masses = [PointMass(name) for _ in range(self.count)]
         self._elapsed = 0
 
     def reset(self) -> Float[Array, "count 4"]:
-        """Start all episodes afresh; returns the observations."""
         cells = np.array(self.layout.cells, dtype=float)
-        place = cells[self._random.integers(len(cells), size=self.count)]
-        position = place + self._random.uniform(-0.1, 0.1, size=(self.count, 2))
-        return self.set_state(np.concatenate([position, 0.1 * self._random.standard_normal((self.count, 2))], axis=1))
+        place = cells[self._random.integers(len(cells), size=self.starts)]
+        position = place + self._random.uniform(-0.1, 0.1, size=(self.starts, 2))
+        start = np.concatenate([position, 0.1 * self._random.standard_normal((self.starts, 2))], axis=1)
+        return self.set_state(np.tile(start, (self.copies, 1)))
 
     def set_state(self, observations: Float[Array, "count 4"]) -> Float[Array, "count 4"]:
         """Put the episodes into given states at step 0."""
@@ -149,14 +150,7 @@ class MazeEnv:
 
     def step(self, actions: Float[Array, "count 2"]) -> tuple[
             Float[Array, "count 4"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]]:
-        """One step of 0.01 s of all: (observations, rewards, terminated, truncated). Actions are clipped to [-1, 1].
-
-        Raises `CepnbError` on actions that are not finite or of another shape.
-        """
-        if actions.shape != (self.count, 2) or not np.isfinite(actions).all():
-            found = f"shape {actions.shape}" if actions.shape != (self.count, 2) else "values that are not finite"
-            raise CepnbError(f"maze actions: found {found}, expected finite numbers of shape {(self.count, 2)}")
-        moves = np.clip(actions, -1.0, 1.0).tolist()
+        moves = self.clipped(actions).tolist()  # a step is 0.01 s
         observations = np.array([mass.step(*move) for mass, move in zip(self._masses, moves)])
         self._elapsed += 1
         rewards = goal_reward(self.layout, observations)

@@ -19,9 +19,9 @@ from cepnb.offline.behaviour import behaviour_net, train_behaviour
 from cepnb.offline.critic import critic_net, support_values, train_critic
 from cepnb.offline.data import OfflineDataset, check_rewards_vary
 from cepnb.offline.energy import energy_net, train_energy
+from cepnb.offline.environments import episodes_of
 from cepnb.offline.evaluation import evaluate
 from cepnb.offline.gain import q_gains
-from cepnb.offline.maze import maze_of
 from cepnb.offline.policy import behaviour_policy, best_of_policy, guided_policy
 from cepnb.offline.scaling import Scaling, Transitions, prepare, with_jitter
 from cepnb.offline.support import sample_support
@@ -41,7 +41,7 @@ class Steps:
 
     def __init__(self, dataset: OfflineDataset, settings: Settings, seed: int, run: Run, progress: bool = True) -> None:
         self.settings, self.seed, self.run, self.progress, self.schedule = settings, seed, run, progress, VPSchedule()
-        self.data, self.scaling = prepare(dataset)
+        self.data, self.scaling = prepare(dataset, settings.reward_tuning)
         self.state_dim, self.action_dim = self.data.states.shape[1], self.data.actions.shape[1]
 
     @cached_property
@@ -129,17 +129,17 @@ def score(trained: Steps, environment: str) -> list[dict]:
     policies += [
         (method, lambda scales, energy=energy: guided_policy(trained.eps, energy, scales, da, settings, schedule),
          settings.scales) for method, energy in trained.energies.items()]
-    return evaluate(policies, environment, maze_of(environment), settings.episodes, trained.scaling, trained.seed + 10_000,
+    return evaluate(policies, environment, settings.episodes, trained.scaling, trained.seed + 10_000,
                     seeded(trained.seed, "evaluation"), trained.progress)
 
 
 def configuration_of(dataset: OfflineDataset, environment: str, settings: Settings, profile: str, seed: int) -> dict:
     """What a run's folder is told apart by. Raises `CepnbError` on data that cannot be learned from or evaluated there."""
     check_rewards_vary(dataset)
-    maze_of(environment)
-    widths = (dataset.observations.shape[1], dataset.actions.shape[1])
-    if widths != (4, 2):
-        raise CepnbError(f"{dataset.name}: states and actions of width {widths}, expected (4, 2) for {environment}")
+    widths, env = (dataset.observations.shape[1], dataset.actions.shape[1]), episodes_of(environment, 1, seed)
+    if widths != (env.state_dim, env.action_dim):
+        raise CepnbError(f"{dataset.name}: states and actions of width {widths}, expected {(env.state_dim, env.action_dim)} "
+                         f"for {environment}")
     return {"dataset": dataset.name, "rows": len(dataset.rewards), "environment": environment,
             "profile": profile, "seed": seed, "settings": asdict(settings)}
 

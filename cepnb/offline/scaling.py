@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cepnb.errors import CepnbError
 from cepnb.offline.data import OfflineDataset, distinct_states
 
 
@@ -36,14 +37,29 @@ class Transitions:
     distinct: Float[Tensor, "m ds"]
 
 
-def prepare(dataset: OfflineDataset) -> tuple[Transitions, Scaling]:
-    """Scale the states and index the distinct ones. A coordinate that never changes is left at 0."""
+def prepare(dataset: OfflineDataset, reward_tuning: str = "none") -> tuple[Transitions, Scaling]:
+    """Scale the states and index the distinct ones. A coordinate that never changes is left at 0.
+
+    Rewards are tuned as the reference settings do: "return_range" makes r · 1000/(max − min return over true episodes), for
+    locomotion; "minus_one" makes r − 1, for AntMaze; "none" leaves them. Raises `CepnbError` if there is no range.
+    """
     observations = dataset.observations
     deviation = observations.std(dim=0)
     scaling = Scaling(observations.mean(dim=0), torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
     distinct, next_row = distinct_states(dataset)
-    return Transitions(scaling(observations), dataset.actions, dataset.rewards, dataset.terminals, next_row,
+    return Transitions(scaling(observations), dataset.actions, _tuned(dataset, reward_tuning), dataset.terminals, next_row,
                        scaling(distinct)), scaling
+
+
+def _tuned(dataset: OfflineDataset, tuning: str) -> Float[Tensor, "n"]:
+    if tuning == "minus_one":
+        return dataset.rewards - 1
+    if tuning == "none":
+        return dataset.rewards
+    low, high = dataset.episode_returns.min().item(), dataset.episode_returns.max().item()
+    if not high > low:
+        raise CepnbError(f"{dataset.name}: every episode has a return of {low:g}, expected some that differ for return_range")
+    return dataset.rewards * (1000 / (high - low))
 
 
 def with_jitter(data: Transitions, jitter: float, generator: torch.Generator) -> Transitions:

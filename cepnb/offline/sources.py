@@ -35,6 +35,9 @@ def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | No
 
 
 def environment_of(name: str) -> str | None:
-    """The environment that the name of a local or published dataset speaks of, such as maze2d-umaze; None if none."""
-    match = re.fullmatch(r"local/([\w-]+?)(-noisy)?|d4rl/(maze2d-[a-z]+|[a-z0-9]+)(-[a-z-]+)?-v\d+", name)
-    return match and (match[1] or match[3])
+    """The environment that the name of a local or published dataset speaks of: maze2d-umaze, hopper; None if none.
+
+    Minari's datasets are of gymnasium's newer environments, whose rewards differ from D4RL's: none is guessed for them.
+    """
+    match = re.fullmatch(r"(?:local|d4rl)/(maze2d-[a-z]+|[a-z0-9]+)(-[a-z-]+)?(-v\d+)?", name)
+    return match and match[1]

@@ -1,0 +1,22 @@
+"""The environments in which policies are evaluated, by name."""
+
+from cepnb.errors import CepnbError
+from cepnb.offline.episodes import Episodes
+from cepnb.offline.locomotion import TASKS, LocomotionEnv
+from cepnb.offline.maze import LAYOUTS, MazeEnv, maze_of
+
+ENVIRONMENTS = (*(f"maze2d-{maze}" for maze in LAYOUTS), *TASKS)
+
+
+def episodes_of(environment: str, count: int, seed: int, copies: int = 1) -> Episodes:
+    """`count` start states of an environment, and `copies` episodes from each. Raises `CepnbError` on another name."""
+    if family_of(environment) == "maze2d":
+        return MazeEnv(maze_of(environment), count, seed, copies)
+    return LocomotionEnv(environment, count, seed, copies)
+
+
+def family_of(environment: str) -> str:
+    """"maze2d" or "locomotion": what settings hang on. Raises `CepnbError` on an environment that is neither."""
+    if environment not in ENVIRONMENTS:
+        raise CepnbError(f"environment '{environment}': expected one of {', '.join(ENVIRONMENTS)}")
+    return "maze2d" if environment.startswith("maze2d-") else "locomotion"

@@ -1,0 +1,48 @@
+"""What every environment is to the evaluation: many episodes stepped together, each from a start state of its own."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray as Array
+
+from cepnb.errors import CepnbError
+
+
+class Episodes(ABC):
+    """`count` start states drawn with `seed`, and `copies` episodes from each of them: rows count · copies, copy by copy.
+
+    An episode ends when it terminates, or is truncated after `max_steps`; the rows of ended ones stay as they are. A
+    second environment of the same count and seed has the same start states.
+    """
+
+    name: str
+    max_steps: int
+    state_dim: int
+    action_dim: int
+
+    def __init__(self, count: int, seed: int, copies: int = 1) -> None:
+        for label, value in (("episodes", count), ("copies", copies)):
+            if value < 1:
+                raise CepnbError(f"{label} {value}: expected at least 1")
+        self.starts, self.copies, self.count, self.seed = count, copies, count * copies, seed
+
+    @abstractmethod
+    def reset(self) -> Float[Array, "count ds"]:
+        """Start all episodes afresh; returns the observations."""
+
+    @abstractmethod
+    def step(self, actions: Float[Array, "count da"]) -> tuple[
+            Float[Array, "count ds"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]]:
+        """One step of all: (observations, rewards, terminated, truncated). Actions are clipped to [-1, 1].
+
+        Raises `CepnbError` on actions that are not finite or of another shape.
+        """
+
+    def clipped(self, actions: Float[Array, "..."]) -> Float[Array, "count da"]:
+        """Actions in [-1, 1]; raises `CepnbError` if they cannot be taken."""
+        wanted = (self.count, self.action_dim)
+        if actions.shape != wanted or not np.isfinite(actions).all():
+            found = f"shape {actions.shape}" if actions.shape != wanted else "values that are not finite"
+            raise CepnbError(f"{self.name}: actions of {found}, expected finite numbers of shape {wanted}")
+        return np.clip(actions, -1.0, 1.0)

@@ -1,0 +1,68 @@
+"""Hopper, halfcheetah and walker2d as D4RL has them, on gymnasium's environments, many stepped together."""
+
+import contextlib
+import warnings
+
+import numpy as np
+from jaxtyping import Bool, Float
+from numpy import ndarray as Array
+
+from cepnb.errors import CepnbError
+from cepnb.offline.episodes import Episodes
+
+# gymnasium's "v4" are the "v2" of gym on which D4RL's data was made: same bodies, observations, rewards and ends.
+TASKS = {"hopper": "Hopper-v4", "halfcheetah": "HalfCheetah-v4", "walker2d": "Walker2d-v4"}
+
+
+class LocomotionEnv(Episodes):
+    """Episodes of a locomotion task: reward for running forward, less for large actions, and for not falling.
+
+    Hopper and walker2d terminate when they fall. Start states are drawn by gymnasium, one seed each.
+    """
+
+    max_steps = 1000
+
+    def __init__(self, name: str, count: int, seed: int, copies: int = 1) -> None:
+        super().__init__(count, seed, copies)
+        self.name = name
+        with _quiet():
+            import gymnasium  # here, since it takes long
+
+            self._bodies = [gymnasium.make(task(name)).unwrapped for _ in range(self.count)]
+        (self.state_dim,), (self.action_dim,) = self._bodies[0].observation_space.shape, self._bodies[0].action_space.shape
+        self._observations = np.empty((self.count, self.state_dim))
+        self._ended, self._elapsed = np.zeros(self.count, dtype=bool), 0
+
+    def reset(self) -> Float[Array, "count ds"]:
+        seeds = np.random.SeedSequence(self.seed).generate_state(self.starts).tolist()
+        for row, body in enumerate(self._bodies):
+            self._observations[row] = body.reset(seed=seeds[row % self.starts])[0]
+        self._ended[:], self._elapsed = False, 0
+        return self._observations.copy()
+
+    def step(self, actions: Float[Array, "count da"]) -> tuple[
+            Float[Array, "count ds"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]]:
+        moves, rewards, terminated = self.clipped(actions), np.zeros(self.count), self._ended.copy()
+        for row in np.flatnonzero(~self._ended):
+            try:
+                self._observations[row], rewards[row], terminated[row], *_ = self._bodies[row].step(moves[row])
+            except Exception as error:  # the engine's or gymnasium's, of whatever kind
+                raise CepnbError(f"{self.name}: step {self._elapsed + 1} failed ({type(error).__name__}: {error})") from error
+        self._elapsed += 1
+        self._ended |= terminated
+        return self._observations.copy(), rewards, terminated, np.full(self.count, self._elapsed >= self.max_steps)
+
+
+def task(name: str) -> str:
+    """gymnasium's name of a task; raises `CepnbError` on an unknown one."""
+    if name not in TASKS:
+        raise CepnbError(f"environment '{name}': expected one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+@contextlib.contextmanager
+def _quiet():
+    """gymnasium warns of its older versions, which are wanted here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,171 @@
+"""Locomotion: the batch against single gymnasium environments, agents, and datasets by D4RL's recipe."""
+
+import gymnasium
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from cepnb.errors import CepnbError
+from cepnb.files import save_tensors
+from cepnb.offline.agents import QUALITIES, Agent, collect_locomotion, episode_returns, read_history, roll, shipped_agents
+from cepnb.offline.collect import local_dataset
+from cepnb.offline.d4rl_bridge import normalised_score, reference_scores
+from cepnb.offline.environments import ENVIRONMENTS, episodes_of, family_of
+from cepnb.offline.evaluation import evaluate, rollout
+from cepnb.offline.hdf5 import load_hdf5
+from cepnb.offline.locomotion import TASKS, LocomotionEnv
+from cepnb.offline.scaling import Scaling, prepare
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_batch_is_so_many_single_environments(name: str) -> None:
+    env, random = LocomotionEnv(name, 2, seed=3, copies=2), np.random.default_rng(0)
+    start = env.reset()
+    assert np.array_equal(start[:2], start[2:]) and not np.array_equal(start[0], start[1])
+    assert np.array_equal(start, LocomotionEnv(name, 2, seed=3, copies=2).reset())
+    singles = [gymnasium.make(TASKS[name]).unwrapped for _ in range(4)]
+    for single, seed in zip(singles, np.random.SeedSequence(3).generate_state(2).tolist() * 2, strict=True):
+        single.reset(seed=seed)
+    ended = np.zeros(4, dtype=bool)
+    for _ in range(60):
+        actions = random.uniform(-1.2, 1.2, (4, env.action_dim))  # some outside, which are clipped
+        observations, rewards, terminated, truncated = env.step(actions)
+        for row, single in enumerate(singles):
+            if ended[row]:
+                assert rewards[row] == 0 and terminated[row]
+                continue
+            expected = single.step(np.clip(actions[row], -1, 1))
+            assert np.array_equal(observations[row], expected[0]) and rewards[row] == expected[1]
+            assert terminated[row] == expected[2] and not truncated[row]
+        ended |= terminated
+    assert ended.any() == (name != "halfcheetah")  # thrown about at random, the other two fall
+
+
+def test_names_and_dimensions() -> None:
+    assert [family_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 3 + ["locomotion"] * 3
+    assert [(e.state_dim, e.action_dim, e.max_steps) for e in (episodes_of(name, 1, 0) for name in ENVIRONMENTS)] == [
+        (4, 2, 300), (4, 2, 600), (4, 2, 800), (11, 3, 1000), (17, 6, 1000), (17, 6, 1000)]
+    with pytest.raises(CepnbError, match="environment 'ant': expected one of maze2d-umaze, .*, walker2d"):
+        episodes_of("ant", 1, 0)
+    with pytest.raises(CepnbError, match="^episodes 0: expected at least 1"):
+        LocomotionEnv("hopper", 0, 0)
+    for name in ("local/hopper", "local/hopper-medium-replay"):
+        assert reference_scores(name) == reference_scores("hopper-expert-v2")
+
+
+def test_bad_actions_and_a_failing_engine_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = LocomotionEnv("hopper", 2, 0)
+    env.reset()
+    with pytest.raises(CepnbError, match="^hopper: actions of values that are not finite, expected finite numbers of shape"):
+        env.step(np.array([[0.0, np.nan, 0.0], [0.0, 0.0, 0.0]]))
+    with pytest.raises(CepnbError, match=r"^hopper: actions of shape \(3, 3\), expected"):
+        env.step(np.zeros((3, 3)))
+
+    def broken(action: np.ndarray) -> None:
+        raise RuntimeError("unstable")
+
+    monkeypatch.setattr(env._bodies[1], "step", broken)
+    with pytest.raises(CepnbError, match=r"^hopper: step 1 failed \(RuntimeError: unstable\)"):
+        env.step(np.zeros((2, 3)))
+
+
+def test_a_rollout_asks_no_more_for_the_dead_and_does_not_hang() -> None:
+    scaling, asked = Scaling(torch.zeros(11), torch.ones(11)), []
+
+    def policy_of(rows: torch.Tensor):
+        asked.append(len(rows))
+        return lambda states, generator: torch.full((len(states), 3), 0.8)
+
+    returns, path = rollout(policy_of, LocomotionEnv("hopper", 3, 0), scaling, torch.Generator(), progress=False)
+    assert asked[0] == 3 and asked == sorted(asked, reverse=True) and len(path) == len(asked) < 200  # it falls soon
+    single = gymnasium.make("Hopper-v4").unwrapped
+    single.reset(seed=int(np.random.SeedSequence(0).generate_state(3)[1]))
+    total, done = 0.0, False
+    while not done:
+        _, reward, done, *_ = single.step(np.full(3, np.float32(0.8), dtype=float))
+        total += reward
+    assert returns[1].item() == pytest.approx(total, rel=1e-5)  # summed in single precision
+
+    class Endless(LocomotionEnv):
+        max_steps = 5
+
+        def step(self, actions):
+            observations, rewards, *_ = super().step(actions)
+            return observations, rewards, np.zeros(3, dtype=bool), np.zeros(3, dtype=bool)
+
+    with pytest.raises(CepnbError, match="^hopper: 3 episodes go on after step 5, expected their end there"):
+        rollout(policy_of, Endless("hopper", 3, 0), scaling, torch.Generator(), progress=False)
+    bad = lambda rows: lambda states, generator: torch.full((len(states), 3), torch.nan)
+    with pytest.raises(CepnbError, match="^hopper: actions of values that are not finite"):
+        evaluate([("behaviour", lambda scales: bad(scales), (0.0,))], "hopper", 2, scaling, 0, torch.Generator(), progress=False)
+
+
+def test_an_agent_is_the_squashed_gaussian_of_its_weights() -> None:
+    """Against torch's transformed distribution: same mean of log-probabilities' argument, sampled many times."""
+    g = torch.Generator().manual_seed(0)
+    shapes = [(5, 8), (8,), (8, 8), (8,), (8, 2), (2,), (8, 2), (2,)]
+    weights = [torch.randn(shape, generator=g, dtype=torch.float64) / 2 for shape in shapes]
+    state = torch.randn(5, generator=g, dtype=torch.float64)
+    h = torch.relu(torch.relu(state @ weights[0] + weights[1]) @ weights[2] + weights[3])
+    mean, deviation = h @ weights[4] + weights[5], (h @ weights[6] + weights[7]).clamp(-20, 2).exp()
+    actions = Agent(tuple(w.numpy() for w in weights))(np.repeat(state.numpy()[None], 20_000, 0), np.random.default_rng(0))
+    before = np.arctanh(np.clip(actions, -1 + 1e-12, 1 - 1e-12))
+    inside = np.abs(before) < 10  # beyond that tanh has no digits left
+    assert inside.mean() > 0.99
+    np.testing.assert_allclose(np.median(before, 0), mean, atol=4 * deviation.max().item() / 20_000**0.5)
+    low, high = np.quantile(before, [0.1587, 0.8413], axis=0)
+    np.testing.assert_allclose((high - low) / 2, deviation, rtol=0.05)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_shipped_agents_are_what_their_recipe_says(name: str) -> None:
+    history = shipped_agents(name)
+    expert = reference_scores(f"local/{name}")[1]
+    before = [steps for steps in history.agents if steps <= history.medium]
+    assert 5 <= len(before) <= 20 and max(history.agents) == history.expert > history.medium
+    returns = history.recipe["returns"]
+    assert returns[str(history.medium)] >= expert / 3 and returns[str(history.expert)] > 1.5 * returns[str(history.medium)]
+    found = episode_returns(name, history.agents[history.medium], 3, seed=1)
+    spread = max(found.std(), 0.1 * found.mean())
+    assert abs(found.mean() - returns[str(history.medium)]) < 4 * spread
+
+
+def test_datasets_by_recipe() -> None:
+    for quality in QUALITIES:
+        path = local_dataset(f"local/hopper-{quality}", 1_500, 0, progress=False)
+        with h5py.File(path) as file:
+            assert "not the published D4RL file" in file.attrs["origin"] and "SAC" in file.attrs["agents"]
+            arrays = {key: file[key][()] for key in file}
+        assert set(arrays) == {"observations", "actions", "rewards", "next_observations", "terminals", "timeouts"}
+        assert all(len(value) == 1_500 for value in arrays.values()) and np.abs(arrays["actions"]).max() <= 1
+        ends = arrays["terminals"] | arrays["timeouts"]
+        assert ends[-1] and not (arrays["terminals"] & arrays["timeouts"]).any()
+        inner = ~ends[:-1]
+        assert np.array_equal(arrays["next_observations"][:-1][inner], arrays["observations"][1:][inner])
+        data = load_hdf5(path)
+        assert torch.equal(data.next_observations[~data.terminals], torch.from_numpy(
+            arrays["next_observations"][:-1][inner]))
+        tuned, _ = prepare(data, "return_range")
+        span = data.episode_returns.max() - data.episode_returns.min()
+        torch.testing.assert_close(tuned.rewards, data.rewards * 1000 / span)
+        assert torch.equal(prepare(data, "minus_one")[0].rewards, data.rewards - 1)
+    again = collect_locomotion("hopper", "medium-expert", 1_500, 0, progress=False)
+    assert all(np.array_equal(again[key], arrays[key]) for key in arrays)
+    other = roll("hopper", shipped_agents("hopper").of("medium")[0], 100, 7, progress=False)
+    assert not np.array_equal(other["observations"], again["observations"][:100])
+
+
+def test_a_file_that_holds_no_agents(tmp_path) -> None:
+    save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(1)})
+    with pytest.raises(CepnbError, match="a.safetensors: has no 'recipe', expected a history of agents"):
+        read_history(tmp_path / "a.safetensors")
+    with pytest.raises(CepnbError, match="environment 'ant': expected one of hopper"):
+        shipped_agents("ant")
+
+
+def test_normalised_scores_are_d4rls() -> None:
+    assert normalised_score("local/walker2d", 1.629008) == pytest.approx(0, abs=1e-6)
+    assert normalised_score("local/hopper", 3234.3) == pytest.approx(100, abs=1e-3)
