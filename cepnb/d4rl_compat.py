@@ -6,7 +6,8 @@ D4RL's own environments (maze2d, antmaze, hopper, halfcheetah, walker2d, ant) th
 `mujoco_py`; where it is installed, nothing is replaced. Published names download the published files (and go on where a
 download broke); beside them there are names for the data made here, which say so:
 
-    maze2d-umaze-local-v1, maze2d-medium-local-v1, maze2d-large-local-v1, each also as maze2d-umaze-local-noisy-v1
+    maze2d-umaze-local-v1, maze2d-medium-local-v1, maze2d-large-local-v1, each also as maze2d-umaze-local-noisy-v1;
+    hopper-medium-local-v2, hopper-medium-replay-local-v2, hopper-medium-expert-local-v2, and so for halfcheetah and walker2d
 
 To have the original engine, make an environment of its own with Python 3.10 (free-mujoco-py admits no newer one, cepnb no older
 than 3.11) and `pip install free-mujoco-py d4rl` there; its wheel carries MuJoCo 2.1 and compiles a binding at first import,
@@ -21,7 +22,7 @@ from pathlib import Path
 import h5py
 
 from cepnb.offline import d4rl_bridge
-from cepnb.offline.collect import MAZES, local_dataset
+from cepnb.offline.collect import NAMES, local_dataset
 from cepnb.offline.download import download
 from cepnb.profiles import settings
 
@@ -47,32 +48,41 @@ def _downloaded(url: str) -> str:
 
 
 def _register_local() -> None:
+    from d4rl.gym_mujoco import gym_envs
     from d4rl.pointmaze import maze_model
     from gym.envs.registration import register, registry
 
-    class LocalMazeEnv(maze_model.MazeEnv):
-        """D4RL's maze with the data that cepnb makes for it (of the size that `$CEPNB_PROFILE` has)."""
+    layouts = {"umaze": maze_model.U_MAZE, "medium": maze_model.MEDIUM_MAZE, "large": maze_model.LARGE_MAZE}
+    bodies = {"hopper": gym_envs.OfflineHopperEnv, "halfcheetah": gym_envs.OfflineHalfCheetahEnv,
+              "walker2d": gym_envs.OfflineWalker2dEnv}
+    for name in NAMES:
+        family, _, variant = name.removeprefix("local/").partition("-")
+        low, high = d4rl_bridge.reference_scores(name)
+        kwargs = {"ref_min_score": low, "ref_max_score": high}
+        if family == "maze2d":
+            maze, _, noisy = variant.partition("-")
+            identity = f"maze2d-{maze}-local{noisy and '-noisy'}-v1"
+            entry = _with_local_data(maze_model.MazeEnv, name)
+            kwargs |= {"maze_spec": layouts[maze], "reward_type": "sparse", "reset_target": False}
+        else:
+            identity, local = f"{family}-{variant}-local-v2", _with_local_data(bodies[family], name)
+            entry = lambda local=local, **kwargs: gym_envs.NormalizedBoxEnv(local(**kwargs))  # as d4rl has them
+        if identity not in registry.env_specs:
+            register(id=identity, entry_point=entry, kwargs=kwargs,
+                     max_episode_steps=d4rl_bridge.episode_limit(name.removeprefix("local/")))
 
-        def __init__(self, local_name: str, **kwargs: object) -> None:
-            self.local_name = local_name
-            super().__init__(**kwargs)
 
+def _with_local_data(environment: type, name: str) -> type:
+    """A class of d4rl's whose dataset is the one that cepnb makes (of the size that `$CEPNB_PROFILE` has)."""
+
+    class Local(environment):
         def get_dataset(self, h5path: str | None = None) -> dict:
             if h5path is None:
                 chosen = settings()
-                h5path = str(local_dataset(self.local_name, chosen.transitions, chosen.data_seed))
+                h5path = str(local_dataset(name, chosen.transitions, chosen.data_seed))
             return super().get_dataset(h5path)
 
-    for name in MAZES:
-        maze, _, noisy = name.removeprefix("local/maze2d-").partition("-")
-        identity = f"maze2d-{maze}-local{noisy and '-noisy'}-v1"
-        if identity in registry.env_specs:
-            continue
-        low, high = d4rl_bridge.reference_scores(name)
-        register(id=identity, entry_point=LocalMazeEnv, max_episode_steps=d4rl_bridge.episode_limit(f"maze2d-{maze}"), kwargs={
-            "local_name": name, "maze_spec": {"umaze": maze_model.U_MAZE, "medium": maze_model.MEDIUM_MAZE,
-                                              "large": maze_model.LARGE_MAZE}[maze],
-            "reward_type": "sparse", "reset_target": False, "ref_min_score": low, "ref_max_score": high})
+    return Local
 
 
 install()

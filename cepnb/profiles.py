@@ -8,6 +8,7 @@ from cepnb.errors import CepnbError
 
 LABELS = ("self_normalised", "state_value")
 GUIDANCE = ("cep", "mse", "exp_mse", "dps")
+TRAINING = ("staged", "joint")
 REWARD_TUNING = ("none", "return_range", "minus_one")
 
 
@@ -52,6 +53,7 @@ class Settings:
     energy_rate: float = 3e-4
     energy_final: float = 1.0
     labels: str = "self_normalised"  # of CEP: as in Eq. 20, or over a "state_value" from other actions, unbiased up to a cap
+    training: str = "staged"  # step 4 after step 3; "joint": both at once, for q_steps at q_rate
     guidance: tuple[str, ...] = ("cep", "mse")  # which energies to train and evaluate, of GUIDANCE
     # 5. Evaluation
     episodes: int = 100  # of each method and scale
@@ -72,7 +74,7 @@ class Settings:
             raise CepnbError(f"energy_K {self.energy_K}: expected K, which is {self.K}, for the support set as it is")
         if not 0 < self.discount < 1:
             raise CepnbError(f"discount {self.discount}: expected a number in (0, 1)")
-        for name, known in (("labels", LABELS), ("reward_tuning", REWARD_TUNING)):
+        for name, known in (("labels", LABELS), ("training", TRAINING), ("reward_tuning", REWARD_TUNING)):
             if getattr(self, name) not in known:
                 raise CepnbError(f"{name} '{getattr(self, name)}': expected one of {', '.join(known)}")
         if self.labels == "state_value" and self.energy_K < 4:

@@ -60,12 +60,23 @@ def test_maze2d_is_our_maze_to_the_bit_and_its_dataset_ours() -> None:
         observation, ours, *_ = env.step(np.array([action]))
         assert observation[0].tolist() == expected and ours[0] == reward
     assert found["score"] == pytest.approx((100 - 23.85) / (161.86 - 23.85))
-    chosen = settings()
-    data = load_dataset("local/maze2d-umaze", chosen.transitions, chosen.data_seed)
     assert {"observations", "actions", "rewards", "terminals", "timeouts", "infos/goal"} <= set(found["raw"])
+    assert_dataset(found, "local/maze2d-umaze")
+
+
+def assert_dataset(found: dict, name: str) -> None:
+    """What d4rl made of the local data is what we make of it."""
+    chosen = settings()
+    data = load_dataset(name, chosen.transitions, chosen.data_seed)
     for key, (shape, total) in found["dataset"].items():
         ours = getattr(data, key)
-        assert list(ours.shape) == shape and ours.double().sum().item() == pytest.approx(total, abs=1e-6), key
+        assert list(ours.shape) == shape and ours.double().sum().item() == pytest.approx(total, rel=1e-6, abs=1e-6), key
+
+
+def test_locomotion_with_local_data() -> None:
+    found = client("hopper-medium-replay-local-v2", 5)
+    assert np.shape(found["observations"])[1] == 11 and found["score"] == pytest.approx((100 + 20.272305) / (3234.3 + 20.272305))
+    assert_dataset(found, "local/hopper-medium-replay")
 
 
 @pytest.mark.filterwarnings("ignore")

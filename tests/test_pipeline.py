@@ -199,3 +199,16 @@ def test_constant_rewards_and_other_widths_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CepnbError, match="environment 'maze2d-tiny': expected one of maze2d-umaze"):
         run_qgpo(data, "maze2d-tiny", ci(), "ci", 0, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_critic_and_energies_trained_together(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+    """One step more: the networks are made and scored; and the critic is the one of the same stream without energies."""
+    for name in ("behaviour", "support", "energy_support"):
+        shutil.copy(unbroken[0] / f"{name}.safetensors", tmp_path)
+    found = run(tmp_path, training="joint", guidance=("cep", "mse", "dps"), episodes=2)
+    assert set(found["seconds"]) == {"joint", "evaluation"}
+    assert [record["method"] for record in found["scores"]][2:] == ["cep", "cep", "mse", "mse", "dps", "dps"]
+    assert not (tmp_path / "critic.safetensors").exists()
+    steps = Steps(dataset(ci()), ci(training="joint", guidance=("cep", "mse", "dps"), episodes=2), 0, Run(tmp_path), progress=False)
+    again = steps.energy("exp_mse")  # not among the trained: made after them, from their Q
+    assert (tmp_path / "energy_exp_mse.safetensors").exists() and again is not steps.energy("cep")

@@ -8,6 +8,7 @@ import torch
 from cepnb.guidance import dps_energy, energy_gradient
 from cepnb.offline.energy import train_energy
 from cepnb.offline.gain import q_gains
+from cepnb.offline.joint import train_joint
 from cepnb.offline.scaling import Transitions, with_jitter
 from cepnb.profiles import settings
 from cepnb.schedule import VPSchedule, expand_as
@@ -84,3 +85,21 @@ def test_dps_of_a_state() -> None:
     at = torch.randn(7, 1, generator=torch.Generator().manual_seed(0))
     mean = s + alpha * 0.09 / variance * (at - alpha * s)
     torch.testing.assert_close(energy_gradient(f)(at, t, s), beta * 2 * (mean - 2 * s) * alpha * 0.09 / variance)
+
+
+def test_joint_training_ends_where_staged_training_does() -> None:
+    """A bandit of one step: Q = c·a exactly, so staged and joint energies aim at the same ∇E_t."""
+    g, n, K, beta, deviation = torch.Generator().manual_seed(0), 2_000, 16, 2.0, 0.3
+    states, actions = torch.zeros(n, 1), deviation * torch.randn(n, 1, generator=g)
+    data = Transitions(states=states, actions=actions, rewards=2 * actions[:, 0], terminals=torch.ones(n, dtype=torch.bool),
+                       next_row=torch.arange(n), distinct=states)
+    support = deviation * torch.randn(n, K, 1, generator=g)
+    chosen = settings("ci", beta=beta, K=K, energy_K=K, energy_batch=128, q_steps=1_500, training="joint", guidance=("cep",), checkpoint_every=500)
+    nets = train_joint(data, support, states, support, chosen, SCHEDULE, 0, progress=False)
+    at = torch.linspace(-0.8, 0.8, 50)[:, None]
+    assert (nets["q"](torch.zeros(50, 1), at) - 2 * at[:, 0]).abs().max() < 0.15
+    t = torch.tensor(0.3)
+    alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+    truth = (-2 * beta * alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)).item()
+    found = energy_gradient(nets["cep"])(at, t, torch.zeros(50, 1)).mean().item()
+    assert found == pytest.approx(truth, rel=0.15)  # βQ has a deviation of 1.2 over μ: K = 16 costs little

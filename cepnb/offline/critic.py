@@ -1,5 +1,6 @@
 """Step 3: the action value Q_ψ by in-support softmax Q-learning (Eqs. 21–22), with no action outside the support."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cepnb.losses import softmax_q_target
 from cepnb.networks import TwinQ
 from cepnb.offline.scaling import Transitions
 from cepnb.profiles import Settings
-from cepnb.training import Plan, draw, initialised, seeded, train
+from cepnb.training import Plan, StepLoss, draw, initialised, seeded, train
 
 
 def train_critic(data: Transitions, support: Float[Tensor, "n K da"], settings: Settings, seed: int,
@@ -23,6 +24,14 @@ def train_critic(data: Transitions, support: Float[Tensor, "n K da"], settings: 
     """
     q = critic_net(data, settings, seed)
     target = deepcopy(q).requires_grad_(False)
+    train(critic_loss(q, target, data, support, settings), {"q": q, "target": target}, critic_plan(settings),
+          seeded(seed, "critic"), after_step=following(q, target, settings.target_rate), checkpoint=checkpoint, label="critic",
+          progress=progress)
+    return target
+
+
+def critic_loss(q: TwinQ, target: TwinQ, data: Transitions, support: Float[Tensor, "n K da"], settings: Settings) -> StepLoss:
+    """The squared errors of a batch of transitions, of `settings.q_batch`."""
 
     def step_loss(generator: torch.Generator) -> Tensor:
         s, a, reward, terminal, next_row = draw(generator, settings.q_batch, data.states, data.actions, data.rewards,
@@ -33,14 +42,22 @@ def train_critic(data: Transitions, support: Float[Tensor, "n K da"], settings: 
         q1, q2 = q.both(s, a)
         return ((q1 - goal).square() + (q2 - goal).square()) / 2
 
+    return step_loss
+
+
+def following(q: TwinQ, target: TwinQ, rate: float) -> Callable[[], None]:
+    """One step of Polyak averaging: target ← target + τ (q − target)."""
+
     def follow() -> None:
         with torch.no_grad():
-            torch._foreach_lerp_(list(target.parameters()), list(q.parameters()), settings.target_rate)
+            torch._foreach_lerp_(list(target.parameters()), list(q.parameters()), rate)
 
-    plan = Plan(settings.q_steps, settings.q_rate, settings.q_final, checkpoint_every=settings.checkpoint_every)
-    train(step_loss, {"q": q, "target": target}, plan, seeded(seed, "critic"), after_step=follow,
-          checkpoint=checkpoint, label="critic", progress=progress)
-    return target
+    return follow
+
+
+def critic_plan(settings: Settings) -> Plan:
+    """How long and how fast step 3 trains."""
+    return Plan(settings.q_steps, settings.q_rate, settings.q_final, checkpoint_every=settings.checkpoint_every)
 
 
 def critic_net(data: Transitions, settings: Settings, seed: int) -> TwinQ:

@@ -1,5 +1,6 @@
 """Step 4: the intermediate energy f_φ(a_t, t, s) of E(s, a) = −Q(s, a), by in-support CEP (Eq. 20) or its rivals."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from cepnb.profiles import Settings
 from cepnb.schedule import VPSchedule
 from cepnb.training import Plan, draw, initialised, seeded, train
 
+EnergyLoss = Callable[[EnergyNet, Tensor, Tensor, Tensor, torch.Generator], Tensor]
 METHODS = ("cep", "mse", "exp_mse")
 CEILING = 10.0  # of the exponents β(Q − V(s)) of labels, which overflow where the other actions of a state are all poor
 
@@ -32,16 +34,29 @@ def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tens
 
     Raises `CepnbError` on another method.
     """
-    if method not in METHODS:
-        raise CepnbError(f"method '{method}': expected one of {', '.join(METHODS)}")
-    net = energy_net(states.shape[1], support.shape[2], settings, schedule, seed)
-    beta, halved = settings.beta, settings.labels == "state_value"
-    centred = q - q.mean(dim=1, keepdim=True)
+    net, loss = energy_net(states.shape[1], support.shape[2], settings, schedule, seed), energy_loss(method, settings, schedule)
 
     def step_loss(generator: torch.Generator) -> Tensor:
-        s, a, values = draw(generator, settings.energy_batch, states, support, centred)
+        return loss(net, *draw(generator, settings.energy_batch, states, support, q), generator)
+
+    plan = Plan(settings.energy_steps, settings.energy_rate, settings.energy_final,
+                checkpoint_every=settings.checkpoint_every)
+    train(step_loss, {"net": net}, plan, seeded(seed, "energy"), checkpoint=checkpoint,
+          label=f"energy ({method})", progress=progress)
+    return net
+
+
+def energy_loss(method: str, settings: Settings, schedule: VPSchedule) -> EnergyLoss:
+    """The loss of `train_energy` as a function of (f_φ, states, their actions, the Q of these, generator): one value a
+    state, or one an action for the regressions."""
+    if method not in METHODS:
+        raise CepnbError(f"method '{method}': expected one of {', '.join(METHODS)}")
+    beta, halved = settings.beta, settings.labels == "state_value"
+
+    def loss(net: EnergyNet, s: Float[Tensor, "batch ds"], a: Float[Tensor, "batch K da"], q: Float[Tensor, "batch K"],
+             generator: torch.Generator) -> Tensor:
         t = schedule.draw_times(len(s), generator)
-        others = values
+        values = others = q - q.mean(dim=1, keepdim=True)
         if halved:
             order = torch.rand(values.shape, generator=generator).argsort(dim=1)
             values, others = values.gather(1, order).tensor_split(2, dim=1)
@@ -58,11 +73,7 @@ def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tens
             case "exp_mse":
                 return exponentiated_mse(f, beta_energy + beta * soft_value(others, beta).unsqueeze(1))
 
-    plan = Plan(settings.energy_steps, settings.energy_rate, settings.energy_final,
-                checkpoint_every=settings.checkpoint_every)
-    train(step_loss, {"net": net}, plan, seeded(seed, "energy"), checkpoint=checkpoint,
-          label=f"energy ({method})", progress=progress)
-    return net
+    return loss
 
 
 def energy_net(state_dim: int, action_dim: int, settings: Settings, schedule: VPSchedule, seed: int) -> EnergyNet:

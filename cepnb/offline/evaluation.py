@@ -17,10 +17,11 @@ from cepnb.offline.scaling import Scaling
 
 
 def rollout(policy_of: Callable[[Int[Tensor, "rows"]], Policy], env: Episodes, scaling: Scaling, generator: torch.Generator,
-            label: str = "rollout", progress: bool = True) -> tuple[Float[Tensor, "n"], Float[Tensor, "steps n ds"]]:
+            label: str = "rollout", progress: bool = True, watch: Callable[[], None] = lambda: None) -> tuple[Float[Tensor, "n"], Float[Tensor, "steps n ds"]]:
     """Undiscounted return of each episode of `env`, and the states passed (an ended episode stays where it ended).
 
     `policy_of` gives the policy of some rows of `env`; those whose episode has ended are not asked for actions any more.
+    `watch` is called after each step.
     Raises `CepnbError` on actions that are not finite, and if an episode has not ended after the `max_steps` of `env`.
     """
     states, path = torch.as_tensor(env.reset(), dtype=torch.float32), []
@@ -35,6 +36,7 @@ def rollout(policy_of: Callable[[Int[Tensor, "rows"]], Policy], env: Episodes, s
             states = torch.as_tensor(observation, dtype=torch.float32)
             returns += torch.as_tensor(reward, dtype=torch.float32) * alive
             alive &= ~torch.as_tensor(terminated | truncated)
+            watch()
             bar.update()
             if not alive.any():
                 return returns, torch.stack(path)

@@ -1,6 +1,5 @@
 """Hopper, halfcheetah and walker2d as D4RL has them, on gymnasium's environments, many stepped together."""
 
-import contextlib
 import warnings
 
 import numpy as np
@@ -11,6 +10,7 @@ from cepnb.errors import CepnbError
 from cepnb.offline.episodes import Episodes
 
 # gymnasium's "v4" are the "v2" of gym on which D4RL's data was made: same bodies, observations, rewards and ends.
+CAPSULE = 3  # MuJoCo's mjGEOM_CAPSULE
 TASKS = {"hopper": "Hopper-v4", "halfcheetah": "HalfCheetah-v4", "walker2d": "Walker2d-v4"}
 
 
@@ -25,9 +25,10 @@ class LocomotionEnv(Episodes):
     def __init__(self, name: str, count: int, seed: int, copies: int = 1) -> None:
         super().__init__(count, seed, copies)
         self.name = name
-        with _quiet():
-            import gymnasium  # here, since it takes long
+        import gymnasium  # here, since it takes long; and before warnings are silenced, since it sets how they are shown
 
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of versions older than the newest, which are wanted here
             self._bodies = [gymnasium.make(task(name)).unwrapped for _ in range(self.count)]
         (self.state_dim,), (self.action_dim,) = self._bodies[0].observation_space.shape, self._bodies[0].action_space.shape
         self._observations = np.empty((self.count, self.state_dim))
@@ -52,17 +53,18 @@ class LocomotionEnv(Episodes):
         self._ended |= terminated
         return self._observations.copy(), rewards, terminated, np.full(self.count, self._elapsed >= self.max_steps)
 
+    def body(self, row: int) -> tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]:
+        """The body of one episode as it stands: both ends of each of its capsules as (x, z), and their radii, in metres."""
+        engine = self._bodies[row].unwrapped
+        model, data = engine.model, engine.data
+        parts = [part for part in range(model.ngeom) if model.geom_type[part] == CAPSULE]
+        along = np.stack([data.geom_xmat[part].reshape(3, 3)[:, 2] * model.geom_size[part, 1] for part in parts])
+        centre = data.geom_xpos[parts]
+        return np.stack([centre - along, centre + along], axis=1)[..., [0, 2]], model.geom_size[parts, 0].copy()
+
 
 def task(name: str) -> str:
     """gymnasium's name of a task; raises `CepnbError` on an unknown one."""
     if name not in TASKS:
         raise CepnbError(f"environment '{name}': expected one of {', '.join(TASKS)}")
     return TASKS[name]
-
-
-@contextlib.contextmanager
-def _quiet():
-    """gymnasium warns of its older versions, which are wanted here."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

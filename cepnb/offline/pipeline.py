@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from cepnb.errors import CepnbError
 from cepnb.files import load_tensors, read_json, save_tensors, write_json
@@ -22,6 +22,7 @@ from cepnb.offline.energy import energy_net, train_energy
 from cepnb.offline.environments import episodes_of
 from cepnb.offline.evaluation import evaluate
 from cepnb.offline.gain import q_gains
+from cepnb.offline.joint import joint_nets, train_joint
 from cepnb.offline.policy import behaviour_policy, best_of_policy, guided_policy
 from cepnb.offline.scaling import Scaling, Transitions, prepare, with_jitter
 from cepnb.offline.support import sample_support
@@ -64,8 +65,19 @@ class Steps:
         return self._actions("support", self.seen.distinct, self.settings.K)
 
     @cached_property
+    def joint(self) -> nn.ModuleDict:
+        """Steps 3 and 4 together, if `settings.training` is "joint"."""
+        support, states, actions = self.support, self.contrast_states, self.contrast_actions
+        return self.run.module(
+            "joint", lambda: joint_nets(self.data, self.action_dim, self.settings, self.schedule, self.seed),
+            lambda path: train_joint(self.seen, support, states, actions, self.settings, self.schedule, self.seed, path,
+                                     self.progress))
+
+    @cached_property
     def q(self) -> TwinQ:
         """3. The action value Q_ψ."""
+        if self.settings.training == "joint":
+            return self.joint["q"]
         support = self.support  # first, so that each step's time is its own
         return self.run.module("critic", lambda: critic_net(self.data, self.settings, self.seed),
                                lambda path: train_critic(self.seen, support, self.settings, self.seed, path, self.progress))
@@ -98,6 +110,8 @@ class Steps:
         """f_φ by one method; DPS needs no training, and sees Q of actions held in [-1, 1]."""
         if method == "dps":
             return dps_energy(self.eps, lambda a, s: -self.q(s, a.clamp(-1, 1)), self.settings.beta, self.schedule)
+        if self.settings.training == "joint" and method in self.joint:
+            return self.joint[method]
         examples = self.contrast_states, self.contrast_actions, self.values
         return self.run.module(
             f"energy_{method}", lambda: energy_net(self.state_dim, self.action_dim, self.settings, self.schedule, self.seed),
