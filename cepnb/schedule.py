@@ -68,8 +68,8 @@ class VPSchedule:
     def draw_times(self, count: int, generator: torch.Generator | None = None, early: float = 0.0) -> Float[Tensor, "count"]:
         """Training times, uniform in [t_min, 1]; the first share `early` of them uniform in λ_t instead.
 
-        Half of all λ_t lie below t = 0.1, where fine details of a density are decided. Which times are seen how often
-        does not move the minimiser at any one of them.
+        More than a third of the range of λ_t lies below t = 0.1, where fine details of a density are decided. Which times
+        are seen how often does not move the minimiser at any one of them.
         """
         times = self.t_min + (1 - self.t_min) * torch.rand(count, generator=generator)
         first = round(early * count)
