@@ -15,11 +15,11 @@ from cepnb.offline.agents import Agent, episode_returns
 from cepnb.offline.d4rl_bridge import reference_scores
 from cepnb.offline.locomotion import task
 
-STEPS = {"hopper": 250_000, "walker2d": 400_000, "halfcheetah": 400_000}
+STEPS = {"hopper": 500_000, "walker2d": 400_000, "halfcheetah": 400_000}
 EVERY = 2_000  # steps between the agents that are kept while training
 SHIPPED = 20  # of these up to the medium one
 EPISODES = 10  # by which an agent is judged
-SETTINGS = dict(policy_kwargs={"net_arch": {"pi": [64, 64], "qf": [128, 128]}}, learning_starts=5_000, batch_size=256,
+SETTINGS = dict(policy_kwargs={"net_arch": {"pi": [64, 64], "qf": [128, 128]}}, learning_starts=5_000, batch_size=128,
                 train_freq=8, gradient_steps=8)  # small networks: two cores, and agents that are shipped
 LAYERS = ("Dense_0", "Dense_1", "Dense_2", "Dense_3")
 
