@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cepnb.errors import CepnbError
-from cepnb.profiles import PROFILES, Settings, profile_name, settings, toy_settings
+from cepnb.profiles import PROFILES, Settings, fitting, profile_name, settings, toy_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,18 +68,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _qgpo(options: argparse.Namespace) -> None:
-    from cepnb.offline.d4rl_bridge import episode_limit
     from cepnb.offline.environments import family_of
     from cepnb.offline.pipeline import run_qgpo, score_table
-    from cepnb.offline.sources import environment_of, load_dataset
+    from cepnb.offline.sources import evaluated_in, load_task
 
     profile = profile_name(options.profile)
-    environment = options.environment or environment_of(options.dataset)
-    if environment is None:
-        raise CepnbError(f"--dataset {options.dataset}: expected --environment with it")
+    environment = evaluated_in(options.dataset, options.environment)
     chosen = settings(profile, family_of(environment), **dict(_assignment(text) for text in options.set))
     _check_seed(options.seed)
-    dataset = load_dataset(options.dataset, chosen.transitions, chosen.data_seed, episode_limit(environment))
+    dataset = load_task(options.dataset, environment, chosen)
     metrics = run_qgpo(dataset, environment, chosen, profile, options.seed, options.out)
     print(score_table(metrics["scores"]))
     print(f"\n{sum(metrics['seconds'].values()):.0f} s; all numbers are in {options.out / 'metrics.json'}")
@@ -146,10 +143,9 @@ def _assignment(text: str) -> tuple[str, object]:
         parsed = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         parsed = None
-    kinds = {field: type(default) for field, default in vars(Settings()).items()}
-    kind = kinds.get(name)
-    if kind is str:
-        parsed = value
-    if not equals or (kind is not None and not (isinstance(parsed, kind) or (kind is float and type(parsed) is int))):
-        raise CepnbError(f"--set {text}: expected NAME=VALUE" + (f" with a {kind.__name__}" if kind else ""))
-    return name, float(parsed) if kind is float else parsed
+    known = {field: type(default) for field, default in vars(Settings()).items()}
+    if name in known:
+        parsed = fitting(name, value if known[name] is str else parsed)
+    if not equals or (name in known and parsed is None):
+        raise CepnbError(f"--set {text}: expected NAME=VALUE" + (f" with a {known[name].__name__}" if name in known else ""))
+    return name, parsed

@@ -3,6 +3,7 @@
 import math
 import os
 from dataclasses import asdict, dataclass, fields, replace
+from typing import get_args
 
 from cepnb.errors import CepnbError
 
@@ -184,3 +185,21 @@ def settings(name: str | None = None, family: str = "maze2d", **changes: object)
     if unknown:
         raise CepnbError(f"setting '{min(unknown)}': expected one of {', '.join(asdict(base))}")
     return replace(base, **changes)
+
+
+def fitting(name: str, value: object) -> object:
+    """`value` in the type of the field `name` of `Settings`; None if it is of another type.
+
+    A whole number is one for a real number too, and a list for a tuple.
+    """
+    kind = {field.name: field.type for field in fields(Settings)}[name]
+    if not get_args(kind):
+        return _of_kind(kind, value)
+    items = [_of_kind(get_args(kind)[0], item) for item in value] if isinstance(value, (list, tuple)) else [None]
+    return None if None in items else tuple(items)
+
+
+def _of_kind(kind: type, value: object) -> object:
+    if kind is float and type(value) is int:
+        return float(value)
+    return value if type(value) is kind else None  # True is an int, but no number

@@ -23,7 +23,7 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
 
 @pytest.mark.parametrize("changes, expected", [
     (["--dataset", "local/maze2d-tiny"], "environment 'maze2d-tiny': expected one of maze2d-umaze, maze2d-medium, maze2d-large"),
-    (["--dataset", "nowhere.hdf5"], "--dataset nowhere.hdf5: expected --environment with it"),
+    (["--dataset", "nowhere.hdf5"], "dataset 'nowhere.hdf5': the name does not say where to evaluate, expected an environment with it"),
     (["--dataset", "nowhere.hdf5", "--environment", "maze2d-umaze"],
      "dataset 'nowhere.hdf5': not found, expected a name that begins with local/, d4rl/ or minari/, or the path of an existing HDF5 file"),
     (["--dataset", "d4rl/ant-medium-v2"], "environment 'ant': expected one of maze2d-umaze, maze2d-medium, maze2d-large, hopper"),
@@ -43,6 +43,8 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     (["--set", "scales=()"], "scales: expected at least one value"),
     (["--set", "scales=(1.0,)"], "scales (1.0,): expected finite values above 0, 3.0 among them"),
     (["--set", "episodes=many"], "--set episodes=many: expected NAME=VALUE with a int"),
+    (["--set", "episodes=True"], "--set episodes=True: expected NAME=VALUE with a int"),
+    (["--set", "behaviour_widths=(64, 'wide')"], "--set behaviour_widths=(64, 'wide'): expected NAME=VALUE with a tuple"),
     (["--set", "episodes"], "--set episodes: expected NAME=VALUE with a int"),
     (["--set", "labels=raw"], "labels 'raw': expected one of self_normalised, state_value"),
     (["--set", "guidance=('cep', 'cfg')"], "guidance 'cfg': expected some of cep, mse, exp_mse, dps"),

@@ -7,8 +7,10 @@ from cepnb.errors import CepnbError
 from cepnb.offline.collect import local_dataset
 from cepnb.offline.d4rl_bridge import episode_limit as published_limit, published
 from cepnb.offline.data import OfflineDataset
+from cepnb.offline.environments import family_of
 from cepnb.offline.hdf5 import load_hdf5
 from cepnb.offline.minari_bridge import load_minari
+from cepnb.profiles import Settings
 
 
 def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | None = None) -> OfflineDataset:
@@ -41,3 +43,20 @@ def environment_of(name: str) -> str | None:
     """
     match = re.fullmatch(r"(?:local|d4rl)/(maze2d-[a-z]+|[a-z0-9]+)(-[a-z-]+)?(-v\d+)?", name)
     return match and match[1]
+
+
+def evaluated_in(name: str, environment: str | None = None) -> str:
+    """The environment in which policies learned from a dataset are evaluated: the given one, else the one its name speaks of.
+
+    Raises `CepnbError` if neither says it, or on one that is not to be had.
+    """
+    environment = environment or environment_of(name)
+    if environment is None:
+        raise CepnbError(f"dataset '{name}': the name does not say where to evaluate, expected an environment with it")
+    family_of(environment)
+    return environment
+
+
+def load_task(name: str, environment: str, settings: Settings) -> OfflineDataset:
+    """The dataset of a run: of the size that the settings want if it is made here."""
+    return load_dataset(name, settings.transitions, settings.data_seed, published_limit(environment))
