@@ -23,7 +23,7 @@ class Run:
         path = folder / "settings.json"
         if configuration is not None:
             if path.exists():
-                _refuse_changes(path, read_json(path), configuration)
+                refuse_changes(path, configuration)
             else:
                 write_json(path, configuration)
         self._lock = FileLock(folder / ".lock")
@@ -64,9 +64,9 @@ class Run:
         return net.requires_grad_(False)
 
 
-def _refuse_changes(path: Path, stored: dict, wanted: dict) -> None:
-    """Raises `CepnbError` naming the first entry in which the folder's configuration differs from the one asked for."""
-    stored, wanted = (c | c.pop("settings") for c in (dict(stored), json.loads(json.dumps(wanted))))
+def refuse_changes(path: Path, configuration: dict) -> None:
+    """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for."""
+    stored, wanted = (c | c.pop("settings") for c in (read_json(path), json.loads(json.dumps(configuration))))
     for key, value in wanted.items():
         if stored.get(key) != value:
             raise CepnbError(f"{path}: made with {key} {stored.get(key)}, now {value}; use another folder")
