@@ -37,9 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     qgpo.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
     qgpo.set_defaults(command=_qgpo)
 
-    table = commands.add_parser("scores", help="the scores of finished runs in one table, as mean over their seeds")
-    table.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="folders of finished runs, or their metrics.json")
-    table.set_defaults(command=_scores)
+    report = commands.add_parser("report", help="the scores of a sweep or of finished runs as tables, over their seeds")
+    report.add_argument("scores", nargs="+", type=Path, metavar="DIR", help="folder of a sweep or of runs, or a scores.csv or metrics.json")
+    report.set_defaults(command=_report)
 
     toy = commands.add_parser("toy", help="train a method on a toy density and measure it against the exact answer")
     toy.add_argument("--table", action="store_true", help="all densities, β and methods instead: table.md, records.json, samples.png")
@@ -117,10 +117,11 @@ def _check_seed(seed: int) -> None:
         raise CepnbError(f"seed {seed}: expected an integer from 0 to 2147483647")
 
 
-def _scores(options: argparse.Namespace) -> None:
-    from cepnb.offline.report import load_runs, summary_table
+def _report(options: argparse.Namespace) -> None:
+    from cepnb.offline.report import report
+    from cepnb.offline.scores import load_scores
 
-    print(summary_table(load_runs(options.runs)))
+    print(report(load_scores(options.scores)))
 
 
 def _data(options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from cepnb.guidance import EpsFunction
 from cepnb.offline.maze import GOAL_RADIUS, Layout
+from cepnb.offline.scores import Line
 
 # One colour a method in every notebook, from the colour-blind safe palette of Okabe and Ito.
 COLOURS = {"exact": "#000000", "behaviour": "#999999", "cep": "#0072B2", "cep_raw": "#56B4E9", "mse": "#D55E00",
@@ -105,19 +107,63 @@ def path_panel(axes: Axes, maze: Layout, paths: Float[Tensor, "steps n ds"], col
     axes.scatter(*paths[0, :, :2].T.numpy(), s=14, color=colour, zorder=3)
 
 
-def score_figure(records: list[dict]) -> Figure:
-    """Normalised score over guidance scale s, with standard errors; policies without a scale as horizontal bands."""
-    made, axes = figure(size=4.2)
-    panel = axes[0, 0]
-    for method in dict.fromkeys(record["method"] for record in records):
-        own = [record for record in records if record["method"] == method]
-        scores, errors = ([r[key] for r in own] for key in ("normalised", "normalised_se"))
+def score_panel(axes: Axes, scores: Iterable[tuple[str, float | None, float, float]]) -> None:
+    """Scores as (method, scale, value, error) over guidance scale s; a method without a grid of scales is a horizontal band."""
+    methods: dict[str, list[tuple[float | None, float, float]]] = {}
+    for method, *point in scores:
+        methods.setdefault(method, []).append(tuple(point))
+    for method, points in methods.items():
+        scales, values, errors = zip(*points)
         style = {"color": COLOURS[method], "label": LABELS[method]}
-        if len(own) == 1:
-            panel.axhspan(scores[0] - errors[0], scores[0] + errors[0], alpha=0.15, color=COLOURS[method])
-            panel.axhline(scores[0], **style)
+        if len(points) == 1 and not scales[0]:
+            axes.axhspan(values[0] - errors[0], values[0] + errors[0], alpha=0.15, color=COLOURS[method])
+            axes.axhline(values[0], **style)
         else:
-            panel.errorbar([r["scale"] for r in own], scores, errors, marker="o", capsize=3, **style)
-    panel.set(xlabel="guidance scale s (s = 1 is exact)", ylabel="D4RL-normalised score")
-    panel.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+            axes.errorbar(scales, values, errors, marker="o", capsize=3, **style)
+    axes.set_xlabel("guidance scale s (s = 1 is exact)")
+
+
+def score_figure(records: list[dict]) -> Figure:
+    """Normalised score of each method over guidance scale s, with standard errors over episodes."""
+    made, axes = figure(size=4.2)
+    score_panel(axes[0, 0], [tuple(r[key] for key in ("method", "scale", "normalised", "normalised_se")) for r in records])
+    axes[0, 0].set_ylabel("D4RL-normalised score")
+    axes[0, 0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return made
+
+
+def sweep_figure(lines: list[Line]) -> Figure:
+    """Mean scores with 95 % intervals over seeds: a row for each task, and in it a panel for each option, over the scales.
+
+    With several options a first panel shows all of them, at the headline scale.
+    """
+    tasks, options = (list(dict.fromkeys(getattr(line, name) for line in lines)) for name in ("task", "option"))
+    several = len(options) > 1
+    made, axes = figure(len(options) + several, len(tasks), size=3.4, sharey="row")
+    for row, task in zip(axes, tasks):
+        here = [line for line in lines if line.task == task]
+        for panel, option in zip(row[several:], options):
+            score_panel(panel, [(line.method, line.scale, *_bar(line)) for line in here if line.option == option])
+            panel.set_title(option, fontsize=10)
+        if several:
+            _option_panel(row[0], [line for line in here if line.headline], options)
+        row[0].set_ylabel(f"{task}\nD4RL-normalised score")
+    axes[0, -1].legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return made
+
+
+def _option_panel(axes: Axes, headline: list[Line], options: list[str]) -> None:
+    methods = list(dict.fromkeys(line.method for line in headline))
+    for index, method in enumerate(methods):
+        own = [line for line in headline if line.method == method]
+        places = [options.index(line.option) + 0.5 * ((index + 0.5) / len(methods) - 0.5) for line in own]  # side by side
+        values, errors = zip(*map(_bar, own))
+        axes.errorbar(places, values, errors, marker="o", linestyle="", capsize=3, color=COLOURS[method], label=LABELS[method])
+    axes.set_xticks(range(len(options)), options, rotation=20, ha="right")
+    axes.set_xlim(-0.5, len(options) - 0.5)
+    axes.set_title("at the headline scale", fontsize=10)
+
+
+def _bar(line: Line) -> tuple[float, float]:
+    mean, half = line.mean
+    return mean, 0.0 if np.isnan(half) else half  # one seed has no interval

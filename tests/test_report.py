@@ -1,55 +1,186 @@
-"""The table over seeds: means and intervals by hand, and runs that do not belong together."""
+"""The tables over seeds and tasks: means, intervals and differences by hand, and scores that do not belong together."""
 
+import itertools
 import json
+import math
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from cepnb.cli import main
+from cepnb.metrics import interquartile_mean, stratified_interval
+from cepnb.offline.published import MEANS, QGPO, published_name, suite_of
+from cepnb.offline.report import report
+from cepnb.offline.scores import load_scores, rows_of, summed_up, write_scores
+from cepnb.plots import sweep_figure
+from cepnb.profiles import settings
+
+CASES = (("behaviour", 0.0), ("best_of_k", None), ("cep", 1.0), ("cep", 3.0), ("mse", 1.0), ("mse", 3.0))
+SETTINGS = json.loads(json.dumps(asdict(settings("ci", episodes=50))))
 
 
-def write(path: Path, seed: int, scores: tuple[float, ...], **changes: object) -> Path:
-    records = [{"method": method, "scale": scale, "episodes": 50, "normalised": score}
-               for (method, scale), score in zip((("behaviour", 0.0), ("best_of_k", None), ("cep", 1.0)), scores)]
-    metrics = {"dataset": "local/maze2d-umaze", "rows": 10, "profile": "ci", "seed": seed, "settings": {"beta": 8.0},
-               "threads": 2, "seconds": {"critic": 100.0 + seed}, "scores": records}
-    path.mkdir()
-    (path / "metrics.json").write_text(json.dumps(metrics | changes))
+def metrics(seed: int, scores: tuple[float, ...], **changes: object) -> dict:
+    records = [{"method": method, "scale": scale, "episodes": 50, "return_mean": 1.0, "return_se": 0.5, "normalised": score,
+                "normalised_se": 2.0} for (method, scale), score in zip(CASES, scores)]
+    gains = [{"method": method, "scale": scale, "gain": 0.25} for method, scale in CASES[2:]]
+    return {"dataset": "local/maze2d-umaze", "environment": "maze2d-umaze", "rows": 10, "profile": "ci", "seed": seed,
+            "settings": SETTINGS, "threads": 2, "seconds": {"critic": 100.0 + seed, "evaluation": 0.5}, "gains": gains,
+            "q_mean": 3.0, "beta_times_q_spread": 0.5, "versions": {"python": "3.11.7", "torch": "2.13"}, "scores": records} | changes
+
+
+def write(path: Path, *args: object, **changes: object) -> Path:
+    path.mkdir(parents=True)
+    (path / "metrics.json").write_text(json.dumps(metrics(*args, **changes)))
     return path
 
 
-def test_mean_and_interval(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    folders = [write(tmp_path / str(seed), seed, scores)
-               for seed, scores in enumerate(((-10.0, 70.0, 80.0), (-10.0, 72.0, 90.0), (-10.0, 74.0, 100.0)))]
-    assert main(["scores", *map(str, folders)]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[2] == "| behaviour |  | -10.0 | -10.0 to -10.0 | -10.0, -10.0, -10.0 |"
+THREE = ((-10.0, 70.0, 1.0, 80.0, 5.0, 60.0), (-10.0, 72.0, 2.0, 90.0, 5.0, 62.0), (-10.0, 74.0, 6.0, 100.0, 5.0, 88.0))
+
+
+def test_means_intervals_and_differences_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folders = [write(tmp_path / str(seed), seed, scores) for seed, scores in enumerate(THREE)]
+    assert main(["report", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    sections = dict(part.split("\n", 1) for part in printed.split("### ")[1:])
+    assert list(sections) == ["At the headline scale", "Differences seed by seed", "The whole grid of scales", "Runs",
+                              "Beside published scores"]
+    head, grid = (sections[name].strip().splitlines() for name in ("At the headline scale", "The whole grid of scales"))
+    assert head[2] == "| task | method | scale s | seeds | mean | 95 % interval | each seed |"
+    assert head[4] == "| local/maze2d-umaze | behaviour |  | 3 | -10.0 | -10.0 to -10.0 | -10.0, -10.0, -10.0 |"
     # 90 ± t(0.975; 2) 10/√3 with t = 4.3027 from tables
-    assert lines[4] == "| cep | 1 | 90.0 | 65.2 to 114.8 | 80.0, 90.0, 100.0 |"
-    assert "3 × 50 episodes on local/maze2d-umaze, profile ci; 100 to 102 s a seed, torch threads: 2." in lines[-1]
-    assert main(["scores", str(folders[0] / "metrics.json")]) == 0
-    assert "| cep | 1 | 80.0 |  | 80.0 |" in capsys.readouterr().out
+    assert head[6] == "| local/maze2d-umaze | cep | 3 | 3 | 90.0 | 65.2 to 114.8 | 80.0, 90.0, 100.0 |"
+    assert [line.split(" | ")[1:3] for line in head[4:]] == [["behaviour", ""], ["best_of_k", ""], ["cep", "3"], ["mse", "3"]]
+    # 3 ± 4.3027 √7/√3 at a scale that is not the headline's
+    assert len(grid) == 8 and grid[4] == "| local/maze2d-umaze | cep | 1 | 3 | 3.0 | -3.6 to 9.6 | 1.0, 2.0, 6.0 |"
+    # differences 20, 28, 12: 20 ± 4.3027 · 8/√3
+    assert "| local/maze2d-umaze | cep − mse | 3 | 20.0 | 0.1 to 39.9 | 20.0, 28.0, 12.0 |" in sections["Differences seed by seed"]
+    assert "| local/maze2d-umaze | cep − behaviour | 3 | 100.0 | 75.2 to 124.8 |" in sections["Differences seed by seed"]
+    assert "| local/maze2d-umaze | ci | 10 | 0, 1, 2 | 50 | 100 to 102 | 2 |" in sections["Runs"]
+    assert "No score of QGPO" in sections["Beside published scores"]
+    assert main(["report", *map(str, folders)]) == 0 and capsys.readouterr().out == printed
+    assert main(["report", str(folders[0] / "metrics.json")]) == 0
+    assert "| local/maze2d-umaze | cep | 3 | 1 | 80.0 | 80.0 |" in capsys.readouterr().out  # one seed: no interval
+
+
+def test_csv_holds_what_the_report_needs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Of two options and two tasks, with text that CSV has to quote."""
+    rows = [row for option in ("base", "8") for dataset in ("local/maze2d-umaze", 'a, "b".hdf5')
+            for seed, scores in enumerate(THREE) for row in rows_of(metrics(seed, scores, dataset=dataset), option)]
+    write_scores(tmp_path / "scores.csv", rows)
+    assert load_scores([tmp_path]) == rows == load_scores([tmp_path / "scores.csv"])
+    assert rows[3]["gain"] == 0.25 and rows[0]["gain"] is None and rows[0]["seconds"] == 100.5 and rows[0]["beta"] == 20.0
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == report(rows)
+    assert '| a, "b".hdf5 in maze2d-umaze | 8 | cep | 3 | 3 | 90.0 | 65.2 to 114.8 |' in report(rows)
+
+
+def test_all_tasks_together(tmp_path: Path) -> None:
+    """The interquartile mean of 2 × 3 scores leaves out one at each end; seed 3 is not in all tasks."""
+    other = ((0.0, 0.0, 0.0, -50.0, 0.0, 0.0), (0.0, 0.0, 0.0, 10.0, 0.0, 0.0), (0.0, 0.0, 0.0, 20.0, 0.0, 0.0))
+    rows = [row for seed, scores in enumerate(THREE) for row in rows_of(metrics(seed, scores))]
+    rows += [row for seed, scores in enumerate((*other, other[0]))
+             for row in rows_of(metrics(seed, scores, dataset="local/maze2d-large", environment="maze2d-large"))]
+    line = next(line for line in report(rows).splitlines() if line.startswith("| cep | 2 |"))
+    # of −50, 10, 20, 80, 90, 100
+    low, high = stratified_interval(np.array([[80.0, -50.0], [90.0, 10.0], [100.0, 20.0]]), np.random.default_rng(0))
+    assert line == f"| cep | 2 | 3 | 50.0 | {low:.1f} to {high:.1f} |"
+    assert "All tasks together" not in report(rows[:18])
+
+
+def test_interquartile_mean_is_scipys_trimmed_mean() -> None:
+    random = np.random.default_rng(0)
+    for runs, tasks in ((1, 1), (3, 2), (5, 4), (7, 3)):
+        scores = 100 * random.standard_cauchy((4, runs, tasks))
+        np.testing.assert_allclose(interquartile_mean(scores), [stats.trim_mean(one, 0.25, axis=None) for one in scores])
+
+
+def test_stratified_interval_against_all_resamples() -> None:
+    """Two tasks of three runs have 27 × 27 resamples, all alike likely: the quantiles of their distribution."""
+    scores = np.array([[10.0, -5.0], [13.0, 40.0], [31.0, 47.0]])
+    values = Counter()
+    for first in itertools.product(scores[:, 0], repeat=3):
+        for second in itertools.product(scores[:, 1], repeat=3):
+            values[round(stats.trim_mean([*first, *second], 0.25), 9)] += 1 / 27**2
+    low, high = stratified_interval(scores, np.random.default_rng(0), draws=200_000)
+    for found, quantile in ((low, 0.025), (high, 0.975)):
+        below, up_to = (sum(p for value, p in values.items() if value < found + shift) for shift in (-1e-6, 1e-6))
+        assert below - 0.002 <= quantile <= up_to + 0.002  # 5 standard errors of a share of 200,000 draws
+    assert all(map(math.isnan, stratified_interval(scores[:1], np.random.default_rng(0))))
+
+
+def test_published_scores_stand_apart_and_say_what_they_are() -> None:
+    rows = [row for seed, scores in enumerate(THREE)
+            for row in rows_of(metrics(seed, scores, dataset="minari/D4RL/hopper/medium-v0", environment="hopper"))]
+    before, apart = report(rows).split("### Beside published scores")
+    assert "98.0" not in before and "**Other data:**" in apart
+    assert ("| minari/D4RL/hopper/medium-v0 in hopper | 90.0 (65.2 to 114.8) | 98.0 on hopper-medium | "
+            "Lu et al. 2023, arXiv:2304.12824 |") in apart
+    assert "| locomotion | IQL | 77.0 |" in apart and "AntMaze" not in apart
+
+
+def test_published_numbers_agree_with_their_means() -> None:
+    for suite, means in MEANS.items():
+        own = [score for name, score in QGPO.items() if suite_of(name) == suite]
+        assert np.mean(own) == pytest.approx(means["QGPO"], abs=0.05)
+    assert published_name("d4rl/antmaze-large-play-v0") == "antmaze-large-play"
+    assert published_name("local/hopper-medium-replay") == "hopper-medium-replay"
+    assert [published_name(name) for name in ("hopper-medium", "local/maze2d-umaze", "d4rl/hopper-expert-v2")] == [None] * 3
+
+
+def test_the_figure_of_a_sweep() -> None:
+    rows = [row for option in ("base", "sharper") for dataset in ("local/maze2d-umaze", "local/maze2d-umaze-noisy")
+            for seed, scores in enumerate(THREE) for row in rows_of(metrics(seed, scores, dataset=dataset), option)]
+    axes = sweep_figure(summed_up(rows)).axes
+    assert [panel.get_title() for panel in axes] == ["at the headline scale", "base", "sharper"] * 2
+    (cep,) = [drawn for drawn in axes[1].containers if drawn.get_label() == "CEP"]
+    line, _, (bars,) = cep
+    assert line.get_xdata().tolist() == [1.0, 3.0] and line.get_ydata().tolist() == [3.0, 90.0]
+    assert bars.get_segments()[1][:, 1] == pytest.approx([65.16, 114.84], abs=0.01)
+    assert len(sweep_figure(summed_up(rows[:6])).axes) == 1  # one option, one seed
 
 
 @pytest.mark.parametrize("changes, seed, complaint", [
-    ({"settings": {"beta": 3.0}}, 1, "its settings differs from that of"),
-    ({"dataset": "local/maze2d-large"}, 1, "its dataset differs from that of"),
-    ({}, 0, "seeds [0, 0]: expected each once"),
+    ({"settings": SETTINGS | {"beta": 3.0}}, 1, "b/metrics.json: its beta is 3.0, that of {}/a/metrics.json 20.0, expected"),
+    ({"profile": "laptop"}, 1, "b/metrics.json: its profile is laptop, that of {}/a/metrics.json ci, expected"),
+    ({}, 0, "b/metrics.json: seed 0 a second time, expected each once"),
+    ({"scores": None}, 1, "b/metrics.json: 'scores' is missing, expected the metrics.json of a finished run"),
+    ({"dataset": "local/maze2d-large"}, 0, None),
     ({"threads": 4}, 1, None),
 ])
 def test_runs_that_do_not_belong_together(tmp_path: Path, capsys: pytest.CaptureFixture, changes: dict, seed: int,
                                           complaint: str | None) -> None:
-    one, two = write(tmp_path / "a", 0, (0.0, 0.0, 0.0)), write(tmp_path / "b", seed, (0.0, 0.0, 0.0), **changes)
-    if complaint is None:
-        metrics = json.loads((two / "metrics.json").read_text())
-        del metrics["scores"]
-        (two / "metrics.json").write_text(json.dumps(metrics))
-        complaint = "'scores' is missing, expected the metrics.json of a finished run"
-    assert main(["scores", str(one), str(two)]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert complaint in line
+    write(tmp_path / "a", 0, THREE[0])
+    found = metrics(seed, THREE[1]) | changes
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "metrics.json").write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
+    status = main(["report", str(tmp_path)])
+    assert status == (2 if complaint else 0)
+    if complaint:
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"cepnb: error: {tmp_path}/{complaint.format(tmp_path)}")
 
 
-def test_a_folder_without_metrics(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["scores", str(tmp_path)]) == 2
-    assert "metrics.json: expected a readable JSON file" in capsys.readouterr().err
+@pytest.mark.parametrize("name, content, complaint", [
+    ("metrics.json", "[1, 2]", "'dataset' is missing, expected the metrics.json of a finished run"),
+    ("metrics.json", "{", "expected a readable JSON file"),
+    ("scores.csv", "a,b\n1,2\n", "line 2: 'seed' is None, expected the scores.csv of a sweep"),
+    ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n0,x,1,1,1,1\n", "line 2: 'normalised' is x, expected"),
+    ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n0,1,1,1,1,1\n", "line 2: 'dataset' is None, expected"),
+    ("scores.csv", "\0\xff", "expected the scores.csv of a sweep"),
+])
+def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: str, complaint: str) -> None:
+    (tmp_path / name).write_bytes(content.encode("latin1"))
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"cepnb: error: {tmp_path / name}: {complaint}")
+
+
+def test_folders_without_scores(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (f"cepnb: error: {tmp_path}: no scores.csv and no metrics.json in it, "
+                                       "expected the folder of a sweep or of finished runs\n")
+    assert main(["report", str(tmp_path / "none")]) == 2
+    assert f"{tmp_path / 'none'}: expected a readable JSON file (" in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""Scores of many runs as rows of one table: read from runs, kept as CSV, and summed up over training seeds."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from cepnb.errors import CepnbError
+from cepnb.files import read_json, write_text
+from cepnb.metrics import mean_interval
+from cepnb.offline.sources import environment_of
+from cepnb.profiles import Settings
+
+KEYS = ("dataset", "environment", "rows", "profile", "seed", "settings", "threads", "seconds", "scores")  # needed of a run
+SETTINGS = tuple(field.name for field in fields(Settings))
+TEXT = {"dataset", "environment", "profile", "option", "method", *(f.name for f in fields(Settings) if f.type is str)}
+NUMBERS = ("seed", "normalised", "episodes", "seconds", "threads", "rows")  # a row of CSV has these
+
+Row = dict[str, object]
+
+
+@dataclass(frozen=True)
+class Line:
+    """The D4RL-normalised scores of one method at one scale, one a training seed."""
+
+    dataset: str
+    environment: str
+    option: str
+    method: str
+    scale: float | None
+    headline: bool  # at the scale to be judged by, or without any
+    scores: dict[int, float]
+
+    @property
+    def task(self) -> str:
+        return task_name(self.dataset, self.environment)
+
+    @property
+    def mean(self) -> tuple[float, float]:
+        """Mean over seeds and half the width of its 95 % interval by Student's t, NaN for one seed."""
+        return mean_interval(list(self.scores.values()))
+
+
+def rows_of(metrics: dict, option: str = "") -> list[Row]:
+    """The contents of a run's `metrics.json` as rows, one a method and scale: scores, gain in Q, and the whole configuration."""
+    first = {key: metrics[key] for key in ("dataset", "environment", "profile")} | {"option": option, "seed": metrics["seed"]}
+    gains = {(record["method"], record["scale"]): record["gain"] for record in metrics.get("gains", [])}
+    last = {key: metrics.get(key) for key in ("q_mean", "beta_times_q_spread", "threads", "rows")}
+    last["seconds"] = round(sum(metrics["seconds"].values()), 2)
+    last |= {f"{name}_version": version for name, version in metrics.get("versions", {}).items()} | metrics["settings"]
+    return [first | record | {"gain": gains.get((record["method"], record["scale"]))} | last for record in metrics["scores"]]
+
+
+def load_scores(paths: Iterable[Path]) -> list[Row]:
+    """The rows of CSV files, of runs' metrics (JSON files), or of folders: their `scores.csv`, else every `metrics.json` below.
+
+    Raises `CepnbError` on what is neither, and unless runs of one task and option differ in nothing but their seeds.
+    """
+    rows, known, seen = [], {}, set()
+    for path in paths:
+        for file in _files(path):
+            for row in _read_csv(file) if file.suffix == ".csv" else rows_of(_metrics(file)):
+                group = row["dataset"], row["environment"], row["option"]
+                other, place = known.setdefault(group, (row, file))
+                for key in ("rows", "profile", *SETTINGS):
+                    if row.get(key) != other.get(key):
+                        raise CepnbError(f"{file}: its {key} is {row.get(key)}, that of {place} {other.get(key)}, expected runs of "
+                                         "different seeds only")
+                case = *group, row["seed"], row["method"], row["scale"]
+                if case in seen:
+                    raise CepnbError(f"{file}: seed {row['seed']} a second time, expected each once")
+                seen.add(case)
+                rows.append(row)
+    return rows
+
+
+def write_scores(path: Path, rows: list[Row]) -> None:
+    """Write rows as CSV: text as it is, nothing where there is no value, anything else as JSON."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        cells = (row.get(key) for key in columns)
+        writer.writerow(["" if cell is None else cell if isinstance(cell, str) else json.dumps(cell) for cell in cells])
+    write_text(path, text.getvalue())
+
+
+def summed_up(rows: list[Row]) -> list[Line]:
+    """One line for each task, option, method and scale, in the order of their first rows; seeds in order."""
+    def key(row: Row) -> tuple:
+        return row["dataset"], row["environment"], row["option"], row["method"], row["scale"] or None  # behaviour is kept with 0
+
+    lines = {key(row): Line(*key(row), key(row)[-1] in (None, row.get("headline_scale")), {}) for row in rows}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        lines[key(row)].scores[row["seed"]] = row["normalised"]
+    return list(lines.values())
+
+
+def task_name(dataset: str, environment: str) -> str:
+    """A task as tables name it: its dataset, and where policies were evaluated unless the dataset's name says so."""
+    return dataset if environment == environment_of(dataset) else f"{dataset} in {environment}"
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if (path / "scores.csv").exists():
+        return [path / "scores.csv"]
+    found = sorted(path.rglob("metrics.json"))
+    if not found:
+        raise CepnbError(f"{path}: no scores.csv and no metrics.json in it, expected the folder of a sweep or of finished runs")
+    return found
+
+
+def _metrics(path: Path) -> dict:
+    metrics = read_json(path)
+    missing = [key for key in KEYS if not isinstance(metrics, dict) or key not in metrics]
+    if missing:
+        raise CepnbError(f"{path}: '{missing[0]}' is missing, expected the metrics.json of a finished run")
+    return metrics
+
+
+def _read_csv(path: Path) -> list[Row]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{key: _value(key, cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise CepnbError(f"{path}: expected the scores.csv of a sweep ({str(error).splitlines()[0]})") from error
+    for number, row in enumerate(rows, start=2):
+        wrong = [key for key in NUMBERS if not isinstance(row.get(key), (int, float))] + [
+            key for key in ("dataset", "environment", "option", "method", "scale") if key not in row]
+        if wrong:
+            raise CepnbError(f"{path}: line {number}: '{wrong[0]}' is {row.get(wrong[0])}, expected the scores.csv of a sweep")
+    return rows
+
+
+def _value(key: str | None, cell: str | list | None) -> object:
+    if key in TEXT or str(key).endswith("_version"):
+        return cell
+    try:
+        return json.loads(cell) if cell else None
+    except (ValueError, TypeError):
+        return cell
