@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import TypeVar
 
+from tqdm.auto import tqdm
+
 from cepnb.errors import CepnbError
 
 Job = TypeVar("Job")
@@ -60,6 +62,7 @@ def run_jobs(work: Callable[[Job], object], jobs: Iterable[Job], workers: int,
 
 def _in_process(work: Callable[[Job], object], job: Job, sender: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    tqdm.set_lock(threading.RLock())  # its own would be one between processes, and left behind by a process that is killed
     try:
         work(job)
     except CepnbError as error:
