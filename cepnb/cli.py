@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from cepnb.profiles import PROFILES, Settings, fitting, profile_name, settings, 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 2 bad input or a failed write, 130 interrupted."""
+    """Run one command and return its exit status: 0 done, 2 bad input or a failed write or run, 130 interrupted."""
     options = _parser().parse_args(arguments)
     try:
         options.command(options)
@@ -36,6 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     qgpo.add_argument("--out", type=Path, required=True, help="folder for models and metrics.json; resumed if begun")
     qgpo.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
     qgpo.set_defaults(command=_qgpo)
+
+    sweep = commands.add_parser("sweep", help="QGPO for many tasks, seeds and options in parallel processes, into one table")
+    sweep.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file: datasets, seeds, profile, set, options")
+    sweep.add_argument("--out", type=Path, help="folder for runs and tables (default: runs/NAME for NAME.toml); gone on with if begun")
+    sweep.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time (default: one a core)")
+    sweep.set_defaults(command=_sweep)
 
     report = commands.add_parser("report", help="the scores of a sweep or of finished runs as tables, over their seeds")
     report.add_argument("scores", nargs="+", type=Path, metavar="DIR", help="folder of a sweep or of runs, or a scores.csv or metrics.json")
@@ -80,6 +87,29 @@ def _qgpo(options: argparse.Namespace) -> None:
     metrics = run_qgpo(dataset, environment, chosen, profile, options.seed, options.out)
     print(score_table(metrics["scores"]))
     print(f"\n{sum(metrics['seconds'].values()):.0f} s; all numbers are in {options.out / 'metrics.json'}")
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from cepnb.files import atomic_path, write_text
+    from cepnb.offline.report import report
+    from cepnb.offline.scores import summed_up
+    from cepnb.offline.sweep import run_sweep
+    from cepnb.offline.sweep_file import read_sweep
+    from cepnb.plots import sweep_figure
+
+    if options.workers < 1:
+        raise CepnbError(f"--workers {options.workers}: expected at least 1")
+    sweep = read_sweep(options.config)
+    folder = options.out or Path("runs") / options.config.stem
+    rows, failures = run_sweep(sweep, folder, options.workers)
+    if rows:
+        write_text(folder / "table.md", report(rows) + "\n")
+        with atomic_path(folder / "scores.png") as path:
+            sweep_figure(summed_up(rows)).savefig(path, format="png", dpi=110)
+        print(f"{report(rows)}\n\nAlso in {folder / 'table.md'}; a figure in {folder / 'scores.png'}, every number in {folder / 'scores.csv'}")
+    if failures:
+        reasons = "; ".join(f"{job.folder}: {reason}" for job, reason in failures)
+        raise CepnbError(f"runs that failed: {len(failures)}, all others are kept ({reasons})")
 
 
 def _toy(options: argparse.Namespace) -> None:
