@@ -44,6 +44,14 @@ def test_a_batch_is_so_many_single_environments(name: str) -> None:
     assert ended.any() == (name != "halfcheetah")  # thrown about at random, the other two fall
 
 
+def test_making_them_says_and_writes_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+    """The engine warns of halfcheetah's model, on the screen and in a file."""
+    monkeypatch.chdir(tmp_path)
+    LocomotionEnv("halfcheetah", 2, 0)
+    assert not list(tmp_path.iterdir())
+    assert capfd.readouterr() == ("", "")
+
+
 def test_names_and_dimensions() -> None:
     assert [family_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 3 + ["locomotion"] * 3
     assert [(e.state_dim, e.action_dim, e.max_steps) for e in (episodes_of(name, 1, 0) for name in ENVIRONMENTS)] == [

@@ -1,7 +1,10 @@
 """Hopper, halfcheetah and walker2d as D4RL has them, on gymnasium's environments, many stepped together."""
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 
+import mujoco
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
@@ -27,8 +30,7 @@ class LocomotionEnv(Episodes):
         self.name = name
         import gymnasium  # here, since it takes long; and before warnings are silenced, since it sets how they are shown
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of versions older than the newest, which are wanted here
+        with _quiet():
             self._bodies = [gymnasium.make(task(name)).unwrapped for _ in range(self.count)]
         (self.state_dim,), (self.action_dim,) = self._bodies[0].observation_space.shape, self._bodies[0].action_space.shape
         self._observations = np.empty((self.count, self.state_dim))
@@ -68,3 +70,17 @@ def task(name: str) -> str:
     if name not in TASKS:
         raise CepnbError(f"environment '{name}': expected one of {', '.join(TASKS)}")
     return TASKS[name]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without gymnasium's warnings of its older versions, which are wanted here, and MuJoCo's of an outdated attribute in
+    their models, which it would also write into a file in the working folder."""
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        mujoco.set_mju_user_warning(before)

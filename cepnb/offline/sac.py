@@ -15,7 +15,7 @@ from cepnb.offline.agents import Agent, episode_returns
 from cepnb.offline.d4rl_bridge import reference_scores
 from cepnb.offline.locomotion import task
 
-STEPS = {"hopper": 500_000, "walker2d": 400_000, "halfcheetah": 400_000}
+STEPS = {"hopper": 400_000, "walker2d": 300_000, "halfcheetah": 300_000}
 EVERY = 2_000  # steps between the agents that are kept while training
 SHIPPED = 20  # of these up to the medium one
 EPISODES = 10  # by which an agent is judged
