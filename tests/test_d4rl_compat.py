@@ -74,9 +74,9 @@ def assert_dataset(found: dict, name: str) -> None:
 
 
 def test_locomotion_with_local_data() -> None:
-    found = client("hopper-medium-replay-local-v2", 5)
-    assert np.shape(found["observations"])[1] == 11 and found["score"] == pytest.approx((100 + 20.272305) / (3234.3 + 20.272305))
-    assert_dataset(found, "local/hopper-medium-replay")
+    found = client("halfcheetah-medium-replay-local-v2", 5)
+    assert np.shape(found["observations"])[1] == 17 and found["score"] == pytest.approx((100 + 280.178953) / (12135 + 280.178953))
+    assert_dataset(found, "local/halfcheetah-medium-replay")
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -8,7 +8,7 @@ import torch
 
 from cepnb.errors import CepnbError
 from cepnb.files import save_tensors
-from cepnb.offline.agents import QUALITIES, Agent, collect_locomotion, episode_returns, read_history, roll, shipped_agents
+from cepnb.offline.agents import QUALITIES, SHIPPED, Agent, collect_locomotion, episode_returns, read_history, roll, shipped_agents
 from cepnb.offline.collect import local_dataset
 from cepnb.offline.d4rl_bridge import normalised_score, reference_scores
 from cepnb.offline.environments import ENVIRONMENTS, episodes_of, family_of
@@ -128,7 +128,7 @@ def test_an_agent_is_the_squashed_gaussian_of_its_weights() -> None:
     np.testing.assert_allclose((high - low) / 2, deviation, rtol=0.05)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_agents_are_what_their_recipe_says(name: str) -> None:
     history = shipped_agents(name)
     expert = reference_scores(f"local/{name}")[1]
@@ -143,12 +143,12 @@ def test_the_shipped_agents_are_what_their_recipe_says(name: str) -> None:
 
 def test_datasets_by_recipe() -> None:
     for quality in QUALITIES:
-        path = local_dataset(f"local/hopper-{quality}", 1_500, 0, progress=False)
+        path = local_dataset(f"local/halfcheetah-{quality}", 2_500, 0, progress=False)
         with h5py.File(path) as file:
             assert "not the published D4RL file" in file.attrs["origin"] and "SAC" in file.attrs["agents"]
             arrays = {key: file[key][()] for key in file}
         assert set(arrays) == {"observations", "actions", "rewards", "next_observations", "terminals", "timeouts"}
-        assert all(len(value) == 1_500 for value in arrays.values()) and np.abs(arrays["actions"]).max() <= 1
+        assert all(len(value) == 2_500 for value in arrays.values()) and np.abs(arrays["actions"]).max() <= 1
         ends = arrays["terminals"] | arrays["timeouts"]
         assert ends[-1] and not (arrays["terminals"] & arrays["timeouts"]).any()
         inner = ~ends[:-1]
@@ -160,9 +160,9 @@ def test_datasets_by_recipe() -> None:
         span = data.episode_returns.max() - data.episode_returns.min()
         torch.testing.assert_close(tuned.rewards, data.rewards * 1000 / span)
         assert torch.equal(prepare(data, "minus_one")[0].rewards, data.rewards - 1)
-    again = collect_locomotion("hopper", "medium-expert", 1_500, 0, progress=False)
+    again = collect_locomotion("halfcheetah", "medium-expert", 2_500, 0, progress=False)
     assert all(np.array_equal(again[key], arrays[key]) for key in arrays)
-    other = roll("hopper", shipped_agents("hopper").of("medium")[0], 100, 7, progress=False)
+    other = roll("halfcheetah", shipped_agents("halfcheetah").of("medium")[0], 100, 7, progress=False)
     assert not np.array_equal(other["observations"], again["observations"][:100])
 
 
@@ -170,7 +170,7 @@ def test_a_file_that_holds_no_agents(tmp_path) -> None:
     save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(1)})
     with pytest.raises(CepnbError, match="a.safetensors: has no 'recipe', expected a history of agents"):
         read_history(tmp_path / "a.safetensors")
-    with pytest.raises(CepnbError, match="environment 'ant': expected one of hopper"):
+    with pytest.raises(CepnbError, match="agents of 'ant': expected one of halfcheetah"):
         shipped_agents("ant")
 
 

@@ -11,10 +11,11 @@ from tqdm.auto import tqdm
 
 from cepnb.errors import CepnbError
 from cepnb.files import load_tensors
-from cepnb.offline.locomotion import LocomotionEnv, task
+from cepnb.offline.locomotion import TASKS, LocomotionEnv
 
 QUALITIES = ("medium", "medium-replay", "medium-expert")
 FOLDER = Path(__file__).parents[1] / "agents"
+SHIPPED = tuple(name for name in TASKS if (FOLDER / f"{name}.safetensors").exists())  # tasks with agents
 TOGETHER = 20  # episodes stepped together
 
 
@@ -52,8 +53,9 @@ class History:
 
 
 def shipped_agents(name: str) -> History:
-    """The agents of hopper, halfcheetah or walker2d. Made by `python -m cepnb agent --environment NAME --out FOLDER`."""
-    task(name)
+    """The agents of a task. Made by `python -m cepnb agent --environment NAME --out FOLDER`."""
+    if name not in SHIPPED:
+        raise CepnbError(f"agents of '{name}': expected one of {', '.join(SHIPPED)}")
     return read_history(FOLDER / f"{name}.safetensors")
 
 

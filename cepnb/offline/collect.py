@@ -12,19 +12,18 @@ from numpy import ndarray as Array
 from cepnb import __version__
 from cepnb.errors import CepnbError
 from cepnb.files import atomic_path, cache_dir
-from cepnb.offline.agents import QUALITIES, collect_locomotion, shipped_agents
-from cepnb.offline.locomotion import TASKS
+from cepnb.offline.agents import QUALITIES, SHIPPED, collect_locomotion, shipped_agents
 from cepnb.offline.maze import LAYOUTS
 from cepnb.offline.waypoint import NOISE, collect_maze
 
 ORIGIN = "made locally by cepnb after D4RL's {} recipe; this is not the published D4RL file"
 MAZES = tuple(f"local/maze2d-{maze}{noise}" for maze in LAYOUTS for noise in ("", "-noisy"))
-BODIES = tuple(f"local/{task}-{quality}" for task in TASKS for quality in QUALITIES)
+BODIES = tuple(f"local/{task}-{quality}" for task in SHIPPED for quality in QUALITIES)
 NAMES = MAZES + BODIES
 
 
 def local_dataset(name: str, transitions: int, seed: int, progress: bool = True) -> Path:
-    """Path of a local dataset such as `local/maze2d-large-noisy` or `local/hopper-medium`, made if it is not there.
+    """Path of a local dataset such as `local/maze2d-large-noisy` or `local/halfcheetah-medium`, made if it is not there.
 
     The file lies in the cache folder under a name that holds size and seed, and carries recipe, versions and a
     checksum. A file whose arrays do not match its checksum is refused with `CepnbError`, not used and not replaced.
