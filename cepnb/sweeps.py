@@ -34,7 +34,7 @@ def method_panels(models: Models, beta: Slider, t: Slider, methods: Sequence[str
     for time in t.values:
         x0, _ = density.sample(1000, seeded(0, "sweep points"))
         q_points[time] = density.schedule.add_noise(x0, torch.tensor(time), torch.randn(x0.shape, generator=seeded(1, "sweep points")))
-    p = Field(over_grid(lambda b, time: _relative_density(models, b, time), beta, t), ("beta", "t"), "density of p_t",
+    p = Field(over_grid(lambda b, time: _relative_density(models, b, time), beta, t), ("beta", "t"), "density of pₜ",
               ANY_BETA, density=True)
     energies, samples = [], []
     for method in methods:
@@ -44,12 +44,12 @@ def method_panels(models: Models, beta: Slider, t: Slider, methods: Sequence[str
         def push_at(b: float, time: float) -> Tensor:
             return _push(_guidance(models, method, b)[1], torch.tensor(time))
 
-        label = LABELS[method]
+        label, colour = ("CEP", "cep") if method == "cep_beta" else (LABELS[method], method)
         energies.append(Panel(f"Eₜ: {label}", (
             Field(over_grid(energy_at, beta, t), ("beta", "t"), "Eₜ/β, dark for 0"),
             Arrows(over_grid(push_at, beta, t), ("beta", "t"), "−∇Eₜ, the push"))))
         paths = torch.stack([_path(models, method, b, len(t.values), count) for b in beta.values])
-        samples.append(Panel(f"samples: {label}", (p, Points(paths, ("beta", "t"), label, SOURCES[method], method=method))))
+        samples.append(Panel(f"samples: {label}", (p, Points(paths, ("beta", "t"), label, SOURCES[method], method=colour))))
     return energies + samples
 
 

@@ -2,7 +2,7 @@
 // Runs as an anywidget and, with a plain object for the model, in a page without a kernel.
 
 const ARRAYS = { points: Uint16Array, field: Uint8Array, arrows: Int8Array };
-const POINT = 2; // side of a point, in CSS pixels
+const POINT = 2.5; // across a point, in CSS pixels
 const PLAY = 140; // milliseconds a frame
 
 function make(tag, attributes = {}, ...children) {
@@ -49,6 +49,12 @@ const draw = {
   // Counting the points on every pixel and then colouring is several times as fast as a call for each point.
   points(context, size, values, layer, look) {
     const side = Math.max(1, Math.round(POINT * look.ratio));
+    const dot = []; // pixels of a point, counted from its upper left corner
+    for (let y = 0; y < side; y += 1) {
+      for (let x = 0; x < side; x += 1) {
+        if (Math.hypot(x + 0.5 - side / 2, y + 0.5 - side / 2) <= Math.max(side / 2, 0.75)) dot.push(y * size + x);
+      }
+    }
     const step = (look.margin * size) / 65535;
     const shift = ((1 - look.margin) / 2) * size - side / 2;
     const counts = new Uint8ClampedArray(size * size);
@@ -56,9 +62,7 @@ const draw = {
       const x = Math.round(values[i] * step + shift);
       const y = Math.round(values[i + 1] * step + shift);
       if (x < 0 || y < 0 || x + side > size || y + side > size) continue;
-      for (let row = y * size + x; row < (y + side) * size; row += size) {
-        for (let pixel = row; pixel < row + side; pixel += 1) counts[pixel] += 1;
-      }
+      for (const pixel of dot) counts[y * size + x + pixel] += 1;
     }
     const colour = shade(layer.colour, look.dark).match(/\w\w/g).map((part) => parseInt(part, 16));
     stamp(context, counts, table((n) => [...colour, 1 - (1 - layer.alpha) ** n]), look);
@@ -99,6 +103,7 @@ function legend(layers, dark) {
   }
   return [...seen.values()].map((layer) => {
     const mark = make("span", { class: `cepnb-mark cepnb-${layer.density ? "density" : layer.kind}`, "aria-hidden": "true" });
+    if (layer.kind === "arrows") mark.textContent = "→";
     if (layer.colour) mark.style.background = shade(layer.colour, dark);
     return make("li", {}, mark, layer.source ? `${layer.label}: ${layer.source}` : layer.label);
   });
@@ -159,10 +164,10 @@ function render({ model, el }) {
     }), PLAY));
   }
 
+  const widest = Math.max(...spec.sliders.flatMap(({ symbol, labels }) => labels.map((label) => `${symbol} = ${label}`.length)));
   const sliders = spec.sliders.map((slider, number) => {
     const input = make("input", { type: "range", min: 0, max: slider.labels.length - 1, step: 1, "aria-label": slider.symbol });
     const output = make("output");
-    const widest = Math.max(...slider.labels.map((label) => label.length)) + slider.symbol.length + 3;
     output.style.width = `${widest}ch`; // so that nothing moves with the value
     input.addEventListener("input", guarded(() => {
       stop(number);
