@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cepnb.exact import Density
 from cepnb.frames import ALL_BETA, ANY_BETA, UNTRAINED, Arrows, Field, Panel, Points, Slider, arrow_places, cells, over_grid
 from cepnb.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
 from cepnb.methods import Models
@@ -30,25 +31,26 @@ def method_panels(models: Models, beta: Slider, t: Slider, methods: Sequence[str
     Only methods that have an answer at any β: the keys of `SOURCES`. "mse" is the minimiser of the regression, β E[E | x_t],
     with nothing left to learn. All but "exact" use the learned score. `t` must have the values of `sweep_times`.
     """
-    density, q_points = models.density, {}
-    for time in t.values:
-        x0, _ = density.sample(1000, seeded(0, "sweep points"))
-        q_points[time] = density.schedule.add_noise(x0, torch.tensor(time), torch.randn(x0.shape, generator=seeded(1, "sweep points")))
-    p = Field(over_grid(lambda b, time: _relative_density(models, b, time), beta, t), ("beta", "t"), "density of pₜ",
+    density = models.density
+    points = {time: _noised(density, time) for time in t.values}
+    p = Field(over_grid(lambda b, time: _relative_density(density, b, time), beta, t), ("beta", "t"), "density of pₜ",
               ANY_BETA, density=True)
     energies, samples = [], []
     for method in methods:
+        label, colour = ("CEP", "cep") if method == "cep_beta" else (LABELS[method], method)
+        energy = {b: _energy(models, method, b) for b in beta.values}
+        guidance = {b: _guidance(models, method, b) for b in beta.values}
+
         def energy_at(b: float, time: float) -> Tensor:
-            return _energy_field(models, method, b, torch.tensor(time), q_points[time])
+            return _energy_field(energy[b], density, b, torch.tensor(time), points[time])
 
         def push_at(b: float, time: float) -> Tensor:
-            return _push(_guidance(models, method, b)[1], torch.tensor(time))
+            return _push(guidance[b][1], torch.tensor(time))
 
-        label, colour = ("CEP", "cep") if method == "cep_beta" else (LABELS[method], method)
         energies.append(Panel(f"Eₜ: {label}", (
             Field(over_grid(energy_at, beta, t), ("beta", "t"), "Eₜ/β, dark for 0"),
             Arrows(over_grid(push_at, beta, t), ("beta", "t"), "−∇Eₜ, the push"))))
-        paths = torch.stack([_path(models, method, b, len(t.values), count) for b in beta.values])
+        paths = over_grid(lambda b: _path(*guidance[b], density, len(t.values), count), beta)
         samples.append(Panel(f"samples: {label}", (p, Points(paths, ("beta", "t"), label, SOURCES[method], method=colour))))
     return energies + samples
 
@@ -69,11 +71,17 @@ def _guidance(models: Models, method: str, beta: float) -> tuple[EpsFunction, Ep
     return models.guidance(method, beta)
 
 
+def _noised(density: Density, time: float, count: int = 500) -> Float[Tensor, "count 2"]:
+    """Samples of q_t."""
+    x0, _ = density.sample(count, seeded(0, "sweep points"))
+    return density.schedule.add_noise(x0, torch.tensor(time), torch.randn(x0.shape, generator=seeded(1, "sweep points")))
+
+
 @torch.no_grad()
-def _energy_field(models: Models, method: str, beta: float, t: Tensor, points: Float[Tensor, "n 2"]) -> Float[Tensor, "side side"]:
+def _energy_field(energy: EnergyFunction, density: Density, beta: float, t: Tensor,
+                  points: Float[Tensor, "n 2"]) -> Float[Tensor, "side side"]:
     """E_t/β, with the constant at which it agrees with the exact one on average over samples of q_t."""
-    energy, exact = _energy(models, method, beta), models.density
-    shift = (exact.intermediate_energy(points, t, beta) - energy(points, t, None)).mean()
+    shift = (density.intermediate_energy(points, t, beta) - energy(points, t, None)).mean()
     return ((energy(cells(SIDE).reshape(-1, 2), t, None) + shift) / beta).reshape(SIDE, SIDE)
 
 
@@ -83,15 +91,15 @@ def _push(gradient: EpsFunction, t: Tensor) -> Float[Tensor, "places places 2"]:
     return (push / (1 + push.norm(dim=1, keepdim=True))).reshape(PLACES, PLACES, 2)
 
 
-def _relative_density(models: Models, beta: float, time: float) -> Float[Tensor, "side side"]:
+def _relative_density(density: Density, beta: float, time: float) -> Float[Tensor, "side side"]:
     """√(p_t/max p_t): the root, for the faint parts to be seen."""
-    log_p = models.density.tilted(beta).log_q(cells(2 * SIDE), torch.tensor(time))
+    log_p = density.tilted(beta).log_q(cells(SIDE), torch.tensor(time))
     return (0.5 * (log_p - log_p.max())).exp()
 
 
-def _path(models: Models, method: str, beta: float, times: int, count: int) -> Float[Tensor, "times count 2"]:
+def _path(eps: EpsFunction, gradient: EpsFunction, density: Density, times: int, count: int) -> Float[Tensor, "times count 2"]:
     """The guided sampler from one start for all methods and β, at every `STRIDE`-th step."""
-    schedule, (eps, gradient) = models.density.schedule, _guidance(models, method, beta)
+    schedule = density.schedule
     start = torch.randn(count, 2, generator=seeded(0, "sweep start"))
     steps = dpm_solver_pp(guided(eps, gradient, schedule), start, schedule.times(STRIDE * (times - 1)), schedule)
     return torch.stack(list(steps)[::STRIDE])
