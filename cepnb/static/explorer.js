@@ -117,7 +117,7 @@ function render({ model, el }) {
   const sheets = new Map(); // by their side
   const playing = new Map(); // slider → timer
 
-  const root = make("div", { class: "cepnb", role: "group", "aria-label": spec.description, "data-lm-suppress-shortcuts": "true" });
+  const root = make("div", { class: "cepnb", role: "group", "aria-label": spec.description });
   const alert = make("pre", { class: "cepnb-error", role: "alert", hidden: "" });
   const key = make("ul", { class: "cepnb-legend", "aria-label": "What is shown" });
 
@@ -164,16 +164,17 @@ function render({ model, el }) {
     }), PLAY));
   }
 
+  const own = { "data-lm-suppress-shortcuts": "true" }; // JupyterLab would take arrow keys for moves between cells
   const widest = Math.max(...spec.sliders.flatMap(({ symbol, labels }) => labels.map((label) => `${symbol} = ${label}`.length)));
   const sliders = spec.sliders.map((slider, number) => {
-    const input = make("input", { type: "range", min: 0, max: slider.labels.length - 1, step: 1, "aria-label": slider.symbol });
+    const input = make("input", { ...own, type: "range", min: 0, max: slider.labels.length - 1, step: 1, "aria-label": slider.symbol });
     const output = make("output");
     output.style.width = `${widest}ch`; // so that nothing moves with the value
     input.addEventListener("input", guarded(() => {
       stop(number);
       move(number, Number(input.value));
     }));
-    const button = slider.play ? make("button", { type: "button" }, "▶") : null;
+    const button = slider.play ? make("button", { ...own, type: "button" }, "▶") : null;
     button?.setAttribute("aria-label", `Play ${slider.symbol}`);
     button?.addEventListener("click", guarded(() => play(number)));
     const note = slider.note ? [make("span", { class: "cepnb-note" }, slider.note)] : [];
