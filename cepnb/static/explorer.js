@@ -21,9 +21,11 @@ function bytesOf(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-// Black marks are drawn in the ink of the theme; the other colours are told from both grounds.
+// Red, green and blue of a mark: on a dark ground black becomes the ink of the theme, and a colour lighter.
 function shade(colour, dark) {
-  return colour === "#000000" ? (dark ? "#e8e8e8" : "#000000") : colour;
+  const parts = colour.match(/\w\w/g).map((part) => parseInt(part, 16));
+  if (!dark) return parts;
+  return colour === "#000000" ? [232, 232, 232] : parts.map((part) => Math.round(part + 0.3 * (255 - part)));
 }
 
 // One of 256 colours for every number: written by alpha, blue, green, red from the highest byte on.
@@ -64,7 +66,7 @@ const draw = {
       if (x < 0 || y < 0 || x + side > size || y + side > size) continue;
       for (const pixel of dot) counts[y * size + x + pixel] += 1;
     }
-    const colour = shade(layer.colour, look.dark).match(/\w\w/g).map((part) => parseInt(part, 16));
+    const colour = shade(layer.colour, look.dark);
     stamp(context, counts, table((n) => [...colour, 1 - (1 - layer.alpha) ** n]), look);
   },
 
@@ -104,7 +106,7 @@ function legend(layers, dark) {
   return [...seen.values()].map((layer) => {
     const mark = make("span", { class: `cepnb-mark cepnb-${layer.density ? "density" : layer.kind}`, "aria-hidden": "true" });
     if (layer.kind === "arrows") mark.textContent = "→";
-    if (layer.colour) mark.style.background = shade(layer.colour, dark);
+    if (layer.colour) mark.style.background = `rgb(${shade(layer.colour, dark)})`;
     return make("li", {}, mark, layer.source ? `${layer.label}: ${layer.source}` : layer.label);
   });
 }

@@ -19,7 +19,7 @@ STRIDE = 3  # steps of the sampler from one value of t to the next
 SIDE, PLACES = 32, 11  # of the fields, and of the grid of arrows
 
 
-def sweep_times(models: Models, count: int = 9) -> list[float]:
+def comparison_times(models: Models, count: int = 9) -> list[float]:
     """`count` times from 1 to t_min at which the sampler of `method_panels` stops by: the values of its t slider."""
     return models.density.schedule.times(STRIDE * (count - 1))[::STRIDE].tolist()
 
@@ -29,7 +29,7 @@ def method_panels(models: Models, beta: Slider, t: Slider, methods: Sequence[str
     """For each method a panel of E_t/β with its push, then for each one of guided samples over the exact p_t.
 
     Only methods that have an answer at any β: the keys of `SOURCES`. "mse" is the minimiser of the regression, β E[E | x_t],
-    with nothing left to learn. All but "exact" use the learned score. `t` must have the values of `sweep_times`.
+    with nothing left to learn. All but "exact" use the learned score. `t` must have the values of `comparison_times`.
     """
     density = models.density
     points = {time: _noised(density, time) for time in t.values}
@@ -73,8 +73,8 @@ def _guidance(models: Models, method: str, beta: float) -> tuple[EpsFunction, Ep
 
 def _noised(density: Density, time: float, count: int = 500) -> Float[Tensor, "count 2"]:
     """Samples of q_t."""
-    x0, _ = density.sample(count, seeded(0, "sweep points"))
-    return density.schedule.add_noise(x0, torch.tensor(time), torch.randn(x0.shape, generator=seeded(1, "sweep points")))
+    x0, _ = density.sample(count, seeded(0, "comparison points"))
+    return density.schedule.add_noise(x0, torch.tensor(time), torch.randn(x0.shape, generator=seeded(1, "comparison points")))
 
 
 @torch.no_grad()
@@ -100,6 +100,6 @@ def _relative_density(density: Density, beta: float, time: float) -> Float[Tenso
 def _path(eps: EpsFunction, gradient: EpsFunction, density: Density, times: int, count: int) -> Float[Tensor, "times count 2"]:
     """The guided sampler from one start for all methods and β, at every `STRIDE`-th step."""
     schedule = density.schedule
-    start = torch.randn(count, 2, generator=seeded(0, "sweep start"))
+    start = torch.randn(count, 2, generator=seeded(0, "comparison start"))
     steps = dpm_solver_pp(guided(eps, gradient, schedule), start, schedule.times(STRIDE * (times - 1)), schedule)
     return torch.stack(list(steps)[::STRIDE])
