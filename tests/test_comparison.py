@@ -50,7 +50,7 @@ def test_energies_agree_as_t_goes_to_0_and_the_regression_knows_no_beta(
     for method, within in (("mse", 0.01), ("cep_beta", 0.05)):
         assert (fields[method] - fields["exact"])[1, -1][near].abs().mean() < within
     # Up to the constant, which follows the exact one, E[E | x_t] is the same at every β; E_t/β is not.
-    spread = {method: fields[method][:, 3][:, near].std(dim=1) for method in ("exact", "mse")}
+    spread = {method: fields[method][:, 3][:, near].std(dim=1).tolist() for method in ("exact", "mse")}
     assert spread["mse"][1] == pytest.approx(spread["mse"][0], rel=1e-3)
     assert spread["exact"][1] != pytest.approx(spread["exact"][0], rel=0.05)
 
