@@ -2,7 +2,7 @@
 // Runs as an anywidget and, with a plain object for the model, in a page without a kernel.
 
 const ARRAYS = { points: Uint16Array, field: Uint8Array, arrows: Int8Array };
-const POINT = 2.5; // across a point, in CSS pixels
+const POINT = 2; // across a point, in CSS pixels
 const PLAY = 140; // milliseconds a frame
 
 function make(tag, attributes = {}, ...children) {
