@@ -11,16 +11,22 @@ JUPYTER := JUPYTER_PREFER_ENV_PATH=1
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv lab test lock strip clean
+.PHONY: help .venv lab test browser browser-test lock strip clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[.a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 lab: $(READY) ## open JupyterLab on the first notebook
 	$(JUPYTER) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS) notebooks/00_start_here.ipynb
 
 test: $(READY) ## run all tests, every notebook included
 	CEPNB_PROFILE=ci $(JUPYTER) $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --nbmake-timeout=600 $(TEST_ARGS)
+
+browser: ## have Chromium, from Debian's packages if there is none
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || (apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium)
+
+browser-test: browser $(READY) ## test the explorers in a real browser, which `make test` skips where there is none
+	CEPNB_BROWSER=insist $(JUPYTER) $(ONE_THREAD) $(BIN)/python -m pytest tests/test_page.py tests/test_lab.py $(TEST_ARGS)
 
 .venv: $(READY) ## set up the environment in .venv and nothing else
 

@@ -38,6 +38,10 @@ class Density:
         """p_0 ∝ q_0 e^{−βE} with the same energy (β = 0 gives q_0)."""
         raise NotImplementedError
 
+    def mean_energy(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
+        """E[E(x_0) | x_t], which is dE_t/dβ at β = 0; times β it is what regression on βE learns, whatever the β."""
+        raise NotImplementedError
+
     def log_partition(self, beta: float) -> Float[Tensor, ""]:
         """log Z = log E[e^{−βE}] under q_0, which is −βF of physics."""
         raise NotImplementedError
@@ -78,6 +82,10 @@ class _Mixture(Density):
     def log_q(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
         """log q_t(x_t), normalised."""
         return self.log_joint(xt, t).logsumexp(-1)
+
+    def mean_energy(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
+        """E[E(x_0) | x_t] = Σ_c q(c | x_t) E_c."""
+        return self.log_joint(xt, t).softmax(-1) @ self.energies
 
     def log_partition(self, beta: float) -> Float[Tensor, ""]:
         """log Z = log Σ_c w_c E_c[e^{−βE}], E_c being the mean over component c."""
@@ -136,6 +144,15 @@ class GaussianMixture(_Mixture):
         means = (self.means - beta * self.deviations[:, None] ** 2 * self.linear) / k[:, None]
         return replace(self, log_weights=(self.log_weights + self._log_factors(beta)).log_softmax(0), means=means,
                        deviations=self.deviations / k.sqrt())
+
+    def mean_energy(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
+        """E[E(x_0) | x_t]: given c, x_0 is Gaussian about m_c + g_c (x_t − α_t m_c)/α_t of variance d_c² (1 − g_c)."""
+        scale, variance = expand_as(self.schedule.alpha(t), xt), expand_as(self.schedule.sigma(t), xt) ** 2
+        gain = scale**2 * self.deviations**2 / (scale**2 * self.deviations**2 + variance)  # (*batch, C)
+        scale = scale.unsqueeze(-1)
+        mean = self.means + gain.unsqueeze(-1) * (xt.unsqueeze(-2) / scale - self.means)
+        spread = 0.5 * self.quadratic * self.means.shape[1] * self.deviations**2 * (1 - gain)
+        return (self.log_joint(xt, t).softmax(-1) * (self.energies + self._plain_energy(mean) + spread)).sum(-1)
 
     def score(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch dim"]:
         """∇ log q_t(x_t) = Σ_c q(c | x_t) (α_t m_c − x_t)/(α_t² d_c² + σ_t²)."""

@@ -12,6 +12,7 @@ from IPython.display import HTML
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from cepnb.guidance import EpsFunction
@@ -36,17 +37,26 @@ def figure(columns: int = 1, rows: int = 1, size: float = 3.0, **kwargs: object)
     return made, axes
 
 
-def image(figure: Figure, alt: str) -> str:
-    """The figure as an HTML image with alternative text, for those who cannot see it."""
+def png(figure: Figure, dpi: int = 110, colours: int | None = None) -> bytes:
+    """The figure as a PNG file; in a palette of `colours`, a third of the size, where it is one of many."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    text = base64.b64encode(buffer.getvalue()).decode()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    if colours is None:
+        return buffer.getvalue()
+    small = io.BytesIO()
+    Image.open(buffer).convert("RGB").quantize(colours).save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
+def image(data: bytes, alt: str) -> str:
+    """A PNG file as an HTML image with alternative text, for those who cannot see it."""
+    text = base64.b64encode(data).decode()
     return f'<img src="data:image/png;base64,{text}" alt="{html.escape(alt)}" style="max-width:100%">'
 
 
 def picture(figure: Figure, alt: str) -> HTML:
     """The figure as the value of a notebook cell; `alt` says what it shows."""
-    return HTML(image(figure, alt))
+    return HTML(image(png(figure), alt))
 
 
 def sample_panel(axes: Axes, x: Float[Tensor, "n 2"], colour: str, title: str = "", limit: float = 4.5) -> None:

@@ -38,6 +38,10 @@ class SampledDensity(Density):
         """The points with weights e^{−βE}."""
         return self.points.tilted(beta)
 
+    def mean_energy(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
+        """E[E(x_0) | x_t] of the points."""
+        return self.points.mean_energy(xt, t)
+
     def log_partition(self, beta: float) -> Float[Tensor, ""]:
         """log of the mean of e^{−βE} over the points."""
         return self.points.log_partition(beta)

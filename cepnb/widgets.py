@@ -1,22 +1,53 @@
-"""A slider over pictures drawn by the kernel, behind one class; its drawing can change without touching a notebook."""
+"""The explorers of the notebooks: sliders over pictures drawn by the kernel, and over frames that the page draws itself."""
 
+import base64
+import html
+import json
+import string
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import anywidget
 import ipywidgets
+import traitlets
 from matplotlib.figure import Figure
 
 from cepnb.errors import CepnbError
-from cepnb.plots import image
+from cepnb.frames import Panel, Slider, pack
+from cepnb.plots import figure, image, png
 from cepnb.profiles import profile_name
 
+STATIC = Path(__file__).parent / "static"
+STILLS = 4  # values of the first slider in the still picture
 
-class Explorer:
-    """A slider that shows `frame(value)`, a figure, for one of `values`; give it to a notebook cell as its value.
+
+class Shown(ipywidgets.DOMWidget):
+    """What explorers share: a description for screen readers, errors that stay, and a still picture beside the live one.
+
+    The still picture is what a saved notebook shows where nothing runs. `error` is the last error in one line, empty if
+    there is none; it is part of the saved state, where the tests look for it.
+    """
+
+    description = ""
+    error = traitlets.Unicode().tag(sync=True)
+
+    def still(self) -> bytes:
+        """A picture (PNG) of what is shown."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **kwargs: object) -> tuple[dict, dict]:
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        data = {"application/vnd.jupyter.widget-view+json": view, "text/plain": self.description,
+                "image/png": base64.b64encode(self.still()).decode()}
+        return data, {"image/png": {"alt": self.description}}
+
+
+class Explorer(Shown, ipywidgets.VBox):
+    """A slider that shows `frame(value)`, a figure drawn by the kernel; give it to a notebook cell as its value.
 
     `frame` is pure: a picture is drawn once a value and kept. An exception of the first picture is raised where the
-    explorer is made; one in a later picture is shown in the picture's place and kept in `error`, never lost. Under the
-    `ci` profile all pictures are drawn at once, so that a run of the notebook fails on an error in any of them.
-    `description` says what is shown, for screen readers.
+    explorer is made; one in a later picture is shown in the picture's place and kept in `error`. Under the `ci` profile
+    all pictures are drawn at once, so that a run of the notebook fails on an error in any of them.
     """
 
     def __init__(self, frame: Callable[[float], Figure], values: Sequence[float], name: str, description: str,
@@ -26,13 +57,13 @@ class Explorer:
         if start is not None and start not in values:
             raise CepnbError(f"{name}: start {start:g} is not among the values {', '.join(f'{v:g}' for v in values)}")
         self.frame, self.values, self.description = frame, list(values), description
-        self.error: Exception | None = None
-        self._drawn: dict[float, str] = {}
+        self._drawn: dict[float, bytes] = {}
         self.slider = ipywidgets.SelectionSlider(
             options=[(f"{value:g}", value) for value in self.values], value=self.values[0] if start is None else start,
             description=name, continuous_update=True, layout=ipywidgets.Layout(width="26em"))
         self.picture = ipywidgets.HTML(self.html(self.slider.value))
         self.slider.observe(self._moved, names="value")
+        super().__init__([self.slider, self.picture])
         if profile_name() == "ci":
             for value in self.values:
                 self.html(value)
@@ -40,16 +71,91 @@ class Explorer:
     def html(self, value: float) -> str:
         """The picture of a value as an HTML image with alternative text."""
         if value not in self._drawn:
-            alt = f"{self.description}, {self.slider.description} = {value:g}"
-            self._drawn[value] = image(self.frame(value), alt)
-        return self._drawn[value]
+            self._drawn[value] = png(self.frame(value))
+        return image(self._drawn[value], f"{self.description}, {self.slider.description} = {value:g}")
+
+    def still(self) -> bytes:
+        """The first picture."""
+        return next(iter(self._drawn.values()))
 
     def _moved(self, change: dict) -> None:
         try:
-            self.picture.value, self.error = self.html(change["new"]), None
+            self.picture.value, self.error = self.html(change["new"]), ""
         except Exception as error:  # whatever a frame raises must be seen: ipywidgets would swallow it
-            self.error = error
-            self.picture.value = f'<pre role="alert">{type(error).__name__}: {error}</pre>'
+            self.error = f"{type(error).__name__}: {error}"
+            self.picture.value = f'<pre role="alert">{html.escape(self.error)}</pre>'
 
-    def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        return ipywidgets.VBox([self.slider, self.picture])._repr_mimebundle_(**kwargs)
+
+class BetaExplorer(Shown, anywidget.AnyWidget):
+    """Panels under sliders, all of whose frames are computed beforehand and drawn by the page: no kernel is asked.
+
+    What a layer shows, and of which model, stands in the legend. `move` and `at` are for use from Python; `to_html` gives
+    a page that works by itself. `columns` panels stand side by side where there is room.
+    """
+
+    _esm = STATIC / "explorer.js"
+    _css = STATIC / "explorer.css"
+    spec = traitlets.Dict().tag(sync=True)
+    data = traitlets.Bytes().tag(sync=True)
+    position = traitlets.List(traitlets.Int()).tag(sync=True)  # the place of each slider in its values
+
+    def __init__(self, sliders: Sequence[Slider], panels: Sequence[Panel], description: str, columns: int | None = None) -> None:
+        if not sliders or not panels:
+            raise CepnbError(f"{len(sliders)} sliders and {len(panels)} panels: expected at least one of each")
+        self.sliders, self.panels, self.description = list(sliders), list(panels), description
+        spec, data = pack(sliders, panels, description, columns or len(panels))
+        super().__init__(spec=spec, data=data, position=[list(s.values).index(s.start) for s in sliders])
+
+    @property
+    def at(self) -> dict[str, float]:
+        """The value of each slider by its name."""
+        return {slider.name: slider.values[place] for slider, place in zip(self.sliders, self.position)}
+
+    def move(self, **values: float) -> None:
+        """Set sliders by name. Raises `CepnbError` on a name or value that they do not have."""
+        self.position = self._places(self.at | values)
+
+    def frame(self, **values: float) -> Figure:
+        """The panels as a figure at the given values, where the sliders now stand for those not given."""
+        places = dict(zip((slider.name for slider in self.sliders), self._places(self.at | values)))
+        columns = self.spec["columns"]
+        made, axes = figure(columns, -(-len(self.panels) // columns), size=2.2)
+        for panel, axis in zip(self.panels, axes.flat):
+            panel.draw(axis, places)
+        return made
+
+    def still(self) -> bytes:
+        """All panels at some values of the first slider, side by side."""
+        first, *rest = self.sliders
+        count = len(first.values)
+        chosen = sorted({round(k * (count - 1) / (STILLS - 1)) for k in range(STILLS)})
+        others = {slider.name: place for slider, place in zip(rest, self.position[1:])}
+        across = len(self.panels) >= len(chosen)
+        made, axes = figure(*(n for n in ((len(self.panels), len(chosen)) if across else (len(chosen), len(self.panels)))), size=1.3)
+        for column, panel in enumerate(self.panels):
+            for row, place in enumerate(chosen):
+                value = f"{first.symbol} = {first.labels[place]}"
+                axis = axes[row, column] if across else axes[column, row]
+                panel.draw(axis, others | {first.name: place}, f"{panel.title}\n{value}")
+                axis.title.set_fontsize(7)
+        return png(made, dpi=100, colours=64)
+
+    def to_html(self, path: Path | str | None = None) -> str:
+        """A page that works without a kernel and without any other file; written to `path` if there is one."""
+        state = {"spec": self.spec, "data": base64.b64encode(self.data).decode(), "position": self.position, "error": ""}
+        page = string.Template((STATIC / "explorer.html").read_text()).substitute(
+            title=html.escape(self.description), css=(STATIC / "explorer.css").read_text(),
+            esm=base64.b64encode((STATIC / "explorer.js").read_bytes()).decode(),
+            state=json.dumps(state).replace("</", "<\\/"), still=base64.b64encode(self.still()).decode())
+        if path is not None:
+            Path(path).write_text(page)
+        return page
+
+    def _places(self, values: dict[str, float]) -> list[int]:
+        known = {slider.name: slider for slider in self.sliders}
+        for name, value in values.items():
+            if name not in known:
+                raise CepnbError(f"slider '{name}': expected one of {', '.join(known)}")
+            if value not in known[name].values:
+                raise CepnbError(f"{name} = {value:g}: expected one of {', '.join(known[name].labels)}")
+        return [list(slider.values).index(values[slider.name]) for slider in self.sliders]

@@ -1,6 +1,8 @@
 """Set-up of all tests: shapes checked while they run, one thread a process, and a data cache of their own."""
 
 import os
+import shutil
+from collections.abc import Iterator
 
 from jaxtyping import install_import_hook
 
@@ -11,9 +13,25 @@ import hypothesis  # noqa: E402
 import matplotlib  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from hidden_errors import hidden_errors  # noqa: E402
+from nbmake.nb_result import NotebookError, NotebookResult  # noqa: E402
+from nbmake.nb_run import NotebookRun  # noqa: E402
+from playwright.sync_api import Browser, sync_playwright  # noqa: E402
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
+_execute = NotebookRun.execute
+
+
+def _execute_and_look(run: NotebookRun) -> NotebookResult:
+    """A run of a notebook that fails, too, on an error that a widget has swallowed."""
+    result = _execute(run)
+    if result.error is None and (found := hidden_errors(result.nb)):
+        result.error = NotebookError(summary=f"hidden error: {found[0]}", trace="\n".join(found), failing_cell_index=0)
+    return result
+
+
+NotebookRun.execute = _execute_and_look
 # Examples repeat from run to run; the first call of a function is slow, which says nothing about it.
 hypothesis.settings.register_profile("cepnb", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("cepnb")
@@ -25,3 +43,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["CEPNB_CACHE"] = str(shared / "cepnb-cache")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """The Chromium of the system, without a window. Where there is none: skipped, or a failure if CEPNB_BROWSER=insist."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        (pytest.fail if os.environ.get("CEPNB_BROWSER") == "insist" else pytest.skip)("no Chromium here: `make browser-test`")
+    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=found, args=quiet, chromium_sandbox=os.getuid() != 0)
+        yield launched
+        launched.close()

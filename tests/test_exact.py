@@ -76,6 +76,17 @@ def test_beta_zero_and_constants(seed: int, t: float) -> None:
     torch.testing.assert_close(shifted.energy_gradient(x, time, 2.0), q.energy_gradient(x, time, 2.0))
 
 
+@given(st.integers(0, 10**6), st.floats(1e-3, 1.0), st.sampled_from([None, checkerboard]))
+def test_mean_energy_is_the_slope_of_the_intermediate_energy(seed: int, t: float, make) -> None:
+    """dE_t/dβ at β = 0 by a central difference: its error is a third derivative times 1e-8/6, and rounding 1e-12."""
+    q, time = make(torch.float64) if make else random_mixture(seed), torch.tensor(t, dtype=torch.float64)
+    # Not so far away that the terms of the difference, which are log densities, swallow it.
+    x = 2 * torch.randn(50, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = q.schedule.add_noise(q.sample(50, torch.Generator().manual_seed(seed))[0], time, x)
+    slope = (q.intermediate_energy(x, time, 1e-4) - q.intermediate_energy(x, time, -1e-4)) / 2e-4
+    torch.testing.assert_close(q.mean_energy(x, time), slope, rtol=1e-5, atol=1e-6)
+
+
 def test_small_times_give_beta_times_the_energy() -> None:
     q = eight_gaussians(torch.float64)  # well apart: each point shows its component
     torch.testing.assert_close(q.intermediate_energy(q.means, torch.tensor(1e-3, dtype=torch.float64), 5.0),

@@ -1,14 +1,22 @@
-"""The slider: every frame is drawn once, described, and its errors are seen."""
+"""The explorers: every frame is drawn once or packed exactly, described, and its errors are seen."""
 
 import base64
+import io
+import re
 
 import matplotlib.image
+import nbformat
+import numpy as np
 import pytest
+import torch
+from hidden_errors import hidden_errors
 from matplotlib.figure import Figure
+from nbclient import NotebookClient
 
 from cepnb import plots
 from cepnb.errors import CepnbError
-from cepnb.widgets import Explorer
+from cepnb.frames import LIMIT, MARGIN, Field, Panel, Points, beta_slider, over_grid, scale_slider
+from cepnb.widgets import BetaExplorer, Explorer
 
 
 class Frames:
@@ -51,16 +59,18 @@ def test_moving_shows_the_frame_of_the_value(tmp_path) -> None:
     (tmp_path / "q.png").write_bytes(second)
     shapes = {matplotlib.image.imread(tmp_path / name).shape for name in ("p.png", "q.png")}
     assert len(shapes) == 1  # no jump in size while the slider moves
-    assert "application/vnd.jupyter.widget-view+json" in shown._repr_mimebundle_()
+    data, metadata = shown._repr_mimebundle_()
+    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == shown.model_id
+    assert base64.b64decode(data["image/png"]) == first and metadata["image/png"]["alt"] == "a line"  # where nothing runs
 
 
 def test_an_error_is_shown_and_kept_and_goes_when_it_is_over() -> None:
     shown = explorer(Frames(fails_at=10.0))
     shown.slider.value = 10.0
-    assert isinstance(shown.error, ZeroDivisionError)
+    assert shown.error == "ZeroDivisionError: no such energy" == shown.get_state()["error"]
     assert 'role="alert"' in shown.picture.value and "ZeroDivisionError: no such energy" in shown.picture.value
     shown.slider.value = 3.0
-    assert shown.error is None and "<img" in shown.picture.value
+    assert shown.error == "" and "<img" in shown.picture.value
 
 
 def test_the_first_frame_raises_where_it_is_made_and_no_values_are_refused() -> None:
@@ -79,3 +89,97 @@ def test_under_ci_every_frame_is_drawn_so_that_no_error_hides(monkeypatch: pytes
     assert sorted(frames.drawn) == [1.0, 3.0, 10.0]
     with pytest.raises(ZeroDivisionError):
         explorer(Frames(fails_at=10.0))
+
+
+BETA = beta_slider([0.0, 1.0, 3.0], 1.0)
+SCALE = scale_slider([0.5, 1.0], 1.0, beta=3.0)
+
+
+def samples(seed: int, *over: int) -> torch.Tensor:
+    return 2 * torch.randn(*over, 50, 2, generator=torch.Generator().manual_seed(seed))
+
+
+def precomputed() -> BetaExplorer:
+    points = Points(samples(0, 3), ("beta",), "samples", "exact at any β")
+    field = Field(torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(1)), ("beta", "s"), "energy")
+    return BetaExplorer([BETA, SCALE], [Panel("one", (field, points)), Panel("two", (points,))], "Two <panels>", columns=2)
+
+
+def test_the_bytes_hold_every_frame_where_the_page_reads_it() -> None:
+    shown = precomputed()
+    (first, *_), layers = shown.spec["panels"], shown.spec["layers"]
+    field, points = (layers[k] for k in first["layers"])
+    assert len(layers) == 2 and shown.spec["panels"][1]["layers"] == [first["layers"][1]]  # stored once
+    assert points["over"] == [0] and field["over"] == [0, 1]
+    for place in range(3):
+        start = points["offset"] + place * points["length"] * 2
+        found = np.frombuffer(shown.data[start:start + points["length"] * 2], "<u2").reshape(50, 2).astype(float)
+        x = (found / 65535 * 2 - 1) * MARGIN * LIMIT * [1, -1]
+        inside = samples(0, 3)[place].abs().max(dim=1).values < LIMIT
+        # Half a step of 16 bits over the width kept.
+        assert np.abs(x - samples(0, 3)[place].numpy())[inside].max() <= 1.01 * MARGIN * LIMIT / 65535
+        assert (np.abs(x[~inside]).max(axis=1) >= LIMIT * 0.9999).all()  # and one outside stays outside
+        for other in range(2):
+            start = field["offset"] + (2 * place + other) * 64
+            found = np.frombuffer(shown.data[start:start + 64], "u1").reshape(8, 8)[::-1] / 255
+            assert np.abs(found - shown.panels[0].layers[0].values[place, other].numpy()).max() <= 0.501 / 255
+
+
+def test_moving_by_value_and_reading_where_it_stands() -> None:
+    shown = precomputed()
+    assert shown.at == {"beta": 1.0, "s": 1.0} and shown.position == [1, 1]
+    shown.move(beta=3.0)
+    assert shown.at == {"beta": 3.0, "s": 1.0} and shown.position == [2, 1]
+    with pytest.raises(CepnbError, match="beta = 2: expected one of 0, 1, 3"):
+        shown.move(beta=2.0)
+    with pytest.raises(CepnbError, match="slider 't': expected one of beta, s"):
+        shown.move(t=1.0)
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    def panel(values: torch.Tensor, over: tuple[str, ...] = ("beta",)) -> list[Panel]:
+        return [Panel("p", (Points(values, over, "samples"),))]
+
+    with pytest.raises(CepnbError, match="points 'samples': over 't', expected one of the sliders beta"):
+        BetaExplorer([BETA], panel(samples(0, 3), ("t",)), "")
+    with pytest.raises(CepnbError, match=re.escape("found shape (2, 50, 2), expected (3,) before the 2 axes")):
+        BetaExplorer([BETA], panel(samples(0, 2)), "")
+    with pytest.raises(CepnbError, match="a value that is not finite"):
+        BetaExplorer([BETA], panel(samples(0, 3) / 0), "")
+    with pytest.raises(CepnbError, match="β: start 2 is not among the values 0, 1"):
+        beta_slider([0.0, 1.0], 2.0)
+    with pytest.raises(CepnbError, match="1 sliders and 0 panels"):
+        BetaExplorer([BETA], [], "")
+
+
+def test_a_function_is_stacked_over_the_sliders() -> None:
+    found = over_grid(lambda beta, scale: torch.tensor([beta, scale]), BETA, SCALE)
+    assert found.shape == (3, 2, 2) and found[2, 0].tolist() == [3.0, 0.5]
+
+
+def test_the_page_is_one_file_and_the_saved_notebook_has_a_picture(tmp_path) -> None:
+    shown = precomputed()
+    page = shown.to_html(tmp_path / "page.html")
+    assert (tmp_path / "page.html").read_text() == page
+    assert base64.b64encode(shown.data).decode() in page and "<title>Two &lt;panels&gt;</title>" in page
+    assert not re.search(r"(src|href)=.?(?!data:)[a-z/]", page) and "http" not in page
+    data, metadata = shown._repr_mimebundle_()
+    still = matplotlib.image.imread(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert min(still.shape[:2]) > 200 and metadata["image/png"]["alt"] == "Two <panels>"
+    assert len(shown.frame(beta=0.0).axes) == 2
+
+
+@pytest.mark.parametrize("code, error", [
+    ("import ipywidgets; ipywidgets.interact(lambda x: 1 / x, x=(0, 2, 1))\n"
+     "import ipywidgets; ipywidgets.interact(lambda x: 1 / (x - 1), x=(0, 2, 1));", "ZeroDivisionError"),
+    ("import ipywidgets; out = ipywidgets.Output(); display(out)\nwith out: 1 / 0", "ZeroDivisionError"),
+    ("from cepnb import plots, widgets\n"
+     "shown = widgets.Explorer(lambda v: plots.figure(size=1 / v)[0], [1.0, 0.0], 'v', 'd')\n"
+     "display(shown); shown.slider.value = 0.0", "ZeroDivisionError"),
+    ("import ipywidgets; ipywidgets.interact(lambda x: x, x=(0, 2, 1));", None),
+])
+def test_errors_that_widgets_swallow_are_found(code: str, error: str | None) -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    found = hidden_errors(notebook)
+    assert (error in found[0]) if error else not found, found

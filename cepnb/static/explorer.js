@@ -1,0 +1,256 @@
+// Draws frames that were computed beforehand and moves between them by sliders; cepnb/frames.py lays out their bytes.
+// Runs as an anywidget and, with a plain object for the model, in a page without a kernel.
+
+const ARRAYS = { points: Uint16Array, field: Uint8Array, arrows: Int8Array };
+const POINT = 2; // across a point, in CSS pixels
+const PLAY = 140; // milliseconds a frame
+
+function make(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+function isDark() {
+  const lab = document.body.dataset.jpThemeLight;
+  return lab ? lab === "false" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+function bytesOf(text) {
+  return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+}
+
+// Red, green and blue of a mark: on a dark ground black becomes the ink of the theme, and a colour lighter.
+function shade(colour, dark) {
+  const parts = colour.match(/\w\w/g).map((part) => parseInt(part, 16));
+  if (!dark) return parts;
+  return colour === "#000000" ? [232, 232, 232] : parts.map((part) => Math.round(part + 0.3 * (255 - part)));
+}
+
+// One of 256 colours for every number: written by alpha, blue, green, red from the highest byte on.
+function table(colourOf) {
+  return Uint32Array.from({ length: 256 }, (_, n) => {
+    const [red, green, blue, alpha] = colourOf(n);
+    return (Math.round(255 * alpha) << 24) | (blue << 16) | (green << 8) | red;
+  });
+}
+
+// Lays a square of numbers over what is on the canvas already.
+function stamp(context, numbers, colours, look) {
+  const side = Math.sqrt(numbers.length);
+  const image = new ImageData(side, side);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < numbers.length; i += 1) pixels[i] = colours[numbers[i]];
+  if (!look.sheets.has(side)) look.sheets.set(side, new OffscreenCanvas(side, side));
+  look.sheets.get(side).getContext("2d").putImageData(image, 0, 0);
+  context.drawImage(look.sheets.get(side), 0, 0, context.canvas.width, context.canvas.width);
+}
+
+const draw = {
+  // Counting the points on every pixel and then colouring is several times as fast as a call for each point.
+  points(context, size, values, layer, look) {
+    const side = Math.max(1, Math.round(POINT * look.ratio));
+    const dot = []; // pixels of a point, counted from its upper left corner
+    for (let y = 0; y < side; y += 1) {
+      for (let x = 0; x < side; x += 1) {
+        if (Math.hypot(x + 0.5 - side / 2, y + 0.5 - side / 2) <= Math.max(side / 2, 0.75)) dot.push(y * size + x);
+      }
+    }
+    const step = (look.margin * size) / 65535;
+    const shift = ((1 - look.margin) / 2) * size - side / 2;
+    const counts = new Uint8ClampedArray(size * size);
+    for (let i = 0; i < values.length; i += 2) {
+      const x = Math.round(values[i] * step + shift);
+      const y = Math.round(values[i + 1] * step + shift);
+      if (x < 0 || y < 0 || x + side > size || y + side > size) continue;
+      for (const pixel of dot) counts[y * size + x + pixel] += 1;
+    }
+    const colour = shade(layer.colour, look.dark);
+    stamp(context, counts, table((n) => [...colour, 1 - (1 - layer.alpha) ** n]), look);
+  },
+
+  field(context, size, values, layer, look) {
+    const ink = look.dark ? 232 : 0;
+    stamp(context, values, layer.density
+      ? table((n) => [ink, ink, ink, n / 510])
+      : table((n) => [...look.energy.subarray(3 * n, 3 * n + 3), 1]), look);
+  },
+
+  arrows(context, size, values, layer, look) {
+    const spacing = (0.9 * size) / (layer.side - 1);
+    context.strokeStyle = "#ffffff";
+    context.lineWidth = 1.1 * look.ratio;
+    context.beginPath();
+    for (let i = 0; i < values.length / 2; i += 1) {
+      const dx = (values[2 * i] / 127) * spacing;
+      const dy = (values[2 * i + 1] / 127) * spacing;
+      if (Math.hypot(dx, dy) < look.ratio) continue;
+      const x = 0.05 * size + (i % layer.side) * spacing + dx / 2;
+      const y = 0.05 * size + Math.floor(i / layer.side) * spacing + dy / 2;
+      context.moveTo(x - dx, y - dy);
+      context.lineTo(x, y);
+      context.moveTo(x - 0.35 * dx + 0.2 * dy, y - 0.35 * dy - 0.2 * dx);
+      context.lineTo(x, y);
+      context.lineTo(x - 0.35 * dx - 0.2 * dy, y - 0.35 * dy + 0.2 * dx);
+    }
+    context.stroke();
+  },
+};
+
+function legend(layers, dark) {
+  const seen = new Map();
+  for (const layer of layers.filter((each) => each.label)) {
+    seen.set([layer.label, layer.source, layer.colour].join(), layer);
+  }
+  return [...seen.values()].map((layer) => {
+    const mark = make("span", { class: `cepnb-mark cepnb-${layer.density ? "density" : layer.kind}`, "aria-hidden": "true" });
+    if (layer.kind === "arrows") mark.textContent = "→";
+    if (layer.colour) mark.style.background = `rgb(${shade(layer.colour, dark)})`;
+    return make("li", {}, mark, layer.source ? `${layer.label}: ${layer.source}` : layer.label);
+  });
+}
+
+function render({ model, el }) {
+  const spec = model.get("spec");
+  const data = model.get("data");
+  const buffer = data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength); // from an even place
+  const energy = bytesOf(spec.energy);
+  const sheets = new Map(); // by their side
+  const playing = new Map(); // slider → timer
+
+  const root = make("div", { class: "cepnb", role: "group", "aria-label": spec.description });
+  const alert = make("pre", { class: "cepnb-error", role: "alert", hidden: "" });
+  const key = make("ul", { class: "cepnb-legend", "aria-label": "What is shown" });
+
+  // Whatever goes wrong is seen here and told to the kernel, for a page has no other place where a reader would look.
+  function guarded(action) {
+    return (...values) => {
+      try {
+        action(...values);
+      } catch (error) {
+        alert.textContent = `${error.name}: ${error.message}`;
+        alert.hidden = false;
+        console.error(error);
+        model.set("error", alert.textContent);
+        model.save_changes();
+      }
+    };
+  }
+
+  function move(number, index) {
+    const position = [...model.get("position")];
+    position[number] = index;
+    model.set("position", position);
+    model.save_changes();
+  }
+
+  function stop(number) {
+    clearInterval(playing.get(number));
+    playing.delete(number);
+    const button = sliders[number].button;
+    button?.setAttribute("aria-label", `Play ${spec.sliders[number].symbol}`);
+    if (button) button.textContent = "▶";
+  }
+
+  function play(number) {
+    if (playing.has(number)) return stop(number);
+    const last = spec.sliders[number].labels.length - 1;
+    if (model.get("position")[number] === last) move(number, 0);
+    sliders[number].button.textContent = "■";
+    sliders[number].button.setAttribute("aria-label", `Stop ${spec.sliders[number].symbol}`);
+    playing.set(number, setInterval(guarded(() => {
+      const next = model.get("position")[number] + 1;
+      if (next <= last) move(number, next);
+      if (next >= last) stop(number);
+    }), PLAY));
+  }
+
+  const own = { "data-lm-suppress-shortcuts": "true" }; // JupyterLab would take arrow keys for moves between cells
+  const widest = Math.max(...spec.sliders.flatMap(({ symbol, labels }) => labels.map((label) => `${symbol} = ${label}`.length)));
+  const sliders = spec.sliders.map((slider, number) => {
+    const input = make("input", { ...own, type: "range", min: 0, max: slider.labels.length - 1, step: 1, "aria-label": slider.symbol });
+    const output = make("output");
+    output.style.width = `${widest}ch`; // so that nothing moves with the value
+    input.addEventListener("input", guarded(() => {
+      stop(number);
+      move(number, Number(input.value));
+    }));
+    const button = slider.play ? make("button", { ...own, type: "button" }, "▶") : null;
+    button?.setAttribute("aria-label", `Play ${slider.symbol}`);
+    button?.addEventListener("click", guarded(() => play(number)));
+    const note = slider.note ? [make("span", { class: "cepnb-note" }, slider.note)] : [];
+    root.append(make("div", { class: "cepnb-slider" }, output, input, ...(button ? [button] : []), ...note));
+    return { input, output, button };
+  });
+
+  const grid = make("div", { class: "cepnb-panels" });
+  grid.style.setProperty("--columns", spec.columns);
+  const panels = spec.panels.map((panel) => {
+    const canvas = make("canvas", { role: "img" });
+    grid.append(make("figure", {}, make("figcaption", {}, panel.title), canvas));
+    return { ...panel, canvas, context: canvas.getContext("2d") };
+  });
+  root.append(grid, key, alert);
+  el.append(root);
+
+  function frame(layer, position) {
+    const index = layer.over.reduce((sum, k) => sum * spec.sliders[k].labels.length + position[k], 0);
+    const type = ARRAYS[layer.kind];
+    return new type(buffer, layer.offset + index * layer.length * type.BYTES_PER_ELEMENT, layer.length);
+  }
+
+  const show = guarded(() => {
+    const position = model.get("position");
+    const at = spec.sliders.map(({ symbol, labels }, k) => `${symbol} = ${labels[position[k]]}`);
+    sliders.forEach(({ input, output }, k) => {
+      input.value = position[k];
+      input.setAttribute("aria-valuetext", at[k]);
+      output.textContent = at[k];
+    });
+    const look = { dark: isDark(), ratio: devicePixelRatio, margin: spec.margin, energy, sheets };
+    for (const { canvas, context, title, layers } of panels) {
+      context.clearRect(0, 0, canvas.width, canvas.height);
+      for (const layer of layers.map((number) => spec.layers[number])) {
+        draw[layer.kind](context, canvas.width, frame(layer, position), layer, look);
+      }
+      const shown = layers.map((number) => spec.layers[number].label).filter(Boolean).join(", ");
+      canvas.setAttribute("aria-label", `${title}, ${at.join(", ")}${shown ? `: ${shown}` : ""}`);
+    }
+  });
+
+  const fit = guarded(() => {
+    for (const { canvas } of panels) {
+      const size = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
+      if (canvas.width !== size) canvas.width = canvas.height = size;
+    }
+    show();
+  });
+
+  const theme = guarded(() => {
+    root.toggleAttribute("data-dark", isDark());
+    key.replaceChildren(...legend(spec.layers, isDark()));
+    show();
+  });
+
+  const sizes = new ResizeObserver(fit);
+  sizes.observe(grid);
+  const themes = new MutationObserver(theme);
+  themes.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
+  const scheme = matchMedia("(prefers-color-scheme: dark)");
+  scheme.addEventListener("change", theme);
+  window.addEventListener("resize", fit); // a move to a sharper screen changes no size in CSS pixels
+  model.on("change:position", show);
+  theme();
+
+  return () => {
+    [...playing.keys()].forEach(stop);
+    sizes.disconnect();
+    themes.disconnect();
+    scheme.removeEventListener("change", theme);
+    window.removeEventListener("resize", fit);
+    model.off("change:position", show);
+  };
+}
+
+export default { render };

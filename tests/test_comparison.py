@@ -1,0 +1,65 @@
+"""The panels of all methods over β and t: each is what it is called, frame by frame."""
+
+import pytest
+import torch
+
+from cepnb import benchmark
+from cepnb.frames import Arrows, Field, Panel, Points, beta_slider, cells, time_slider
+from cepnb.metrics import w2
+from cepnb.comparison import method_panels, comparison_times
+from cepnb.training import seeded
+
+METHODS = ("exact", "cep_beta", "mse", "dps")
+BETA = beta_slider([1.0, 10.0], 1.0)
+
+
+@pytest.fixture(scope="module")
+def models() -> benchmark.Models:
+    return benchmark.shipped("8gaussians")
+
+
+@pytest.fixture(scope="module")
+def panels(models: benchmark.Models) -> list[Panel]:
+    times = comparison_times(models)
+    return method_panels(models, BETA, time_slider(times, times[0]), METHODS, count=400)
+
+
+def test_samples_end_where_each_method_leads(models: benchmark.Models, panels: list[Panel]) -> None:
+    """W2 over its floor at β = 10: the table has 1.0 for exact, 1.1 for CEP and more than 1.5 for the regression."""
+    p = models.density.tilted(10.0)
+    one, two = (p.sample(400, seeded(k, "comparison test"))[0] for k in range(2))
+    floor, ratios = w2(one, two), {}
+    for method, panel in zip(METHODS, panels[4:]):
+        (points,) = [layer for layer in panel.layers if isinstance(layer, Points)]
+        assert points.values.shape == (2, 9, 400, 2)
+        assert torch.equal(points.values[0, 0], points.values[1, 0])  # one start at t = 1
+        ratios[method] = w2(points.values[1, -1], one) / floor
+    assert ratios["exact"] < 1.4 and ratios["cep_beta"] < 1.5 < min(ratios["mse"], ratios["dps"]), ratios
+
+
+def test_energies_agree_as_t_goes_to_0_and_the_regression_knows_no_beta(
+        models: benchmark.Models, panels: list[Panel]) -> None:
+    x = cells(32)
+    near = models.density.log_q(x, torch.tensor(1e-3)) > -4  # where there are samples: off them a network knows nothing
+    fields = {}
+    for method, panel in zip(METHODS, panels):
+        field, push = panel.layers
+        assert isinstance(field, Field) and isinstance(push, Arrows) and float(push.values.norm(dim=-1).max()) <= 1
+        fields[method] = field.values
+    # Neighbours overlap a little, and there even at t = 0 the mean energy is not E_t/β: 0.003 on average.
+    for method, within in (("mse", 0.01), ("cep_beta", 0.05)):
+        assert (fields[method] - fields["exact"])[1, -1][near].abs().mean() < within
+    # Up to the constant, which follows the exact one, E[E | x_t] is the same at every β; E_t/β is not.
+    spread = {method: fields[method][:, 3][:, near].std(dim=1).tolist() for method in ("exact", "mse")}
+    assert spread["mse"][1] == pytest.approx(spread["mse"][0], rel=1e-3)
+    assert spread["exact"][1] != pytest.approx(spread["exact"][0], rel=0.05)
+
+
+def test_the_push_runs_down_the_energy(panels: list[Panel]) -> None:
+    """The mean of −∇E_t · (slope of the field, by differences) is negative for every method at a middle time."""
+    for panel in panels[:4]:
+        field, push = panel.layers
+        values = torch.nn.functional.interpolate(field.values[1, 4][None, None], size=push.values.shape[2:4], mode="bilinear",
+                                                 align_corners=True)[0, 0]
+        along_y, along_x = torch.gradient(values)
+        assert (push.values[1, 4][..., 0] * along_x + push.values[1, 4][..., 1] * along_y).mean() < 0

@@ -1,0 +1,156 @@
+"""The explorers in real JupyterLab in a real browser: notebooks run as a reader runs them, sliders moved, pixels read."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+ROOT = Path(__file__).parent.parent
+PATIENCE = 400_000  # milliseconds for a notebook to run on a busy machine
+EMPTY = "canvas => !canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
+DARKEST = """canvas => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), reds = [];
+    for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) reds.push(data[i]);
+    return Math.min(...reds);
+}"""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a JupyterLab with settings, run-time files and copies of the notebooks of its own."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    (folder / "results").symlink_to(ROOT / "results")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"CEPNB_PROFILE": "ci", "JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1"} | {
+        f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--port-retries=0",
+               "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}", "--allow-root"]
+    log = (folder / "log").open("w")
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT) as server:
+        address = f"http://127.0.0.1:{port}/lab"
+        try:
+            for _ in range(240):
+                assert server.poll() is None, (folder / "log").read_text()
+                try:
+                    urllib.request.urlopen(address).close()
+                    break
+                except OSError:
+                    time.sleep(0.5)
+            yield address
+        finally:
+            server.terminate()
+            server.wait(30)
+
+
+@pytest.fixture
+def run(browser: Browser, lab: str) -> Iterator[Callable[[str, int], Page]]:
+    """Opens a notebook, runs all its cells from the menu and waits for so many explorers; no error may be in the console."""
+    errors: list[str] = []
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, device_scale_factor=2)
+
+    def running(name: str, explorers: int) -> Page:
+        page = context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(f"{lab}/tree/notebooks/{name}.ipynb?reset")
+        expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=PATIENCE)  # of the kernel, in the status bar
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        prompts = page.locator(".jp-CodeCell .jp-InputArea-prompt")
+        expect(prompts.first).not_to_have_text("[ ]:", timeout=PATIENCE)
+        expect(prompts.filter(has_text="[*]:")).to_have_count(0, timeout=PATIENCE)
+        failed = page.locator("[data-mime-type='application/vnd.jupyter.error']").all_text_contents()
+        assert not failed and prompts.filter(has_text="[ ]:").count() == 0, failed
+        expect(page.locator(".cepnb")).to_have_count(explorers)
+        return page
+
+    yield running
+    context.close()
+    assert not errors, errors
+
+
+def shown(explorer: Locator) -> list[str]:
+    """The panels as pictures, none of them empty."""
+    canvases = explorer.locator("canvas").all()
+    assert not any(canvas.evaluate(EMPTY) for canvas in canvases)
+    return [canvas.evaluate("canvas => canvas.toDataURL()") for canvas in canvases]
+
+
+def drag(page: Page, slider: Locator, share: float) -> None:
+    """Drag the thumb from where it is to a share of the way."""
+    at = float(slider.input_value()) / float(slider.get_attribute("max"))
+    width, height = slider.evaluate("node => [node.clientWidth, node.clientHeight]")
+    slider.hover(position={"x": 8 + at * (width - 16), "y": height / 2})  # waits until nothing moves any more
+    box = slider.bounding_box()
+    page.mouse.down()
+    page.mouse.move(box["x"] + 8 + share * (width - 16), box["y"] + height / 2, steps=8)
+    page.mouse.up()
+
+
+def test_notebook_03_moves_six_densities(run: Callable[[str, int], Page]) -> None:
+    page = run("03_tilting_by_energy", 1)
+    explorer = page.locator(".cepnb")
+    explorer.scroll_into_view_if_needed()
+    slider, value, start = explorer.get_by_role("slider", name="β"), explorer.locator("output"), shown(explorer)
+    assert len(start) == 6
+    sharp = "canvas => canvas.width == Math.round(2 * canvas.clientWidth)"
+    assert all(canvas.evaluate(sharp) for canvas in explorer.locator("canvas").all())
+    size = explorer.evaluate("node => [node.clientWidth, node.clientHeight]")
+    expect(value).to_have_text("β = 3")
+
+    drag(page, slider, 1.0)
+    expect(value).to_have_text("β = 20")
+    assert all(moved != before for moved, before in zip(shown(explorer), start))
+    # Keys are the slider's: JupyterLab, which moves between cells by arrows, must not have them.
+    cell = page.locator(".jp-Notebook .jp-Cell.jp-mod-active").get_attribute("data-windowed-list-index")
+    for key, expected in (("Home", "0"), ("ArrowRight", "0.5"), ("ArrowUp", "1"), ("ArrowDown", "0.5"), ("End", "20")):
+        slider.press(key)
+        expect(value).to_have_text(f"β = {expected}")
+    assert page.locator(".jp-Notebook .jp-Cell.jp-mod-active").get_attribute("data-windowed-list-index") == cell
+    assert explorer.evaluate("node => [node.clientWidth, node.clientHeight]") == size  # no jump
+
+    page.get_by_role("menuitem", name="Settings", exact=True).click()
+    page.get_by_text("Theme", exact=True).hover()
+    page.get_by_text("JupyterLab Dark", exact=True).click()
+    page.wait_for_function("document.querySelector('.cepnb').hasAttribute('data-dark')")
+    assert explorer.locator("canvas").first.evaluate(DARKEST) > 200  # light ink
+
+
+def test_notebook_06_moves_learned_models_time_and_scale(run: Callable[[str, int], Page]) -> None:
+    page = run("06_guided_sampling", 3)
+    six, scale, methods = (page.locator(".cepnb").nth(k) for k in range(3))
+    for explorer, symbol, panels in ((six, "β", 6), (scale, "s", 2), (methods, "β", 8)):
+        explorer.scroll_into_view_if_needed()
+        slider, value, start = explorer.get_by_role("slider", name=symbol), explorer.locator("output").first, shown(explorer)
+        assert len(start) == panels
+        for share, key in ((0.0, "Home"), (1.0, "End")):
+            drag(page, slider, share)
+            reached = value.text_content()
+            slider.press(key)
+            expect(value).to_have_text(reached)
+            assert all(moved != before for moved, before in zip(shown(explorer), start))
+    expect(six.locator(".cepnb-legend")).to_contain_text("guided by CEP: one network for all β")
+    expect(six.locator(".cepnb-legend")).to_contain_text("samples of p₀: exact at any β")
+    expect(scale).to_contain_text("only s = 1 is exact, and s is not β")
+
+    time_value = methods.locator("output").nth(1)
+    methods.get_by_role("button", name="Play t").click()
+    expect(time_value).to_have_text("t = 0.001")
+    expect(methods.get_by_role("button", name="Play t")).to_be_visible()
+    ended = shown(methods)
+    methods.get_by_role("slider", name="t").press("Home")
+    expect(time_value).to_have_text("t = 1")
+    assert all(noise != data for noise, data in zip(shown(methods), ended))
+    assert page.get_by_role("alert").filter(visible=True).count() == 0

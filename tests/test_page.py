@@ -1,0 +1,200 @@
+"""The explorer in a real browser, as the page of `to_html`: with the network cut, by mouse, touch and keyboard."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from cepnb.frames import ANY_BETA, Arrows, Field, Panel, Points, Slider, beta_slider, cells
+from cepnb.widgets import BetaExplorer
+
+BETAS = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0]
+INKS = """canvas => {
+    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), reds = [];
+    for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) reds.push(data[i]);
+    return [Math.min(...reds), Math.max(...reds)];
+}"""
+PAINTED = "canvas => canvas.toDataURL()"
+NEXT = """() => {
+    const slider = document.querySelector(".cepnb input");
+    slider.value = (Number(slider.value) + 1) % (Number(slider.max) + 1);
+    slider.dispatchEvent(new Event("input"));
+    for (const canvas of document.querySelectorAll(".cepnb canvas")) {
+        canvas.getContext("2d").getImageData(0, 0, 1, 1); // waits for what is painted
+    }
+}"""
+
+
+def circle(panel: int, count: int = 2000) -> Points:
+    """Points on a circle that grows with β, another in each panel."""
+    angle = torch.linspace(0, 6.28, count)
+    ring = torch.stack([angle.cos(), angle.sin()], dim=1)
+    return Points(torch.stack([(1 + 0.2 * k + 0.1 * panel) * ring for k in range(len(BETAS))]), ("beta",), "circle", ANY_BETA)
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four panels of 2,000 points over β, and one of every kind of layer over β and t."""
+    folder = tmp_path_factory.mktemp("pages")
+    beta = beta_slider(BETAS, 3.0)
+    BetaExplorer([beta], [Panel(f"panel {k}", (circle(k),)) for k in range(4)], "Four circles").to_html(folder / "four.html")
+    t = Slider(name="t", symbol="t", values=[1.0, 0.5, 0.0], start=1.0, play=True)
+    ramp = torch.stack([cells(16)[..., 0] / 9 + 0.5, cells(16)[..., 1] / 9 + 0.5, torch.zeros(16, 16)])  # by x, by y, low
+    push = torch.zeros(3, 5, 5, 2)
+    push[0, 4, 0] = torch.tensor([0.0, 1.0])  # at the upper left, upwards, at t = 1 alone
+    BetaExplorer([beta, t], [Panel("field", (Field(ramp, ("t",), "ramp"),)), Panel("arrows", (Arrows(push, ("t",), "push"),)),
+                             Panel("all", (Field(ramp, ("t",), "ramp", density=True), circle(0)))], "All kinds").to_html(
+                                 folder / "kinds.html")
+    return folder
+
+
+@pytest.fixture
+def opened(browser: Browser, page_file: Path) -> Iterator[Callable[..., Page]]:
+    """Opens a page with the network cut; at the end there must have been no request and no error."""
+    contexts: list[BrowserContext] = []
+    requests, errors = [], []
+
+    def opening(name: str, **options: object) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "offline": True} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto((page_file / name).as_uri())
+        page.locator("canvas").first.wait_for()
+        return page
+
+    yield opening
+    for context in contexts:
+        context.close()
+    assert not errors and all(url.startswith(("file:", "data:")) for url in requests), (errors, requests)
+
+
+def test_four_panels_of_2000_points_draw_in_a_frame(opened: Callable[..., Page]) -> None:
+    """The 95th percentile of 100 moves, in time of the page's thread, which draws them: other tests may run beside it."""
+    page = opened("four.html")
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def thread_time() -> float:
+        return next(m["value"] for m in session.send("Performance.getMetrics")["metrics"] if m["name"] == "ThreadTime")
+
+    milliseconds = []
+    for _ in range(100):
+        start = thread_time()
+        page.evaluate(NEXT)
+        milliseconds.append(1000 * (thread_time() - start))
+    assert sorted(milliseconds)[94] <= 16
+
+
+def test_keys_move_the_slider_and_the_picture_and_nothing_jumps(opened: Callable[..., Page]) -> None:
+    page = opened("four.html")
+    slider, canvas, root = page.get_by_role("slider", name="β"), page.locator("canvas").first, page.locator(".cepnb")
+    box, before = root.bounding_box(), canvas.evaluate(PAINTED)
+    page.keyboard.press("Tab")
+    expect(slider).to_be_focused()
+    assert slider.evaluate("node => getComputedStyle(node).outlineStyle") == "solid"
+    for key, value in (("ArrowRight", "5"), ("ArrowUp", "10"), ("ArrowLeft", "5"), ("ArrowDown", "3"), ("Home", "0.5"), ("End", "10")):
+        page.keyboard.press(key)
+        expect(page.locator("output")).to_have_text(f"β = {value}")
+        expect(slider).to_have_attribute("aria-valuetext", f"β = {value}")
+        expect(canvas).to_have_attribute("aria-label", f"panel 0, β = {value}: circle")
+        assert root.bounding_box() == box
+    assert canvas.evaluate(PAINTED) != before
+    page.keyboard.press("Home")
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    assert canvas.evaluate(PAINTED) == before  # β = 3 again
+
+
+def test_the_mouse_drags_and_points_are_where_they_belong(opened: Callable[..., Page]) -> None:
+    page = opened("four.html")
+    box = page.get_by_role("slider").bounding_box()
+    middle = box["y"] + box["height"] / 2
+    page.mouse.move(box["x"] + box["width"] / 2, middle)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.8, middle, steps=4)
+    page.mouse.move(box["x"] + box["width"] + 30, middle, steps=4)
+    page.mouse.up()
+    expect(page.locator("output")).to_have_text("β = 10")
+    radii = page.locator("canvas").first.evaluate("""canvas => {
+        const { width, height, data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), radii = [];
+        for (let i = 0; i < width * height; i += 1) {
+            if (data[4 * i + 3]) radii.push(Math.hypot(i % width + 0.5 - width / 2, Math.floor(i / width) + 0.5 - height / 2));
+        }
+        return radii.map(radius => 9 * radius / width);
+    }""")
+    assert len(radii) > 500 and 1.85 < min(radii) and max(radii) < 2.15  # a circle of radius 2, up to the size of its points
+
+
+def test_touch_and_a_narrow_sharp_screen(opened: Callable[..., Page]) -> None:
+    page = opened("kinds.html", viewport={"width": 390, "height": 844}, device_scale_factor=3, has_touch=True, is_mobile=True)
+    box = page.get_by_role("slider", name="β").bounding_box()
+    assert box["height"] >= 44  # wide enough for a finger
+    page.touchscreen.tap(box["x"] + box["width"] - 12, box["y"] + box["height"] / 2)
+    expect(page.locator("output").first).to_have_text("β = 10")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390  # nothing sticks out
+    for canvas in page.locator("canvas").all():
+        assert canvas.evaluate("node => node.width == Math.round(3 * node.clientWidth) && node.height == node.width")
+
+
+def test_playing_runs_through_t_once_and_stops(opened: Callable[..., Page]) -> None:
+    page = opened("kinds.html")
+    page.get_by_role("button", name="Play t").click()
+    expect(page.get_by_role("button", name="Stop t")).to_be_visible()
+    expect(page.locator("output").last).to_have_text("t = 0")
+    expect(page.get_by_role("button", name="Play t")).to_be_visible()
+    expect(page.locator("output").first).to_have_text("β = 3")
+
+
+def test_fields_and_arrows_stand_the_right_way_up(opened: Callable[..., Page]) -> None:
+    page = opened("kinds.html")
+    bright = """canvas => [[0.1, 0.1], [0.9, 0.1], [0.1, 0.9], [0.9, 0.9]].map(([x, y]) =>
+        canvas.getContext("2d").getImageData(x * canvas.width, y * canvas.height, 1, 1).data[0])"""
+    inked = """canvas => {
+        const { width, data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), rows = [], columns = [];
+        for (let i = 0; i < width * width; i += 1) if (data[4 * i + 3]) rows.push(i / width / width), columns.push(i % width / width);
+        return rows.length ? [Math.min(...rows), Math.max(...rows), Math.max(...columns)] : null;
+    }"""
+    field, arrows = page.locator("canvas").nth(0), page.locator("canvas").nth(1)
+    upper_left, upper_right, lower_left, lower_right = field.evaluate(bright)
+    assert upper_left == lower_left < upper_right == lower_right  # t = 1: bright to the right
+    top, bottom, right = arrows.evaluate(inked)
+    assert top < 0.01 and bottom < 0.2 and right < 0.15  # one arrow, in the upper left corner
+    page.get_by_role("slider", name="t").press("ArrowRight")
+    upper_left, upper_right, lower_left, lower_right = field.evaluate(bright)
+    assert lower_left == lower_right < upper_left == upper_right  # t = 0.5: bright above
+    assert arrows.evaluate(inked) is None
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_ink_and_ground_follow_the_scheme(opened: Callable[..., Page], scheme: str) -> None:
+    page = opened("four.html", color_scheme=scheme)
+    least, most = page.locator("canvas").first.evaluate(INKS)
+    assert most < 10 if scheme == "light" else 220 < least <= most
+    page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
+    page.wait_for_function("dark => document.querySelector('.cepnb').hasAttribute('data-dark') == dark", arg=scheme == "light")
+
+
+def test_an_error_is_seen_on_the_page(browser: Browser, page_file: Path) -> None:
+    """Drawing fails: the page says so in words."""
+    page = browser.new_page(offline=True)
+    page.goto((page_file / "four.html").as_uri())
+    page.evaluate("""() => { Object.getPrototypeOf(document.createElement("canvas").getContext("2d")).drawImage = () => {
+        throw new RangeError("no such frame") } }""")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    page.get_by_role("slider").press("ArrowRight")
+    expect(page.get_by_role("alert")).to_have_text("RangeError: no such frame")
+    page.close()
+
+
+def test_without_scripts_there_is_a_still_picture(browser: Browser, page_file: Path) -> None:
+    context = browser.new_context(java_script_enabled=False, offline=True)
+    page = context.new_page()
+    page.goto((page_file / "four.html").as_uri())
+    still = page.get_by_role("img", name="Four circles")
+    assert still.bounding_box()["width"] > 300
+    context.close()
