@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     toy = commands.add_parser("toy", help="train a method on a toy density and measure it against the exact answer")
     toy.add_argument("--table", action="store_true", help="all densities, β and methods instead: table.md, records.json, samples.png")
     toy.add_argument("--density", help="8gaussians, swissroll, moons, rings, checkerboard or 2spirals")
-    toy.add_argument("--method", help="exact, exact_energy, cep_raw, cep_self, cep_independent, cep_beta, mse, exp_mse or dps")
+    toy.add_argument("--method", action="append", help="exact, exact_energy, cep_raw, cep_self, cep_independent, cep_beta, mse, exp_mse or dps; with --table, several by naming it again (default: all)")
     toy.add_argument("--beta", type=float, help="inverse temperature, above 0")
     toy.add_argument("--seed", type=int, action="append", help="seed (default 0); with --table, several by naming it again")
     toy.add_argument("--scale", type=float, default=1.0, help="guidance scale s; 1 is exact")
@@ -115,14 +115,18 @@ def _sweep(options: argparse.Namespace) -> None:
 def _toy(options: argparse.Namespace) -> None:
     from cepnb import benchmark
     from cepnb.files import atomic_path, cache_dir, write_text
+    from cepnb.methods import METHODS
     from cepnb.plots import sample_grid
 
     profile = profile_name(options.profile)
     folder, seeds = options.out or cache_dir() / "toys" / profile, options.seed or [0]
     for seed in seeds:
         _check_seed(seed)
+    for method in options.method or []:
+        if method not in METHODS:
+            raise CepnbError(f"method '{method}': expected one of {', '.join(METHODS)}")
     if options.table:
-        records = benchmark.table(toy_settings(profile), profile, seeds, folder)
+        records = benchmark.table(toy_settings(profile), profile, seeds, folder, options.method or METHODS)
         text = "\n\n".join(f"{key}\n\n{benchmark.markdown(records, key)}" for key in benchmark.SHOWN)
         write_text(folder / "table.md", text + "\n")
         if not (folder / "samples.png").exists():
@@ -134,9 +138,10 @@ def _toy(options: argparse.Namespace) -> None:
     for name in ("density", "method", "beta"):
         if getattr(options, name) is None:
             raise CepnbError(f"--{name}: missing, expected with every toy run but --table")
-    if len(seeds) > 1:
-        raise CepnbError(f"--seed {seeds[1]}: a second one, expected one seed unless with --table")
-    found = benchmark.record(options.density, options.method, options.beta, seeds[0], toy_settings(profile), profile, folder,
+    for name, given in (("seed", seeds), ("method", options.method)):
+        if len(given) > 1:
+            raise CepnbError(f"--{name} {given[1]}: a second one, expected one {name} unless with --table")
+    found = benchmark.record(options.density, options.method[0], options.beta, seeds[0], toy_settings(profile), profile, folder,
                              options.scale, progress=not options.json)
     print(json.dumps(found, indent=2) if options.json else "\n".join(
         f"{key:<26}{value:.4g}" if isinstance(value, float) else f"{key:<26}{value}" for key, value in found.items()))

@@ -142,6 +142,8 @@ def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
     (["--table", "--profile", "big"], "profile 'big': expected one of"),
     (["--table", "--seed", "-1"], "seed -1: expected an integer"),
     (["--density", "moons", "--method", "mse", "--beta", "1", "--seed", "0", "--seed", "1"], "--seed 1: a second one"),
+    (["--density", "moons", "--method", "mse", "--method", "dps", "--beta", "1"], "--method dps: a second one"),
+    (["--table", "--method", "mse", "--method", "cfg"], "method 'cfg': expected one of exact, exact_energy"),
 ])
 def test_bad_input_is_one_line(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["toy", "--profile", "ci", "--out", str(tmp_path), *arguments]) == 2
