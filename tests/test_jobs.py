@@ -71,7 +71,9 @@ if __name__ == "__main__":
 """
     script = tmp_path / "script.py"
     script.write_text(code)
-    caller = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    # What is begun in the background of a shell is deaf to Ctrl-C, and tests may be.
+    caller = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True, start_new_session=True,
+                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     files = [tmp_path / name for name in "ab"]
     deadline = time.monotonic() + 300
     while not all(path.exists() and path.read_text().endswith("\n") for path in files):
