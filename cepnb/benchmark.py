@@ -147,8 +147,8 @@ def markdown(records: list[dict], key: str = "w2_ratio") -> str:
 def _cell(values: list[float]) -> str:
     if not values:
         return "–"
-    mean, half = mean_interval(values)
-    return (f"{mean:.2f}" if mean < 1000 else f"{mean:.0e}") + (f" ± {half:.2f}" if half == half else "")
+    mean, half = (f"{value:.2f}" if value < 1000 else f"{value:.0e}" for value in mean_interval(values))
+    return f"{mean} ± {half}" if len(values) > 1 else mean
 
 
 def _exact_sets(density: Density, beta: float, settings: ToySettings, seed: int, repeat: int) -> list[torch.Tensor]:
