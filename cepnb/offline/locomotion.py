@@ -12,8 +12,8 @@ from numpy import ndarray as Array
 from cepnb.errors import CepnbError
 from cepnb.offline.episodes import Episodes
 
-# gymnasium's "v4" are the "v2" of gym on which D4RL's data was made: same bodies, observations, rewards and ends.
 CAPSULE = 3  # MuJoCo's mjGEOM_CAPSULE
+# gymnasium's "v4" are the "v2" of gym on which D4RL's data was made: same bodies, observations, rewards and ends.
 TASKS = {"hopper": "Hopper-v4", "halfcheetah": "HalfCheetah-v4", "walker2d": "Walker2d-v4"}
 
 
@@ -57,8 +57,7 @@ class LocomotionEnv(Episodes):
 
     def body(self, row: int) -> tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]:
         """The body of one episode as it stands: both ends of each of its capsules as (x, z), and their radii, in metres."""
-        engine = self._bodies[row].unwrapped
-        model, data = engine.model, engine.data
+        model, data = self._bodies[row].model, self._bodies[row].data
         parts = [part for part in range(model.ngeom) if model.geom_type[part] == CAPSULE]
         along = np.stack([data.geom_xmat[part].reshape(3, 3)[:, 2] * model.geom_size[part, 1] for part in parts])
         centre = data.geom_xpos[parts]

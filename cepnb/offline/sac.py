@@ -40,7 +40,7 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path, progress
     if not (kept / "ended.json").exists():
         _train(name, steps, seed, kept, progress)
     paths = sorted(kept.glob("*.safetensors"))
-    judged: dict[int, float] = read_json(kept / "returns.json") if (kept / "returns.json").exists() else {}
+    judged: dict[str, float] = read_json(kept / "returns.json") if (kept / "returns.json").exists() else {}
     wanted = reference_scores(f"local/{name}")[1] / 3
 
     def mean_return(path: Path) -> float:
