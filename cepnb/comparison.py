@@ -1,4 +1,4 @@
-"""One density under several methods, over β and t: intermediate energies with their push, and guided samples, as panels."""
+"""Panels of densities in the plane: energies with their push, over t; several methods side by side, over β and t."""
 
 from collections.abc import Sequence
 
@@ -22,6 +22,20 @@ SIDE, PLACES = 32, 11  # of the fields, and of the grid of arrows
 def comparison_times(models: Models, count: int = 9) -> list[float]:
     """`count` times from 1 to t_min at which the sampler of `method_panels` stops by: the values of its t slider."""
     return models.density.schedule.times(STRIDE * (count - 1))[::STRIDE].tolist()
+
+
+def energy_frames(title: str, energy: EnergyFunction, t: Slider, span: float, source: str = "") -> Panel:
+    """A panel of E_t over t with −∇E_t: dark for its least value at each t, brightest for `span` above it."""
+    plane = cells(SIDE).reshape(-1, 2)
+
+    @torch.no_grad()
+    def above_least(time: float) -> Tensor:
+        values = energy(plane, torch.tensor(time), None)
+        return ((values - values.min()) / span).reshape(SIDE, SIDE)
+
+    gradient = energy_gradient(energy)
+    return Panel(title, (Field(over_grid(above_least, t), ("t",), "energy, dark for low", source),
+                         Arrows(over_grid(lambda time: _push(gradient, torch.tensor(time)), t), ("t",), "downhill")))
 
 
 def method_panels(models: Models, beta: Slider, t: Slider, methods: Sequence[str] = ("exact", "cep_beta", "mse", "dps"),

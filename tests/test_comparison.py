@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from cepnb import benchmark
-from cepnb.frames import Arrows, Field, Panel, Points, beta_slider, cells, time_slider
+from cepnb.frames import Arrows, Field, Panel, Points, arrow_places, beta_slider, cells, time_slider
 from cepnb.metrics import w2
-from cepnb.comparison import method_panels, comparison_times
+from cepnb.comparison import comparison_times, energy_frames, method_panels
 from cepnb.training import seeded
 
 METHODS = ("exact", "cep_beta", "mse", "dps")
@@ -63,3 +63,14 @@ def test_the_push_runs_down_the_energy(panels: list[Panel]) -> None:
                                                  align_corners=True)[0, 0]
         along_y, along_x = torch.gradient(values)
         assert (push.values[1, 4][..., 0] * along_x + push.values[1, 4][..., 1] * along_y).mean() < 0
+
+
+def test_an_energy_over_time_is_drawn_from_its_least_value_and_pushes_downhill() -> None:
+    """f = t |x|² has its least value at the centre, and −∇f = −2 t x."""
+    panel = energy_frames("bowl", lambda x, t, condition: t * x.square().sum(-1), time_slider([1.0, 0.5], 1.0), span=10.0)
+    field, arrows = panel.layers
+    square = cells(len(field.values[0])).square().sum(-1)
+    for t, values, push in zip((1.0, 0.5), field.values, arrows.values):
+        assert torch.allclose(values, t * (square - square.min()) / 10, atol=1e-5)
+        slope = -2 * t * arrow_places(len(push))
+        assert torch.allclose(push, slope / (1 + slope.norm(dim=-1, keepdim=True)), atol=1e-5)
