@@ -11,7 +11,7 @@ JUPYTER := JUPYTER_PREFER_ENV_PATH=1
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv lab test browser browser-test lock strip clean
+.PHONY: help .venv lab test browser browser-test pictures lock strip clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ browser: ## have Chromium, from Debian's packages if there is none
 
 browser-test: browser $(READY) ## test the explorers in a real browser, which `make test` skips where there is none
 	CEPNB_BROWSER=insist $(JUPYTER) $(ONE_THREAD) $(BIN)/python -m pytest tests/test_page.py tests/test_lab.py $(TEST_ARGS)
+
+pictures: browser $(READY) ## draw the pictures of README into results/pictures
+	$(JUPYTER) $(BIN)/python tests/pictures.py
 
 .venv: $(READY) ## set up the environment in .venv and nothing else
 

@@ -1,7 +1,6 @@
 """Set-up of all tests: shapes checked while they run, one thread a process, and a data cache of their own."""
 
 import os
-import shutil
 from collections.abc import Iterator
 
 from jaxtyping import install_import_hook
@@ -13,6 +12,7 @@ import hypothesis  # noqa: E402
 import matplotlib  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from browsing import chromium, launched  # noqa: E402
 from hidden_errors import hidden_errors  # noqa: E402
 from nbmake.nb_result import NotebookError, NotebookResult  # noqa: E402
 from nbmake.nb_run import NotebookRun  # noqa: E402
@@ -48,12 +48,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """The Chromium of the system, without a window. Where there is none: skipped, or a failure if CEPNB_BROWSER=insist."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = chromium()
     if found is None:
         (pytest.fail if os.environ.get("CEPNB_BROWSER") == "insist" else pytest.skip)("no Chromium here: `make browser-test`")
-    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync"]
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=found, args=quiet, chromium_sandbox=os.getuid() != 0)
-        yield launched
-        launched.close()
+        browser = launched(playwright, found)
+        yield browser
+        browser.close()

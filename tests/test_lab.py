@@ -1,20 +1,11 @@
 """The explorers in real JupyterLab in a real browser: notebooks run as a reader runs them, sliders moved, pixels read."""
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
+from browsing import jupyterlab, run_all_cells
 from playwright.sync_api import Browser, Locator, Page, expect
 
-ROOT = Path(__file__).parent.parent
-PATIENCE = 400_000  # milliseconds for a notebook to run on a busy machine
 EMPTY = "canvas => !canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
 DARKEST = """canvas => {
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), reds = [];
@@ -25,38 +16,14 @@ DARKEST = """canvas => {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a JupyterLab with settings, run-time files and copies of the notebooks of its own."""
-    folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    (folder / "results").symlink_to(ROOT / "results")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {"CEPNB_PROFILE": "ci", "JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1"} | {
-        f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")} | {
-        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"), "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings")}
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--port-retries=0",
-               "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}", "--allow-root"]
-    log = (folder / "log").open("w")
-    with subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT) as server:
-        address = f"http://127.0.0.1:{port}/lab"
-        try:
-            for _ in range(240):
-                assert server.poll() is None, (folder / "log").read_text()
-                try:
-                    urllib.request.urlopen(address).close()
-                    break
-                except OSError:
-                    time.sleep(0.5)
-            yield address
-        finally:
-            server.terminate()
-            server.wait(30)
+    """The address of a JupyterLab under `ci`."""
+    with jupyterlab(tmp_path_factory.mktemp("lab"), "ci") as address:
+        yield address
 
 
 @pytest.fixture
 def run(browser: Browser, lab: str) -> Iterator[Callable[[str, int], Page]]:
-    """Opens a notebook, runs all its cells from the menu and waits for so many explorers; no error may be in the console."""
+    """Runs a notebook, which must then have so many explorers; no error may be in the console."""
     errors: list[str] = []
     context = browser.new_context(viewport={"width": 1280, "height": 800}, device_scale_factor=2)
 
@@ -64,15 +31,7 @@ def run(browser: Browser, lab: str) -> Iterator[Callable[[str, int], Page]]:
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto(f"{lab}/tree/notebooks/{name}.ipynb?reset")
-        expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=PATIENCE)  # of the kernel, in the status bar
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        prompts = page.locator(".jp-CodeCell .jp-InputArea-prompt")
-        expect(prompts.first).not_to_have_text("[ ]:", timeout=PATIENCE)
-        expect(prompts.filter(has_text="[*]:")).to_have_count(0, timeout=PATIENCE)
-        failed = page.locator("[data-mime-type='application/vnd.jupyter.error']").all_text_contents()
-        assert not failed and prompts.filter(has_text="[ ]:").count() == 0, failed
+        run_all_cells(page, lab, name)
         expect(page.locator(".cepnb")).to_have_count(explorers)
         return page
 

@@ -1,0 +1,69 @@
+"""The two pictures that README opens with: `make pictures` draws them into results/pictures."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+from browsing import ROOT, chromium, jupyterlab, launched, run_all_cells
+from matplotlib.figure import Figure
+from playwright.sync_api import sync_playwright
+
+from cepnb import benchmark, plots
+from cepnb.files import atomic_path
+from cepnb.methods import guided_samples
+from cepnb.toys import DENSITIES
+from cepnb.training import seeded
+
+FOLDER = ROOT / "results" / "pictures"
+NAME = "06_guided_sampling"
+NEEDED = ("import ", "benchmark.shipped(name) for", "method_panels(models")
+BETAS = (0.0, 1.0, 3.0, 10.0, 20.0)
+
+
+def densities() -> Figure:
+    """Six densities under rising β: samples guided by the shipped network for all β."""
+    made, axes = plots.figure(len(DENSITIES), len(BETAS), size=1.5)
+    for column, name in enumerate(DENSITIES):
+        models = benchmark.shipped(name)
+        for row, beta in enumerate(BETAS):
+            panel = axes[row, column]
+            samples = guided_samples(*models.guidance("cep_beta", beta), models.density, models.settings, seeded(0, "picture"))
+            plots.sample_panel(panel, samples, plots.COLOURS["cep"], name if row == 0 else "")
+            panel.collections[0].set_sizes([1.5])
+            if column == 0:
+                panel.set_ylabel(f"β = {beta:g}")
+    return made
+
+
+def explorer() -> bytes:
+    """The methods side by side in notebook 06, as JupyterLab shows them, with the slider at β = 20.
+
+    Only the cells that it needs are run: the other code is taken out.
+    """
+    executable = chromium()
+    if executable is None:
+        sys.exit("make pictures: no Chromium here; `make browser` gets it where Debian's packages are")
+    with tempfile.TemporaryDirectory() as folder, jupyterlab(Path(folder), "laptop") as lab, sync_playwright() as playwright:
+        copy = Path(folder) / "notebooks" / f"{NAME}.ipynb"
+        notebook = nbformat.read(copy, as_version=4)
+        notebook.cells = [c for c in notebook.cells if c.cell_type == "markdown" or any(part in c.source for part in NEEDED)]
+        nbformat.write(notebook, copy)
+        page = launched(playwright, executable).new_page(viewport={"width": 1280, "height": 1000}, device_scale_factor=1.5)
+        run_all_cells(page, lab, NAME)
+        page.keyboard.press("Control+b")  # the list of files away
+        shown = page.locator(".cepnb").last
+        shown.scroll_into_view_if_needed()
+        shown.get_by_role("slider", name="β").press("End")
+        shown.get_by_role("slider", name="t").press("End")
+        page.wait_for_timeout(500)
+        return page.screenshot()
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with atomic_path(FOLDER / "densities.png") as path:
+        densities().savefig(path, format="png", dpi=110)
+    with atomic_path(FOLDER / "explorer.png") as path:
+        path.write_bytes(explorer())
+    print(f"densities.png and explorer.png are in {FOLDER.relative_to(ROOT)}")
