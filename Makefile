@@ -11,7 +11,7 @@ JUPYTER := JUPYTER_PREFER_ENV_PATH=1
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv lab test browser browser-test pictures lock strip clean
+.PHONY: help .venv lab test book browser browser-test pictures lock strip clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ lab: $(READY) ## open JupyterLab on the first notebook
 
 test: $(READY) ## run all tests, every notebook included
 	CEPNB_PROFILE=ci $(JUPYTER) $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --nbmake-timeout=600 $(TEST_ARGS)
+
+book: $(READY) ## execute all notebooks into a site: open book/index.html
+	@$(JUPYTER) $(ONE_THREAD) $(BIN)/python -m cepnb.book
 
 browser: ## have Chromium, from Debian's packages if there is none
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || (apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium)
@@ -46,7 +49,7 @@ $(READY): requirements.lock pyproject.toml .jupyterlab.json
 
 lock: ## resolve the ranges of pyproject.toml afresh into requirements.lock
 	$(PYTHON) -m venv --clear .venv-lock
-	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check '.[test]'
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check '.[test,book]'
 	sed -n '/^#/p' requirements.lock > .venv-lock/new
 	.venv-lock/bin/python -m pip freeze --all | grep -v -e '^cepnb' -e '^pip==' | sed 's/+cpu$$//' >> .venv-lock/new
 	mv .venv-lock/new requirements.lock

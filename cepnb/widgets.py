@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import os
 import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from cepnb.profiles import profile_name
 
 STATIC = Path(__file__).parent / "static"
 STILLS = 4  # values of the first slider in the still picture
+IN_PAGE = "CEPNB_IN_PAGE"  # set where notebooks are executed for pages without a kernel
 
 
 class Shown(ipywidgets.DOMWidget):
@@ -35,7 +37,19 @@ class Shown(ipywidgets.DOMWidget):
         """A picture (PNG) of what is shown."""
         raise NotImplementedError
 
+    def page_state(self) -> dict:
+        """All that a page needs to show it without a kernel."""
+        raise NotImplementedError
+
+    def in_page(self) -> str:
+        """HTML that `page_script` brings to life in a page without a kernel; without scripts, the still picture."""
+        still = f'<img src="data:image/png;base64,{base64.b64encode(self.still()).decode()}" alt="{html.escape(self.description)}">'
+        state = json.dumps(self.page_state()).replace("</", "<\\/")
+        return f'<div class="cepnb-place"><script type="application/json">{state}</script><noscript>{still}</noscript></div>'
+
     def _repr_mimebundle_(self, **kwargs: object) -> tuple[dict, dict]:
+        if os.environ.get(IN_PAGE):
+            return {"text/html": self.in_page(), "text/plain": self.description}, {}
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
         data = {"application/vnd.jupyter.widget-view+json": view, "text/plain": self.description,
                 "image/png": base64.b64encode(self.still()).decode()}
@@ -77,6 +91,12 @@ class Explorer(Shown, ipywidgets.VBox):
     def still(self) -> bytes:
         """The first picture."""
         return next(iter(self._drawn.values()))
+
+    def page_state(self) -> dict:
+        """The pictures of all values."""
+        name = self.slider.description
+        return {"description": self.description, "name": name, "labels": [f"{name} = {value:g}" for value in self.values],
+                "start": self.slider.index, "pictures": [self.html(value) for value in self.values]}
 
     def _moved(self, change: dict) -> None:
         try:
@@ -140,13 +160,14 @@ class BetaExplorer(Shown, anywidget.AnyWidget):
                 axis.title.set_fontsize(7)
         return png(made, dpi=100, colours=64)
 
+    def page_state(self) -> dict:
+        """The frames and where the sliders stand."""
+        return {"spec": self.spec, "data": base64.b64encode(self.data).decode(), "position": self.position}
+
     def to_html(self, path: Path | str | None = None) -> str:
         """A page that works without a kernel and without any other file; written to `path` if there is one."""
-        state = {"spec": self.spec, "data": base64.b64encode(self.data).decode(), "position": self.position, "error": ""}
         page = string.Template((STATIC / "explorer.html").read_text()).substitute(
-            title=html.escape(self.description), css=(STATIC / "explorer.css").read_text(),
-            esm=base64.b64encode((STATIC / "explorer.js").read_bytes()).decode(),
-            state=json.dumps(state).replace("</", "<\\/"), still=base64.b64encode(self.still()).decode())
+            title=html.escape(self.description), css=(STATIC / "explorer.css").read_text(), place=self.in_page(), script=page_script())
         if path is not None:
             Path(path).write_text(page)
         return page
@@ -159,3 +180,9 @@ class BetaExplorer(Shown, anywidget.AnyWidget):
             if value not in known[name].values:
                 raise CepnbError(f"{name} = {value:g}: expected one of {', '.join(known[name].labels)}")
         return [list(slider.values).index(values[slider.name]) for slider in self.sliders]
+
+
+def page_script() -> str:
+    """The script that brings all explorers of a page to life; it comes after them, once a page."""
+    renderer = base64.b64encode((STATIC / "explorer.js").read_bytes()).decode()
+    return (STATIC / "page.js").read_text().replace("EXPLORER", renderer)

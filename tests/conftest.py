@@ -13,10 +13,11 @@ import matplotlib  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from browsing import chromium, launched  # noqa: E402
-from hidden_errors import hidden_errors  # noqa: E402
 from nbmake.nb_result import NotebookError, NotebookResult  # noqa: E402
 from nbmake.nb_run import NotebookRun  # noqa: E402
 from playwright.sync_api import Browser, sync_playwright  # noqa: E402
+
+from cepnb.book.hidden_errors import hidden_errors  # noqa: E402
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)

@@ -29,7 +29,8 @@ def lock() -> dict[str, str]:
 
 
 def ranges() -> list[Requirement]:
-    return [Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
+    extras = PROJECT["optional-dependencies"]
+    return [Requirement(text) for text in PROJECT["dependencies"] + extras["test"] + extras["book"]]
 
 
 def test_the_lock_holds_exact_versions_that_the_ranges_admit() -> None:
@@ -106,6 +107,7 @@ ORDER = [
     {"offline.policy"}, {"offline.behaviour", "offline.support", "offline.critic", "offline.energy"},
     {"offline.joint", "offline.sharing"}, {"offline.evaluation", "offline.gain"}, {"offline.pipeline", "offline.published"},
     {"jobs"}, {"offline.scores"}, {"offline.report", "offline.sweep_file"}, {"offline.sweep"}, {"plots", "film"}, {"frames"}, {"comparison", "widgets"}, {"exercises.answers"}, {"exercises.densities", "exercises.policies"}, {"exercises"}, {"cli"}, {"__main__"},
+    {"book"}, {"book.hidden_errors"}, {"book.outputs"}, {"book.execution"}, {"book.site"}, {"book.__main__"},
 ]
 MODULES = sorted((ROOT / "cepnb").rglob("*.py"))
 

@@ -9,11 +9,11 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from hidden_errors import hidden_errors
 from matplotlib.figure import Figure
 from nbclient import NotebookClient
 
 from cepnb import plots
+from cepnb.book.hidden_errors import hidden_errors
 from cepnb.errors import CepnbError
 from cepnb.frames import LIMIT, MARGIN, Field, Panel, Points, beta_slider, over_grid, scale_slider
 from cepnb.widgets import BetaExplorer, Explorer

@@ -1,0 +1,34 @@
+"""`python -m cepnb.book`: execute all notebooks and make a site of them. An error ends in one line and exit status 2."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cepnb.book.site import build
+from cepnb.errors import CepnbError
+
+
+def main() -> int:
+    """Build the book; 0 if it is there, 2 on an error, 130 if interrupted."""
+    parser = argparse.ArgumentParser(prog="cepnb.book", description="Execute notebooks ($CEPNB_PROFILE chooses their size) and make a site of them.")
+    parser.add_argument("--notebooks", type=Path, default=Path("notebooks"), help="folder of the notebooks (default: notebooks)")
+    parser.add_argument("--out", type=Path, default=Path("book"), help="folder of the site (default: book)")
+    parser.add_argument("--work", type=Path, default=Path(".book"), help="folder of what the next build can use (default: .book)")
+    options = parser.parse_args()
+    try:
+        notebooks = sorted(options.notebooks.absolute().glob("*.ipynb"))
+        if not notebooks:
+            raise CepnbError(f"{options.notebooks}: found no notebook")
+        count = build(notebooks, options.out.absolute(), options.work.absolute())
+    except CepnbError as error:
+        print(f"cepnb.book: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("cepnb.book: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"{len(notebooks)} notebooks, {count} of them executed: open {options.out / 'index.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,253 @@
+"""The book: built from two small notebooks, read in a real browser from file:// with the network cut, and refused when it should be."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from cepnb.book import site
+from cepnb.book.outputs import VIEW, without_kernel
+from cepnb.errors import CepnbError
+
+FIRST = [r"""# 00 · Circles
+
+**Goal.** See $\mathcal E_t$ move.
+
+[Squares →](01_squares.ipynb)
+
+$$p_t=\frac1Z\,q_t\,e^{-\mathcal E_t} \tag{10}$$
+
+| a | table | that | is | wider | than | a | phone |
+|---|---|---|---|---|---|---|---|
+| `one_long_name` | `one_long_name` | `one_long_name` | `one_long_name` | `one_long_name` | `one_long_name` | `one_long_name` | end |
+""", """
+import torch
+from cepnb import plots
+from cepnb.frames import ANY_BETA, Panel, Points, beta_slider
+from cepnb.widgets import BetaExplorer, Explorer
+
+angle, beta = torch.linspace(0, 6.28, 500), beta_slider([1.0, 2.0, 3.0], 2.0)
+ring = torch.stack([angle.cos(), angle.sin()], dim=1)
+circles = Points(torch.stack([b * ring for b in beta.values]), ("beta",), "circle", ANY_BETA)
+BetaExplorer([beta], [Panel(f"panel {k}", (circles,)) for k in range(3)], "Three circles")""", """
+def frame(t):
+    figure, axes = plots.figure(3)
+    axes[0, 0].plot([0, t])
+    return figure
+
+Explorer(frame, [0.1, 0.5, 1.0], "time t", "A line", start=0.5)""", """
+BetaExplorer([beta], [Panel("again", (circles,))], "One circle")"""]
+SECOND = ["""# 01 · Squares
+
+**Goal.** Meet a walrus.
+
+[← Circles](00_circles.ipynb)""", """
+import sys
+from IPython.display import Markdown
+from tqdm.auto import tqdm
+
+for _ in tqdm(range(3), desc="a bar that goes", leave=False), tqdm(range(3), desc="a bar that stays"):
+    list(_)
+print("a line for nobody", file=sys.stderr)
+print("a line for the reader")
+Markdown("$\\\\displaystyle x^2$ as an output")"""]
+PAINTED = "canvas => canvas.toDataURL()"
+STICKING_OUT = """() => [...document.querySelectorAll("article *")].filter(node => {
+    for (let above = node; above !== document.body; above = above.parentElement) {
+        if (getComputedStyle(above).overflowX !== "visible") return false;
+    }
+    const box = node.getBoundingClientRect();
+    return box.width && (box.left < 0 || box.right > document.documentElement.clientWidth);
+}).map(node => node.outerHTML.slice(0, 80))"""
+
+
+def write(folder: Path, name: str, cells: list[str]) -> Path:
+    """A notebook: text that begins with a heading, then code."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    made = [new_markdown_cell(cell) if cell.startswith("#") else new_code_cell(cell.strip()) for cell in cells]
+    folder.mkdir(exist_ok=True)
+    nbformat.write(new_notebook(metadata=kernel, cells=made), folder / f"{name}.ipynb")
+    return folder / f"{name}.ipynb"
+
+
+def make(folder: Path) -> subprocess.CompletedProcess:
+    """What `make book` does, for the notebooks of another folder."""
+    command = [sys.executable, "-m", "cepnb.book", "--notebooks", "notebooks", "--out", "book", "--work", "work"]
+    environment = {**os.environ, "CEPNB_PROFILE": "ci", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two notebooks and their book."""
+    folder = tmp_path_factory.mktemp("book")
+    write(folder / "notebooks", "00_circles", FIRST)
+    write(folder / "notebooks", "01_squares", SECOND)
+    made = make(folder)
+    assert (made.returncode, made.stdout) == (0, "2 notebooks, 2 of them executed: open book/index.html\n"), made.stderr
+    return folder
+
+
+@pytest.fixture
+def opened(browser: Browser, folder: Path) -> Iterator[Callable[..., Page]]:
+    """Opens a page with the network cut; at the end there must have been no request and no error."""
+    contexts: list[BrowserContext] = []
+    requests, errors = [], []
+
+    def opening(name: str, **options: object) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "offline": True} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto((folder / "book" / name).as_uri())
+        return page
+
+    yield opening
+    for context in contexts:
+        context.close()
+    assert not errors and all(url.startswith(("file:", "data:")) for url in requests), (errors, requests)
+
+
+def test_sliders_are_alive(opened: Callable[..., Page]) -> None:
+    page = opened("00_circles.html")
+    expect(page.locator("canvas")).to_have_count(4)
+    canvas, slider = page.locator("canvas").first, page.get_by_role("group", name="Three circles").get_by_role("slider")
+    before = canvas.evaluate(PAINTED)
+    slider.press("ArrowRight")
+    expect(page.locator("output").first).to_have_text("β = 3")
+    assert canvas.evaluate(PAINTED) != before
+    slider.press("ArrowLeft")
+    assert canvas.evaluate(PAINTED) == before
+    expect(page.locator("output").last).to_have_text("β = 2")  # another explorer, which has not moved
+
+
+def test_pictures_of_a_kernel_move_without_it(opened: Callable[..., Page]) -> None:
+    page = opened("00_circles.html")
+    group = page.get_by_role("group", name="A line")
+    slider, shown = group.get_by_role("slider", name="time t"), group.get_by_role("img")
+    expect(shown).to_have_attribute("alt", "A line, time t = 0.5")
+    box = group.bounding_box()
+    for key, value in (("ArrowRight", "1"), ("Home", "0.1"), ("End", "1")):
+        slider.press(key)
+        expect(slider).to_have_attribute("aria-valuetext", f"time t = {value}")
+        expect(group.locator("output")).to_have_text(f"time t = {value}")
+        expect(shown).to_have_count(1)
+        expect(shown).to_have_attribute("alt", f"A line, time t = {value}")
+        assert group.bounding_box() == box
+    place = slider.bounding_box()
+    slider.click(position={"x": place["width"] / 2, "y": place["height"] / 2})
+    expect(shown).to_have_attribute("alt", "A line, time t = 0.5")
+
+
+def test_links_equations_and_search(opened: Callable[..., Page]) -> None:
+    page = opened("index.html")
+    expect(page.locator("article")).to_contain_text("Meet a walrus.")  # the goal of a notebook
+    page.locator("article").get_by_role("link", name="00 · Circles").click()
+    expect(page.locator("mjx-container[display=true] svg").first).to_be_visible()
+    assert page.locator("mjx-container").count() == 2 and page.locator("mjx-merror, [data-mjx-error]").count() == 0
+    page.get_by_role("link", name="Squares →").click()
+    expect(page).to_have_url(re.compile("/book/01_squares.html$"))
+    expect(page.locator(".output mjx-container")).to_be_visible()
+    page.get_by_role("searchbox").or_(page.get_by_placeholder("Search")).fill("circles")
+    page.keyboard.press("Enter")
+    page.locator("#search-results").get_by_role("link", name="00 · Circles").click()
+    expect(page.locator("canvas")).to_have_count(4)
+
+
+def test_progress_and_warnings_are_left_out(folder: Path) -> None:
+    page = (folder / "book/01_squares.html").read_text()
+    assert "a line for the reader" in page
+    assert page.count("a bar that") == 2 and page.count("a line for nobody") == 1  # as code, and not as output
+    assert "0/3" not in page and "widget" not in page
+
+
+def test_the_renderer_is_there_once(folder: Path) -> None:
+    assert "data:text/javascript" not in (folder / "book/00_circles.html").read_text()
+    assert (folder / "book/_static/explorers.js").read_text().count("data:text/javascript") == 1
+
+
+@pytest.mark.parametrize("width", [390, 1000, 1320])
+def test_nothing_sticks_out(opened: Callable[..., Page], width: int) -> None:
+    for name in ("index.html", "00_circles.html", "01_squares.html", "search.html"):
+        page = opened(name, viewport={"width": width, "height": 844})
+        page.wait_for_function("!window.MathJax || MathJax.startup.promise.then(() => true)")
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate(STICKING_OUT) == []
+
+
+def test_explorers_follow_the_scheme_that_a_reader_chooses(opened: Callable[..., Page]) -> None:
+    page = opened("00_circles.html", color_scheme="light")
+    expect(page.locator(".cepnb[data-dark]")).to_have_count(0)
+    page.evaluate("document.body.dataset.theme = 'dark'")  # what the button of the theme does
+    expect(page.locator(".cepnb[data-dark]")).to_have_count(2)
+    page.evaluate("document.body.dataset.theme = 'auto'")
+    expect(page.locator(".cepnb[data-dark]")).to_have_count(0)
+    label = page.get_by_role("group", name="A line").locator("output")
+    page.emulate_media(color_scheme="dark")
+    assert min(map(int, re.findall(r"\d+", label.evaluate("node => getComputedStyle(node).color"))[:3])) > 150
+
+
+def test_a_second_build_executes_nothing_but_what_has_changed(folder: Path) -> None:
+    before = contents(folder / "book")
+    assert make(folder).stdout == "2 notebooks, 0 of them executed: open book/index.html\n"
+    write(folder / "notebooks", "01_squares", [SECOND[0] + "\n\nAnd more text.", SECOND[1]])
+    assert make(folder).stdout == "2 notebooks, 0 of them executed: open book/index.html\n"
+    assert "And more text." in (folder / "book/01_squares.html").read_text()
+    write(folder / "notebooks", "01_squares", SECOND)
+    make(folder)
+    assert contents(folder / "book").keys() == before.keys()
+
+
+@pytest.mark.parametrize("code, line", [
+    ("x = 1\nx / 0", "02_wrong.ipynb: cell 2: ZeroDivisionError: division by zero"),
+    ("from cepnb.widgets import Explorer\nshown = Explorer(lambda t: {}[t], [1.0], 't', 'a line')",
+     "02_wrong.ipynb: cell 2: KeyError: 1.0"),
+    ("from ipywidgets import interact\n_ = interact(lambda t: 1 / t, t=(0, 1, 1))", "02_wrong.ipynb: hidden error: "),
+    ("from ipywidgets import IntSlider\nIntSlider()", "02_wrong.ipynb: cell 2: shows a widget that needs a kernel"),
+])
+def test_an_error_in_a_notebook_is_one_line_and_the_old_book_stays(folder: Path, code: str, line: str) -> None:
+    before = contents(folder / "book")
+    wrong = write(folder / "notebooks", "02_wrong", ["# Wrong", code])
+    try:
+        failed = make(folder)
+    finally:
+        wrong.unlink()
+    said = [each for each in re.split(r"[\r\n]+", failed.stderr) if each and not each.startswith("notebooks:")]
+    assert failed.returncode == 2 and len(said) == 1 and said[0].startswith(f"cepnb.book: error: {line}"), failed.stderr
+    assert contents(folder / "book") == before
+
+
+def test_a_page_too_large_and_a_link_to_nowhere_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CEPNB_PROFILE", "ci")
+    before = contents(folder / "book")
+    notebooks = sorted((folder / "notebooks").glob("*.ipynb"))
+    with pytest.raises(CepnbError, match=r"00_circles.html: has 0\.\d MB with its pictures, expected at most 0.1"):
+        site.build(notebooks, folder / "book", folder / "work", limit=50_000)
+    text = write(folder / "more", "03_text", ["# Text\n\n[lost](04_nowhere.ipynb)"])
+    with pytest.raises(CepnbError, match="03_text.*04_nowhere"):
+        site.build([text], folder / "book", folder / "work")
+    write(folder / "more", "03_text", ["# Text\n\n<img src='https://example.org/picture.png'>"])
+    with pytest.raises(CepnbError, match="03_text.html: loads https://example.org/picture.png, expected nothing of another host"):
+        site.build([text], folder / "book", folder / "work")
+    with pytest.raises(CepnbError, match="notebooks: is not a book"):
+        site.build(notebooks, folder / "notebooks", folder / "work")
+    assert contents(folder / "book") == before
+
+
+def test_a_widget_that_would_be_dead_is_named() -> None:
+    notebook = new_notebook(cells=[new_code_cell(outputs=[nbformat.v4.new_output("display_data", {VIEW: {"model_id": "a"}})])])
+    with pytest.raises(CepnbError, match="cell 1: shows a widget"):
+        without_kernel(notebook)
