@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.exact import Density
-from cepnb.frames import ALL_BETA, ANY_BETA, UNTRAINED, Arrows, Field, Panel, Points, Slider, arrow_places, cells, over_grid
+from cepnb.frames import ALL_BETA, ANY_BETA, UNTRAINED, Panel, Slider, over_grid
 from cepnb.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
+from cepnb.layers import Arrows, Field, Points, arrow_places, cells
 from cepnb.methods import Models
 from cepnb.plots import LABELS
 from cepnb.samplers import dpm_solver_pp

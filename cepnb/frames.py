@@ -1,27 +1,21 @@
-"""Frames that a page draws by itself: points, fields and arrows over a grid of slider values, packed into few bytes.
-
-Every panel shows the square [−`LIMIT`, `LIMIT`]². The layout of the bytes is read again by `static/explorer.js`.
-"""
+"""Frames that a page draws by itself: panels of layers over a grid of slider values, packed into few bytes."""
 
 import base64
 import itertools
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import matplotlib
 import numpy as np
 import torch
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
 from cepnb.errors import CepnbError
-from cepnb.plots import COLOURS, grid, sample_panel
+from cepnb.layers import LIMIT, MARGIN, Layer
+from cepnb.plots import sample_panel
 
-LIMIT = 4.5
-MARGIN = 1.25  # positions are kept up to this many limits, so that a point outside is cut off and not moved to the edge
 ANY_BETA = "exact at any β"
 ALL_BETA = "one network for all β"
 UNTRAINED = "no training, at any β"
@@ -74,115 +68,18 @@ def scale_slider(values: Sequence[float], start: float, beta: float) -> Slider:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """What one kind of mark shows: `values` has an axis for each slider named in `over`, then those of a single frame.
-
-    `label` and `source` (one of the constants above) stand in the legend: what it is, and which model it comes from.
-    """
-
-    values: Tensor
-    over: tuple[str, ...]
-    label: str = ""
-    source: str = ""
-    kind: ClassVar[str]
-    axes: ClassVar[int]  # of a single frame
-
-    def encoded(self) -> np.ndarray:
-        """All frames as the small integers of the page."""
-        raise NotImplementedError
-
-    def draw(self, axes: Axes, frame: Tensor) -> None:
-        """One frame as a picture."""
-        raise NotImplementedError
-
-    def style(self) -> dict:
-        """What else the page needs to draw it."""
-        return {}
-
-
-@dataclass(frozen=True)
-class Points(Layer):
-    """Samples: (*sliders, n, 2), within 4e-5 of the panel's width of where they are. `method` gives their colour."""
-
-    method: str = "exact"
-    alpha: float = 0.55
-    kind, axes = "points", 2
-
-    def encoded(self) -> np.ndarray:
-        flipped = self.values * torch.tensor([1.0, -1.0])  # downwards, as on a screen
-        unit = (flipped / (MARGIN * LIMIT)).clamp(-1, 1).numpy()
-        return np.round((unit + 1) / 2 * 65535).astype("<u2")
-
-    def draw(self, axes: Axes, frame: Tensor) -> None:
-        axes.scatter(*frame.T.numpy(), s=2, alpha=self.alpha, color=COLOURS[self.method], linewidths=0)
-
-    def style(self) -> dict:
-        return {"colour": COLOURS[self.method], "alpha": self.alpha}
-
-
-@dataclass(frozen=True)
-class Field(Layer):
-    """A function on the cells of `cells(n)`: (*sliders, n, n) from 0 to 1 (cut off outside), in 256 steps.
-
-    As an energy it is coloured, dark for 0; with `density` it is as opaque as it is high.
-    """
-
-    density: bool = False
-    kind, axes = "field", 2
-
-    def encoded(self) -> np.ndarray:
-        return np.round(255 * self.values.flip(-2).clamp(0, 1).numpy()).astype("u1")
-
-    def draw(self, axes: Axes, frame: Tensor) -> None:
-        axes.imshow(frame.numpy(), extent=(-LIMIT, LIMIT) * 2, origin="lower", interpolation="bilinear", vmin=0,
-                    vmax=2 if self.density else 1, cmap="Greys" if self.density else "cividis")
-
-    def style(self) -> dict:
-        return {"density": self.density, "side": self.values.shape[-1]}
-
-
-@dataclass(frozen=True)
-class Arrows(Layer):
-    """Vectors of length at most 1 at the places of `arrow_places(n)`: (*sliders, n, n, 2)."""
-
-    kind, axes = "arrows", 3
-
-    def encoded(self) -> np.ndarray:
-        flipped = self.values * torch.tensor([1.0, -1.0])
-        return np.round(127 * flipped.flip(-3).clamp(-1, 1).numpy()).astype("i1")
-
-    def draw(self, axes: Axes, frame: Tensor) -> None:
-        count = frame.shape[0]
-        places, spacing = arrow_places(count).reshape(-1, 2), 1.8 * LIMIT / (count - 1)
-        axes.quiver(*places.T.numpy(), *frame.reshape(-1, 2).T.numpy(), color="white", angles="xy", scale_units="xy",
-                    scale=1 / spacing, width=0.008, pivot="mid")
-
-    def style(self) -> dict:
-        return {"side": self.values.shape[-2]}
-
-
-@dataclass(frozen=True)
 class Panel:
-    """Layers over each other, the first at the bottom."""
+    """Layers over each other, the first at the bottom, in the square [−limit, limit]²."""
 
     title: str
     layers: tuple[Layer, ...]
+    limit: float = LIMIT
 
     def draw(self, axes: Axes, index: dict[str, int], title: str = "") -> None:
         """The panel as a picture, at the given place of each slider."""
-        sample_panel(axes, torch.zeros(0, 2), "white", title or self.title, LIMIT)
+        sample_panel(axes, torch.zeros(0, 2), "white", title or self.title, self.limit)
         for layer in self.layers:
-            layer.draw(axes, layer.values[tuple(index[name] for name in layer.over)])
-
-
-def cells(count: int) -> Float[Tensor, "count count 2"]:
-    """Middles of the cells of a field."""
-    return grid(LIMIT * (1 - 1 / count), count)
-
-
-def arrow_places(count: int) -> Float[Tensor, "count count 2"]:
-    """Middles of the arrows."""
-    return grid(0.9 * LIMIT, count)
+            layer.draw(axes, layer.values[tuple(index[name] for name in layer.over)], self.limit)
 
 
 def pack(sliders: Sequence[Slider], panels: Sequence[Panel], description: str, columns: int) -> tuple[dict, bytes]:
@@ -191,12 +88,12 @@ def pack(sliders: Sequence[Slider], panels: Sequence[Panel], description: str, c
     Raises `CepnbError` on a layer that does not fit its sliders or has a value that is not finite.
     """
     names = [slider.name for slider in sliders]
-    layers = list({id(layer): layer for panel in panels for layer in panel.layers}.values())
-    place = {id(layer): number for number, layer in enumerate(layers)}
+    layers = {(id(layer), panel.limit): layer for panel in panels for layer in panel.layers}
+    place = {key: number for number, key in enumerate(layers)}
     parts, described, offset = [], [], 0
-    for layer in layers:
+    for (_, limit), layer in layers.items():
         _check(layer, sliders)
-        bits = layer.encoded().tobytes()
+        bits = layer.encoded(limit).tobytes()
         bits += bytes(len(bits) % 2)  # the page reads two bytes at a time, from even places
         described.append({
             "kind": layer.kind, "over": [names.index(name) for name in layer.over], "offset": offset, "label": layer.label,
@@ -207,7 +104,7 @@ def pack(sliders: Sequence[Slider], panels: Sequence[Panel], description: str, c
     return {
         "description": description, "columns": columns, "margin": MARGIN, "energy": base64.b64encode(energy.tobytes()).decode(),
         "sliders": [{"symbol": s.symbol, "labels": s.labels, "note": s.note, "play": s.play} for s in sliders],
-        "panels": [{"title": p.title, "layers": [place[id(layer)] for layer in p.layers]} for p in panels],
+        "panels": [{"title": p.title, "layers": [place[id(layer), p.limit] for layer in p.layers]} for p in panels],
         "layers": described,
     }, b"".join(parts)
 
@@ -216,6 +113,25 @@ def over_grid(function, *sliders: Slider) -> Tensor:
     """`function(value, ...)` at all values of the sliders, stacked with an axis for each of them."""
     found = [function(*values) for values in itertools.product(*(slider.values for slider in sliders))]
     return torch.stack(found).unflatten(0, [len(slider.values) for slider in sliders])
+
+
+def over_all(frame: Callable[..., Sequence[Panel]], sliders: Sequence[Slider]) -> list[Panel]:
+    """The panels of `frame(**values)`, whose layers are over no slider, at all values of the sliders, as panels over them.
+
+    Raises `CepnbError` where two frames differ in more than the values of their layers.
+    """
+    names = tuple(slider.name for slider in sliders)
+    frames = [frame(**dict(zip(names, values))) for values in itertools.product(*(slider.values for slider in sliders))]
+    shapes = {str([(p.title, [(x.kind, tuple(x.values.shape)) for x in p.layers]) for p in panels]) for panels in frames}
+    if len(shapes) > 1:
+        raise CepnbError(f"frames over {', '.join(names)}: found {' and '.join(sorted(shapes)[:2])}, expected all alike")
+
+    def stacked(panel: int, layer: int) -> Layer:
+        parts = [panels[panel].layers[layer] for panels in frames]
+        values = torch.stack([part.values for part in parts])
+        return replace(parts[0], over=names, values=values.unflatten(0, [len(slider.values) for slider in sliders]))
+
+    return [replace(panel, layers=tuple(stacked(i, j) for j in range(len(panel.layers)))) for i, panel in enumerate(frames[0])]
 
 
 def _check(layer: Layer, sliders: Sequence[Slider]) -> None:

@@ -1,4 +1,4 @@
-"""The explorers of the notebooks: sliders over pictures drawn by the kernel, and over frames that the page draws itself."""
+"""The explorers of the notebooks: sliders over frames that the page draws itself, computed before or on the way, and over pictures."""
 
 import base64
 import html
@@ -14,7 +14,7 @@ import traitlets
 from matplotlib.figure import Figure
 
 from cepnb.errors import CepnbError
-from cepnb.frames import Panel, Slider, pack
+from cepnb.frames import Panel, Slider, over_all, pack
 from cepnb.plots import figure, image, png
 from cepnb.profiles import profile_name
 
@@ -57,11 +57,10 @@ class Shown(ipywidgets.DOMWidget):
 
 
 class Explorer(Shown, ipywidgets.VBox):
-    """A slider that shows `frame(value)`, a figure drawn by the kernel; give it to a notebook cell as its value.
+    """A slider that shows `frame(value)`, a figure of any kind; give it to a notebook cell as its value.
 
-    `frame` is pure: a picture is drawn once a value and kept. An exception of the first picture is raised where the
-    explorer is made; one in a later picture is shown in the picture's place and kept in `error`. Under the `ci` profile
-    all pictures are drawn at once, so that a run of the notebook fails on an error in any of them.
+    `frame` is pure, and is called once for each value where the explorer is made: whatever it raises is raised there, and
+    a move shows a picture that is there already.
     """
 
     def __init__(self, frame: Callable[[float], Figure], values: Sequence[float], name: str, description: str,
@@ -70,40 +69,30 @@ class Explorer(Shown, ipywidgets.VBox):
             raise CepnbError(f"{name}: no values, expected at least one")
         if start is not None and start not in values:
             raise CepnbError(f"{name}: start {start:g} is not among the values {', '.join(f'{v:g}' for v in values)}")
-        self.frame, self.values, self.description = frame, list(values), description
-        self._drawn: dict[float, bytes] = {}
+        self.values, self.description, self.name = list(values), description, name
+        self._drawn = {value: png(frame(value)) for value in self.values}
         self.slider = ipywidgets.SelectionSlider(
             options=[(f"{value:g}", value) for value in self.values], value=self.values[0] if start is None else start,
             description=name, continuous_update=True, layout=ipywidgets.Layout(width="26em"))
         self.picture = ipywidgets.HTML(self.html(self.slider.value))
         self.slider.observe(self._moved, names="value")
         super().__init__([self.slider, self.picture])
-        if profile_name() == "ci":
-            for value in self.values:
-                self.html(value)
 
     def html(self, value: float) -> str:
         """The picture of a value as an HTML image with alternative text."""
-        if value not in self._drawn:
-            self._drawn[value] = png(self.frame(value))
-        return image(self._drawn[value], f"{self.description}, {self.slider.description} = {value:g}")
+        return image(self._drawn[value], f"{self.description}, {self.name} = {value:g}")
 
     def still(self) -> bytes:
-        """The first picture."""
-        return next(iter(self._drawn.values()))
+        """The picture at which it starts."""
+        return self._drawn[self.slider.value]
 
     def page_state(self) -> dict:
         """The pictures of all values."""
-        name = self.slider.description
-        return {"description": self.description, "name": name, "labels": [f"{name} = {value:g}" for value in self.values],
+        return {"description": self.description, "name": self.name, "labels": [f"{self.name} = {value:g}" for value in self.values],
                 "start": self.slider.index, "pictures": [self.html(value) for value in self.values]}
 
     def _moved(self, change: dict) -> None:
-        try:
-            self.picture.value, self.error = self.html(change["new"]), ""
-        except Exception as error:  # whatever a frame raises must be seen: ipywidgets would swallow it
-            self.error = f"{type(error).__name__}: {error}"
-            self.picture.value = f'<pre role="alert">{html.escape(self.error)}</pre>'
+        self.picture.value = self.html(change["new"])
 
 
 class BetaExplorer(Shown, anywidget.AnyWidget):
@@ -122,8 +111,8 @@ class BetaExplorer(Shown, anywidget.AnyWidget):
     def __init__(self, sliders: Sequence[Slider], panels: Sequence[Panel], description: str, columns: int | None = None) -> None:
         if not sliders or not panels:
             raise CepnbError(f"{len(sliders)} sliders and {len(panels)} panels: expected at least one of each")
-        self.sliders, self.panels, self.description = list(sliders), list(panels), description
-        spec, data = pack(sliders, panels, description, columns or len(panels))
+        self.sliders, self.panels, self.description, self.columns = list(sliders), list(panels), description, columns or len(panels)
+        spec, data = pack(sliders, panels, description, self.columns)
         super().__init__(spec=spec, data=data, position=[list(s.values).index(s.start) for s in sliders])
 
     @property
@@ -135,12 +124,15 @@ class BetaExplorer(Shown, anywidget.AnyWidget):
         """Set sliders by name. Raises `CepnbError` on a name or value that they do not have."""
         self.position = self._places(self.at | values)
 
+    def panels_at(self, places: dict[str, int]) -> list[Panel]:
+        """The panels that are drawn at these places of the sliders."""
+        return self.panels
+
     def frame(self, **values: float) -> Figure:
         """The panels as a figure at the given values, where the sliders now stand for those not given."""
         places = dict(zip((slider.name for slider in self.sliders), self._places(self.at | values)))
-        columns = self.spec["columns"]
-        made, axes = figure(columns, -(-len(self.panels) // columns), size=2.2)
-        for panel, axis in zip(self.panels, axes.flat):
+        made, axes = figure(self.columns, -(-len(self.panels) // self.columns), size=2.2)
+        for panel, axis in zip(self.panels_at(places), axes.flat):
             panel.draw(axis, places)
         return made
 
@@ -152,11 +144,11 @@ class BetaExplorer(Shown, anywidget.AnyWidget):
         others = {slider.name: place for slider, place in zip(rest, self.position[1:])}
         across = len(self.panels) >= len(chosen)
         made, axes = figure(*(n for n in ((len(self.panels), len(chosen)) if across else (len(chosen), len(self.panels)))), size=1.3)
-        for column, panel in enumerate(self.panels):
-            for row, place in enumerate(chosen):
-                value = f"{first.symbol} = {first.labels[place]}"
+        for row, place in enumerate(chosen):
+            places, value = others | {first.name: place}, f"{first.symbol} = {first.labels[place]}"
+            for column, panel in enumerate(self.panels_at(places)):
                 axis = axes[row, column] if across else axes[column, row]
-                panel.draw(axis, others | {first.name: place}, f"{panel.title}\n{value}")
+                panel.draw(axis, places, f"{panel.title}\n{value}")
                 axis.title.set_fontsize(7)
         return png(made, dpi=100, colours=64)
 
@@ -180,6 +172,47 @@ class BetaExplorer(Shown, anywidget.AnyWidget):
             if value not in known[name].values:
                 raise CepnbError(f"{name} = {value:g}: expected one of {', '.join(known[name].labels)}")
         return [list(slider.values).index(values[slider.name]) for slider in self.sliders]
+
+
+class LiveExplorer(BetaExplorer):
+    """Panels under sliders whose frames the kernel computes when they are asked for, and the page draws.
+
+    `frame(**values)` is pure and returns panels whose layers are over no slider: one set of panels, layers and sizes at all
+    values. A frame is computed once and kept. An exception of the first frame is raised where the explorer is made, one of a
+    later frame is shown under the panels and kept in `error`. Under the `ci` profile, and for a page without a kernel, all
+    frames are computed at once.
+    """
+
+    def __init__(self, frame: Callable[..., Sequence[Panel]], sliders: Sequence[Slider], description: str,
+                 columns: int | None = None) -> None:
+        self._compute, self._known = frame, {}
+        super().__init__(sliders, self._panels(**{slider.name: slider.start for slider in sliders}), description, columns)
+        self.observe(self._moved, names="position")
+        if profile_name() == "ci":
+            over_all(self._panels, self.sliders)
+
+    def panels_at(self, places: dict[str, int]) -> list[Panel]:
+        return self._panels(**{slider.name: slider.values[places[slider.name]] for slider in self.sliders})
+
+    def page_state(self) -> dict:
+        """All frames, and where the sliders stand."""
+        spec, data = pack(self.sliders, over_all(self._panels, self.sliders), self.description, self.columns)
+        return {"spec": spec, "data": base64.b64encode(data).decode(), "position": self.position}
+
+    def _panels(self, **values: float) -> list[Panel]:
+        key = tuple(values.items())
+        if key not in self._known:
+            self._known[key] = list(self._compute(**values))
+        return self._known[key]
+
+    def _moved(self, change: dict) -> None:
+        try:
+            spec, data = pack(self.sliders, self._panels(**self.at), self.description, self.columns)
+        except Exception as error:  # whatever a frame raises must be seen: ipywidgets would swallow it
+            self.error = f"{type(error).__name__}: {error}"
+            return
+        with self.hold_sync():  # one message to the page
+            self.spec, self.data, self.error = spec, data, ""
 
 
 def page_script() -> str:

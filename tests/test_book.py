@@ -30,7 +30,8 @@ $$p_t=\frac1Z\,q_t\,e^{-\mathcal E_t} \tag{10}$$
 """, """
 import torch
 from cepnb import plots
-from cepnb.frames import ANY_BETA, Panel, Points, beta_slider
+from cepnb.frames import ANY_BETA, Panel, beta_slider
+from cepnb.layers import Points
 from cepnb.widgets import BetaExplorer, Explorer
 
 angle, beta = torch.linspace(0, 6.28, 500), beta_slider([1.0, 2.0, 3.0], 2.0)

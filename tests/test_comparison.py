@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from cepnb import benchmark
-from cepnb.frames import Arrows, Field, Panel, Points, arrow_places, beta_slider, cells, time_slider
+from cepnb.frames import Panel, beta_slider, time_slider
 from cepnb.metrics import w2
 from cepnb.comparison import comparison_times, energy_frames, method_panels
+from cepnb.layers import Arrows, Field, Points, arrow_places, cells
 from cepnb.training import seeded
 
 METHODS = ("exact", "cep_beta", "mse", "dps")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from cepnb.frames import ANY_BETA, Arrows, Field, Panel, Points, Slider, beta_slider, cells
+from cepnb.frames import ANY_BETA, Panel, Slider, beta_slider
+from cepnb.layers import Arrows, Field, Points, cells
 from cepnb.widgets import BetaExplorer
 
 BETAS = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0]

@@ -15,8 +15,9 @@ from nbclient import NotebookClient
 from cepnb import plots
 from cepnb.book.hidden_errors import hidden_errors
 from cepnb.errors import CepnbError
-from cepnb.frames import LIMIT, MARGIN, Field, Panel, Points, beta_slider, over_grid, scale_slider
-from cepnb.widgets import BetaExplorer, Explorer
+from cepnb.frames import Panel, beta_slider, over_all, over_grid, scale_slider
+from cepnb.layers import LIMIT, MARGIN, Field, Points, Shaded
+from cepnb.widgets import BetaExplorer, Explorer, LiveExplorer
 
 
 class Frames:
@@ -46,49 +47,31 @@ def picture(shown: Explorer) -> bytes:
     return base64.b64decode(shown.picture.value.split("base64,")[1].split('"')[0])
 
 
-def test_moving_shows_the_frame_of_the_value(tmp_path) -> None:
+def test_moving_shows_the_picture_of_the_value(tmp_path) -> None:
     frames = Frames()
     shown = explorer(frames, start=3.0)
     first = picture(shown)
+    data, metadata = shown._repr_mimebundle_()
+    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == shown.model_id
+    assert base64.b64decode(data["image/png"]) == first and metadata["image/png"]["alt"] == "a line"  # where nothing runs
     shown.slider.value = 10.0
     second = picture(shown)
     assert first != second and 'alt="a line, β = 10"' in shown.picture.value
     shown.slider.value = 3.0
-    assert picture(shown) == first and frames.drawn == [3.0, 10.0]  # kept, not drawn again
+    assert picture(shown) == first and frames.drawn == [1.0, 3.0, 10.0]  # each once
     (tmp_path / "p.png").write_bytes(first)
     (tmp_path / "q.png").write_bytes(second)
     shapes = {matplotlib.image.imread(tmp_path / name).shape for name in ("p.png", "q.png")}
     assert len(shapes) == 1  # no jump in size while the slider moves
-    data, metadata = shown._repr_mimebundle_()
-    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == shown.model_id
-    assert base64.b64decode(data["image/png"]) == first and metadata["image/png"]["alt"] == "a line"  # where nothing runs
 
 
-def test_an_error_is_shown_and_kept_and_goes_when_it_is_over() -> None:
-    shown = explorer(Frames(fails_at=10.0))
-    shown.slider.value = 10.0
-    assert shown.error == "ZeroDivisionError: no such energy" == shown.get_state()["error"]
-    assert 'role="alert"' in shown.picture.value and "ZeroDivisionError: no such energy" in shown.picture.value
-    shown.slider.value = 3.0
-    assert shown.error == "" and "<img" in shown.picture.value
-
-
-def test_the_first_frame_raises_where_it_is_made_and_no_values_are_refused() -> None:
+def test_any_frame_raises_where_the_explorer_is_made_and_no_values_are_refused() -> None:
     with pytest.raises(ZeroDivisionError):
-        explorer(Frames(fails_at=1.0))
+        explorer(Frames(fails_at=10.0))
     with pytest.raises(CepnbError, match="β: no values, expected at least one"):
         explorer(Frames(), values=[])
     with pytest.raises(CepnbError, match="β: start 2 is not among the values"):
         explorer(Frames(), start=2.0)
-
-
-def test_under_ci_every_frame_is_drawn_so_that_no_error_hides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CEPNB_PROFILE", "ci")
-    frames = Frames()
-    explorer(frames)
-    assert sorted(frames.drawn) == [1.0, 3.0, 10.0]
-    with pytest.raises(ZeroDivisionError):
-        explorer(Frames(fails_at=10.0))
 
 
 BETA = beta_slider([0.0, 1.0, 3.0], 1.0)
@@ -169,13 +152,69 @@ def test_the_page_is_one_file_and_the_saved_notebook_has_a_picture(tmp_path) -> 
     assert len(shown.frame(beta=0.0).axes) == 2
 
 
+def live(calls: list[float], fails_at: float | None = None) -> LiveExplorer:
+    def frame(beta: float, s: float) -> list[Panel]:
+        calls.append(beta)
+        if beta == fails_at:
+            raise ZeroDivisionError("no such energy")
+        shaded = torch.cat([samples(0), torch.full((50, 1), beta / 3)], dim=1)
+        return [Panel("points", (Shaded(shaded, (), "actions"),), limit=1.5),
+                Panel("energy", (Field(torch.full((4, 4), s), (), "energy"),))]
+
+    return LiveExplorer(frame, [BETA, SCALE], "Actions")
+
+
+def test_a_live_frame_is_computed_when_it_is_asked_for_and_once() -> None:
+    calls: list[float] = []
+    shown = live(calls)
+    assert calls == [1.0] and shown.panels[0].limit == 1.5
+    before = shown.data
+    shown.move(beta=3.0)
+    shown.move(beta=1.0)
+    assert calls == [1.0, 3.0] and shown.data == before
+    shown.move(beta=0.0, s=0.5)
+    offset = shown.spec["layers"][0]["offset"]
+    found = np.frombuffer(shown.data[offset:offset + 300], "<u2").reshape(50, 3)
+    x, inside = (found[:, :2] / 65535 * 2 - 1) * MARGIN * 1.5 * [1, -1], samples(0).abs().max(dim=1).values < 1.5
+    assert (found[:, 2] == 0).all() and np.abs(x - samples(0).numpy())[inside].max() <= 1.01 * MARGIN * 1.5 / 65535
+    assert shown.data[shown.spec["layers"][1]["offset"]] == 128  # s = 0.5
+    assert len(shown.frame(beta=3.0).axes) == 2 and calls == [1.0, 3.0, 0.0, 3.0]  # at s = 0.5
+
+
+def test_a_live_error_is_kept_and_goes_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = live([], fails_at=3.0)
+    shown.move(beta=3.0)
+    assert shown.error == "ZeroDivisionError: no such energy" == shown.get_state()["error"]
+    shown.move(beta=0.0)
+    assert shown.error == ""
+    with pytest.raises(ZeroDivisionError):
+        live([], fails_at=1.0)
+    monkeypatch.setenv("CEPNB_PROFILE", "ci")
+    with pytest.raises(ZeroDivisionError):
+        live([], fails_at=3.0)
+
+
+def test_a_page_without_a_kernel_has_all_live_frames() -> None:
+    state = live([]).page_state()
+    spec, data = state["spec"], base64.b64decode(state["data"])
+    assert [layer["over"] for layer in spec["layers"]] == [[0, 1], [0, 1]]
+    first, second = (layer["offset"] for layer in spec["layers"])
+    shades = np.frombuffer(data[first:second], "<u2").reshape(3, 2, 50, 3)[..., 2]
+    assert (shades == np.round(65535 * np.array([0, 1 / 3, 1]))[:, None, None]).all()
+    assert list(data[second:second + 96:16]) == [128, 255] * 3
+    sizes = iter(range(2, 9))
+    with pytest.raises(CepnbError, match="frames over beta: found .*, expected all alike"):
+        over_all(lambda beta: [Panel("p", (Points(torch.zeros(next(sizes), 2), ()),))], [BETA])
+
+
 @pytest.mark.parametrize("code, error", [
     ("import ipywidgets; ipywidgets.interact(lambda x: 1 / x, x=(0, 2, 1))\n"
      "import ipywidgets; ipywidgets.interact(lambda x: 1 / (x - 1), x=(0, 2, 1));", "ZeroDivisionError"),
     ("import ipywidgets; out = ipywidgets.Output(); display(out)\nwith out: 1 / 0", "ZeroDivisionError"),
-    ("from cepnb import plots, widgets\n"
-     "shown = widgets.Explorer(lambda v: plots.figure(size=1 / v)[0], [1.0, 0.0], 'v', 'd')\n"
-     "display(shown); shown.slider.value = 0.0", "ZeroDivisionError"),
+    ("import torch; from cepnb import frames, layers, widgets\n"
+     "frame = lambda beta: [frames.Panel('p', (layers.Points(torch.zeros(1, 2) * (1 / beta), ()),))]\n"
+     "shown = widgets.LiveExplorer(frame, [frames.beta_slider([1.0, 0.0], 1.0)], 'd')\n"
+     "display(shown); shown.move(beta=0.0)", "ZeroDivisionError"),
     ("import ipywidgets; ipywidgets.interact(lambda x: x, x=(0, 2, 1));", None),
 ])
 def test_errors_that_widgets_swallow_are_found(code: str, error: str | None) -> None:

@@ -1,7 +1,8 @@
-// Draws frames that were computed beforehand and moves between them by sliders; cepnb/frames.py lays out their bytes.
+// Draws frames that were computed beforehand, or are sent by the kernel, and moves between them by sliders; cepnb/layers.py
+// and cepnb/frames.py lay out their bytes.
 // Runs as an anywidget and, with a plain object for the model, in a page without a kernel.
 
-const ARRAYS = { points: Uint16Array, field: Uint8Array, arrows: Int8Array };
+const ARRAYS = { points: Uint16Array, shaded: Uint16Array, field: Uint8Array, arrows: Int8Array };
 const POINT = 2; // across a point, in CSS pixels
 const PLAY = 140; // milliseconds a frame
 
@@ -70,6 +71,18 @@ const draw = {
     stamp(context, counts, table((n) => [...colour, 1 - (1 - layer.alpha) ** n]), look);
   },
 
+  shaded(context, size, values, layer, look) {
+    const step = (look.margin * size) / 65535;
+    const shift = ((1 - look.margin) / 2) * size;
+    for (let i = 0; i < values.length; i += 3) {
+      const shade = 3 * Math.round(values[i + 2] / 257);
+      context.fillStyle = `rgb(${look.energy.subarray(shade, shade + 3)})`;
+      context.beginPath();
+      context.arc(values[i] * step + shift, values[i + 1] * step + shift, 1.2 * POINT * look.ratio, 0, 2 * Math.PI);
+      context.fill();
+    }
+  },
+
   field(context, size, values, layer, look) {
     const ink = look.dark ? 232 : 0;
     stamp(context, values, layer.density
@@ -112,9 +125,7 @@ function legend(layers, dark) {
 }
 
 function render({ model, el }) {
-  const spec = model.get("spec");
-  const data = model.get("data");
-  const buffer = data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength); // from an even place
+  const spec = model.get("spec"); // of sliders and panels, which stay; layers may come anew
   const energy = bytesOf(spec.energy);
   const sheets = new Map(); // by their side
   const playing = new Map(); // slider → timer
@@ -194,7 +205,12 @@ function render({ model, el }) {
   root.append(grid, key, alert);
   el.append(root);
 
-  function frame(layer, position) {
+  function bytes() {
+    const data = model.get("data");
+    return data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength); // from an even place
+  }
+
+  function frame(buffer, layer, position) {
     const index = layer.over.reduce((sum, k) => sum * spec.sliders[k].labels.length + position[k], 0);
     const type = ARRAYS[layer.kind];
     return new type(buffer, layer.offset + index * layer.length * type.BYTES_PER_ELEMENT, layer.length);
@@ -208,13 +224,15 @@ function render({ model, el }) {
       input.setAttribute("aria-valuetext", at[k]);
       output.textContent = at[k];
     });
+    const buffer = bytes();
+    const { layers: all } = model.get("spec");
     const look = { dark: isDark(), ratio: devicePixelRatio, margin: spec.margin, energy, sheets };
     for (const { canvas, context, title, layers } of panels) {
       context.clearRect(0, 0, canvas.width, canvas.height);
-      for (const layer of layers.map((number) => spec.layers[number])) {
-        draw[layer.kind](context, canvas.width, frame(layer, position), layer, look);
+      for (const layer of layers.map((number) => all[number])) {
+        draw[layer.kind](context, canvas.width, frame(buffer, layer, position), layer, look);
       }
-      const shown = layers.map((number) => spec.layers[number].label).filter(Boolean).join(", ");
+      const shown = layers.map((number) => all[number].label).filter(Boolean).join(", ");
       canvas.setAttribute("aria-label", `${title}, ${at.join(", ")}${shown ? `: ${shown}` : ""}`);
     }
   });
@@ -227,9 +245,14 @@ function render({ model, el }) {
     show();
   });
 
+  const told = guarded(() => {
+    alert.textContent = model.get("error");
+    alert.hidden = !alert.textContent;
+  });
+
   const theme = guarded(() => {
     root.toggleAttribute("data-dark", isDark());
-    key.replaceChildren(...legend(spec.layers, isDark()));
+    key.replaceChildren(...legend(model.get("spec").layers, isDark()));
     show();
   });
 
@@ -240,8 +263,10 @@ function render({ model, el }) {
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", theme);
   window.addEventListener("resize", fit); // a move to a sharper screen changes no size in CSS pixels
-  model.on("change:position", show);
+  const heard = { "change:position": show, "change:spec": theme, "change:data": show, "change:error": told };
+  for (const [event, action] of Object.entries(heard)) model.on(event, action);
   theme();
+  told();
 
   return () => {
     [...playing.keys()].forEach(stop);
@@ -249,7 +274,7 @@ function render({ model, el }) {
     themes.disconnect();
     scheme.removeEventListener("change", theme);
     window.removeEventListener("resize", fit);
-    model.off("change:position", show);
+    for (const [event, action] of Object.entries(heard)) model.off(event, action);
   };
 }
 
