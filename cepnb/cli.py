@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     toy.set_defaults(command=_toy)
 
     data = commands.add_parser("data", help="make a local dataset (at first use) and print where it is")
-    data.add_argument("--dataset", required=True, help="local/maze2d-umaze, -medium or -large, or with -noisy behind it; local/halfcheetah-medium, -medium-replay or -medium-expert")
+    data.add_argument("--dataset", required=True, help="local/maze2d-umaze, -medium or -large, or with -noisy behind it; local/hopper-medium, halfcheetah or walker2d, -medium-replay or -medium-expert")
     data.add_argument("--profile", help="whose number of transitions to make (default: $CEPNB_PROFILE, else laptop)")
     data.set_defaults(command=_data)
 

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.exact import Density
-from cepnb.frames import ALL_BETA, ANY_BETA, UNTRAINED, Panel, Slider, over_grid
+from cepnb.frames import ALL_BETA, ANY_BETA, UNTRAINED, Panel, Slider, over_all, over_grid
 from cepnb.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
-from cepnb.layers import Arrows, Field, Points, arrow_places, cells
+from cepnb.layers import LIMIT, Arrows, Field, Points, arrow_places, cells
 from cepnb.methods import Models
 from cepnb.plots import LABELS
 from cepnb.samplers import dpm_solver_pp
@@ -25,18 +25,19 @@ def comparison_times(models: Models, count: int = 9) -> list[float]:
     return models.density.schedule.times(STRIDE * (count - 1))[::STRIDE].tolist()
 
 
+def energy_layers(energy: EnergyFunction, t: float, span: float, limit: float = LIMIT, source: str = "") -> tuple[Field, Arrows]:
+    """E_t at one t with −∇E_t: dark for its least value, brightest for `span` above it."""
+    time = torch.tensor(t)
+    with torch.no_grad():
+        values = energy(cells(SIDE, limit).reshape(-1, 2), time, None)
+    field = ((values - values.min()) / span).reshape(SIDE, SIDE)
+    return (Field(field, (), "energy, dark for low", source),
+            Arrows(_push(energy_gradient(energy), time, limit), (), "downhill"))
+
+
 def energy_frames(title: str, energy: EnergyFunction, t: Slider, span: float, source: str = "") -> Panel:
-    """A panel of E_t over t with −∇E_t: dark for its least value at each t, brightest for `span` above it."""
-    plane = cells(SIDE).reshape(-1, 2)
-
-    @torch.no_grad()
-    def above_least(time: float) -> Tensor:
-        values = energy(plane, torch.tensor(time), None)
-        return ((values - values.min()) / span).reshape(SIDE, SIDE)
-
-    gradient = energy_gradient(energy)
-    return Panel(title, (Field(over_grid(above_least, t), ("t",), "energy, dark for low", source),
-                         Arrows(over_grid(lambda time: _push(gradient, torch.tensor(time)), t), ("t",), "downhill")))
+    """A panel of `energy_layers` at all values of t."""
+    return over_all(lambda t: [Panel(title, energy_layers(energy, t, span, source=source))], [t])[0]
 
 
 def method_panels(models: Models, beta: Slider, t: Slider, methods: Sequence[str] = ("exact", "cep_beta", "mse", "dps"),
@@ -100,9 +101,9 @@ def _energy_field(energy: EnergyFunction, density: Density, beta: float, t: Tens
     return ((energy(cells(SIDE).reshape(-1, 2), t, None) + shift) / beta).reshape(SIDE, SIDE)
 
 
-def _push(gradient: EpsFunction, t: Tensor) -> Float[Tensor, "places places 2"]:
+def _push(gradient: EpsFunction, t: Tensor, limit: float = LIMIT) -> Float[Tensor, "places places 2"]:
     """−∇E_t, in a length that saturates at one."""
-    push = -gradient(arrow_places(PLACES).reshape(-1, 2), t, None).detach()
+    push = -gradient(arrow_places(PLACES, limit).reshape(-1, 2), t, None).detach()
     return (push / (1 + push.norm(dim=1, keepdim=True))).reshape(PLACES, PLACES, 2)
 
 

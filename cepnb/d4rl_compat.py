@@ -7,7 +7,7 @@ D4RL's own environments (maze2d, antmaze, hopper, halfcheetah, walker2d, ant) th
 download broke); beside them there are names for the data made here, which say so:
 
     maze2d-umaze-local-v1, maze2d-medium-local-v1, maze2d-large-local-v1, each also as maze2d-umaze-local-noisy-v1;
-    halfcheetah-medium-local-v2, halfcheetah-medium-replay-local-v2, halfcheetah-medium-expert-local-v2
+    hopper-medium-local-v2, hopper-medium-replay-local-v2, hopper-medium-expert-local-v2, and so halfcheetah and walker2d
 
 To have the original engine, make an environment of its own with Python 3.10 (free-mujoco-py admits no newer one, cepnb no older
 than 3.11) and `pip install free-mujoco-py d4rl` there; its wheel carries MuJoCo 2.1 and compiles a binding at first import,

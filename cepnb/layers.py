@@ -118,6 +118,13 @@ class Arrows(Layer):
         return {"side": self.values.shape[-2]}
 
 
+def shaded(x: Float[Tensor, "n 2"], values: Float[Tensor, "n"], label: str = "", low: float | None = None,
+           high: float | None = None) -> Shaded:
+    """Samples over no slider, coloured from `low` to `high`, or else from the least of `values` to the greatest."""
+    low, high = values.min() if low is None else low, values.max() if high is None else high
+    return Shaded(torch.cat([x, ((values - low) / (high - low))[:, None]], dim=1), (), label)
+
+
 def cells(count: int, limit: float = LIMIT) -> Float[Tensor, "count count 2"]:
     """Middles of the cells of a field."""
     return grid(limit * (1 - 1 / count), count)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nbformat
 from playwright.sync_api import Browser, Page, Playwright, expect
 
 ROOT = Path(__file__).parent.parent
@@ -70,3 +71,11 @@ def run_all_cells(page: Page, lab: str, name: str) -> None:
     expect(prompts.filter(has_text="[*]:")).to_have_count(0, timeout=PATIENCE)
     failed = page.locator("[data-mime-type='application/vnd.jupyter.error']").all_text_contents()
     assert not failed and prompts.filter(has_text="[ ]:").count() == 0, failed
+
+
+def keep_cells(folder: Path, name: str, parts: tuple[str, ...]) -> None:
+    """Take from the copy of a notebook in `folder` all code but the cells that hold one of `parts`."""
+    path = folder / "notebooks" / f"{name}.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [c for c in notebook.cells if c.cell_type == "markdown" or any(part in c.source for part in parts)]
+    nbformat.write(notebook, path)

@@ -4,8 +4,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import nbformat
-from browsing import ROOT, chromium, jupyterlab, launched, run_all_cells
+from browsing import ROOT, chromium, jupyterlab, keep_cells, launched, run_all_cells
 from matplotlib.figure import Figure
 from playwright.sync_api import sync_playwright
 
@@ -45,10 +44,7 @@ def explorer() -> bytes:
     if executable is None:
         sys.exit("make pictures: no Chromium here; `make browser` gets it where Debian's packages are")
     with tempfile.TemporaryDirectory() as folder, jupyterlab(Path(folder), "laptop") as lab, sync_playwright() as playwright:
-        copy = Path(folder) / "notebooks" / f"{NAME}.ipynb"
-        notebook = nbformat.read(copy, as_version=4)
-        notebook.cells = [c for c in notebook.cells if c.cell_type == "markdown" or any(part in c.source for part in NEEDED)]
-        nbformat.write(notebook, copy)
+        keep_cells(Path(folder), NAME, NEEDED)
         page = launched(playwright, executable).new_page(viewport={"width": 1280, "height": 1000}, device_scale_factor=1.5)
         run_all_cells(page, lab, NAME)
         page.keyboard.press("Control+b")  # the list of files away

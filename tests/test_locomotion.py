@@ -170,7 +170,7 @@ def test_a_file_that_holds_no_agents(tmp_path) -> None:
     save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(1)})
     with pytest.raises(CepnbError, match="a.safetensors: has no 'recipe', expected a history of agents"):
         read_history(tmp_path / "a.safetensors")
-    with pytest.raises(CepnbError, match="agents of 'ant': expected one of halfcheetah"):
+    with pytest.raises(CepnbError, match="agents of 'ant': expected one of hopper, halfcheetah, walker2d"):
         shipped_agents("ant")
 
 
