@@ -28,8 +28,8 @@ book: $(READY) ## execute all notebooks into a site: open book/index.html
 browser: ## have Chromium, from Debian's packages if there is none
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || (apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium)
 
-browser-test: browser $(READY) ## test the explorers in a real browser, which `make test` skips where there is none
-	CEPNB_BROWSER=insist $(JUPYTER) $(ONE_THREAD) $(BIN)/python -m pytest tests/test_page.py tests/test_lab.py $(TEST_ARGS)
+browser-test: browser $(READY) ## test explorers and book in a real browser, which `make test` skips where there is none
+	CEPNB_BROWSER=insist $(JUPYTER) $(ONE_THREAD) $(BIN)/python -m pytest tests/test_page.py tests/test_book.py tests/test_lab.py $(TEST_ARGS)
 
 pictures: browser $(READY) ## draw the pictures of README into results/pictures
 	$(JUPYTER) $(BIN)/python tests/pictures.py
@@ -58,5 +58,5 @@ lock: ## resolve the ranges of pyproject.toml afresh into requirements.lock
 strip: $(READY) ## take outputs and widget state out of the notebooks
 	$(BIN)/jupyter nbconvert --log-level=WARN --clear-output --ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec --inplace notebooks/*.ipynb
 
-clean: ## remove the environment and caches of the tests
-	rm -rf .venv .venv-lock .pytest_cache .hypothesis cepnb.egg-info
+clean: ## remove the environment, the book and caches of the tests
+	rm -rf .venv .venv-lock .book book .pytest_cache .hypothesis cepnb.egg-info

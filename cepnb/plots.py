@@ -156,22 +156,35 @@ def sweep_figure(lines: list[Line]) -> Figure:
             score_panel(panel, [(line.method, line.scale, *_bar(line)) for line in here if line.option == option])
             panel.set_title(option, fontsize=10)
         if several:
-            _option_panel(row[0], [line for line in here if line.headline], options)
+            _beside_panel(row[0], [line for line in here if line.headline], "option")
+            row[0].set_title("at the headline scale", fontsize=10)
         row[0].set_ylabel(f"{task}\nD4RL-normalised score")
     axes[0, -1].legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return made
 
 
-def _option_panel(axes: Axes, headline: list[Line], options: list[str]) -> None:
-    methods = list(dict.fromkeys(line.method for line in headline))
+def task_figure(lines: list[Line]) -> Figure:
+    """Mean scores at the headline scale with 95 % intervals over seeds: all tasks along one axis, methods side by side."""
+    headline = [line for line in lines if line.headline]
+    tasks = len({line.task for line in headline})
+    made, axes = plt.subplots(figsize=(2 + 0.75 * tasks, 3.6), layout="constrained")
+    plt.close(made)
+    _beside_panel(axes, headline, "task")
+    axes.set_ylabel("D4RL-normalised score")
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return made
+
+
+def _beside_panel(axes: Axes, lines: list[Line], name: str) -> None:
+    """One line a method at each value of an attribute of the lines, side by side."""
+    values, methods = (list(dict.fromkeys(getattr(line, key) for line in lines)) for key in (name, "method"))
     for index, method in enumerate(methods):
-        own = [line for line in headline if line.method == method]
-        places = [options.index(line.option) + 0.5 * ((index + 0.5) / len(methods) - 0.5) for line in own]  # side by side
-        values, errors = zip(*map(_bar, own))
-        axes.errorbar(places, values, errors, marker="o", linestyle="", capsize=3, color=COLOURS[method], label=LABELS[method])
-    axes.set_xticks(range(len(options)), options, rotation=20, ha="right")
-    axes.set_xlim(-0.5, len(options) - 0.5)
-    axes.set_title("at the headline scale", fontsize=10)
+        own = [line for line in lines if line.method == method]
+        places = [values.index(getattr(line, name)) + 0.5 * ((index + 0.5) / len(methods) - 0.5) for line in own]
+        means, errors = zip(*map(_bar, own))
+        axes.errorbar(places, means, errors, marker="o", linestyle="", capsize=3, color=COLOURS[method], label=LABELS[method])
+    axes.set_xticks(range(len(values)), values, rotation=20, ha="right")
+    axes.set_xlim(-0.5, len(values) - 0.5)
 
 
 def _bar(line: Line) -> tuple[float, float]:

@@ -15,6 +15,7 @@ import torch  # noqa: E402
 from browsing import chromium, launched  # noqa: E402
 from nbmake.nb_result import NotebookError, NotebookResult  # noqa: E402
 from nbmake.nb_run import NotebookRun  # noqa: E402
+from payload import PAYLOAD, payload  # noqa: E402
 from playwright.sync_api import Browser, sync_playwright  # noqa: E402
 
 from cepnb.book.hidden_errors import hidden_errors  # noqa: E402
@@ -25,10 +26,13 @@ _execute = NotebookRun.execute
 
 
 def _execute_and_look(run: NotebookRun) -> NotebookResult:
-    """A run of a notebook that fails, too, on an error that a widget has swallowed."""
+    """A run of a notebook that fails, too, on an error that a widget has swallowed, and on widgets too large to be sent around."""
     result = _execute(run)
     if result.error is None and (found := hidden_errors(result.nb)):
         result.error = NotebookError(summary=f"hidden error: {found[0]}", trace="\n".join(found), failing_cell_index=0)
+    elif result.error is None and (size := payload(result.nb)) > PAYLOAD:
+        said = f"explorers have {size / 1e6:.1f} MB as saved, expected at most {PAYLOAD / 1e6:.1f}"
+        result.error = NotebookError(summary=said, trace=said, failing_cell_index=0)
     return result
 
 

@@ -107,7 +107,7 @@ ORDER = [
     {"offline.policy"}, {"offline.behaviour", "offline.support", "offline.critic", "offline.energy"},
     {"offline.joint", "offline.sharing"}, {"offline.evaluation", "offline.gain"}, {"offline.pipeline", "offline.published"},
     {"jobs"}, {"offline.scores"}, {"offline.report", "offline.sweep_file"}, {"offline.sweep"}, {"plots", "film"}, {"layers"}, {"frames"}, {"comparison", "widgets"}, {"exercises.answers"}, {"exercises.densities", "exercises.policies"}, {"exercises"}, {"cli"}, {"__main__"},
-    {"book"}, {"book.hidden_errors"}, {"book.outputs"}, {"book.execution"}, {"book.site"}, {"book.__main__"},
+    {"book"}, {"book.conf", "book.hidden_errors"}, {"book.outputs"}, {"book.execution"}, {"book.site"}, {"book.__main__"},
 ]
 MODULES = sorted((ROOT / "cepnb").rglob("*.py"))
 

@@ -16,7 +16,7 @@ from cepnb.metrics import interquartile_mean, stratified_interval
 from cepnb.offline.published import MEANS, QGPO, published_name, suite_of
 from cepnb.offline.report import report
 from cepnb.offline.scores import load_scores, rows_of, summed_up, write_scores
-from cepnb.plots import sweep_figure
+from cepnb.plots import sweep_figure, task_figure
 from cepnb.profiles import settings
 
 CASES = (("behaviour", 0.0), ("best_of_k", None), ("cep", 1.0), ("cep", 3.0), ("mse", 1.0), ("mse", 3.0))
@@ -141,6 +141,17 @@ def test_the_figure_of_a_sweep() -> None:
     assert line.get_xdata().tolist() == [1.0, 3.0] and line.get_ydata().tolist() == [3.0, 90.0]
     assert bars.get_segments()[1][:, 1] == pytest.approx([65.16, 114.84], abs=0.01)
     assert len(sweep_figure(summed_up(rows[:6])).axes) == 1  # one option, one seed
+
+
+def test_the_figure_of_tasks_is_of_the_headline_scale() -> None:
+    rows = [row for dataset in ("local/maze2d-umaze", "local/maze2d-umaze-noisy")
+            for seed, scores in enumerate(THREE) for row in rows_of(metrics(seed, scores, dataset=dataset))]
+    (axes,) = task_figure(summed_up(rows)).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["local/maze2d-umaze", "local/maze2d-umaze-noisy"]
+    headline = next(line for line in summed_up(rows) if line.method == "cep" and line.headline)
+    (cep,) = [drawn for drawn in axes.containers if drawn.get_label() == "CEP"]
+    assert cep[0].get_ydata().tolist() == [headline.mean[0]] * 2
+    assert np.diff(cep[0].get_xdata()).tolist() == pytest.approx([1.0])
 
 
 @pytest.mark.parametrize("changes, seed, complaint", [

@@ -13,8 +13,10 @@ import nbformat
 from filelock import FileLock
 from nbformat import NotebookNode
 from sphinx.application import Sphinx
+from sphinx.errors import SphinxError
 from sphinx.util.docutils import docutils_namespace
 
+from cepnb.book import conf
 from cepnb.book.execution import execute
 from cepnb.errors import CepnbError
 from cepnb.files import write_text
@@ -22,21 +24,8 @@ from cepnb.profiles import profile_name
 from cepnb.widgets import STATIC, page_script
 
 HERE = Path(__file__).parent
-MATHJAX = Path(mathjax.__file__).parent / "static/mathjax/es5/tex-svg-full.js"  # one file: fonts may not be loaded beside a file://
+MATHJAX = Path(mathjax.__file__).parent / "static/mathjax/es5"
 LIMIT = 5_000_000  # bytes of a page with its pictures
-SETTINGS = {
-    "project": "cepnb", "html_title": "cepnb", "language": "en", "extensions": ["myst_nb", "sphinx.ext.mathjax"],
-    "nb_execution_mode": "off",  # executed already
-    "nb_merge_streams": True, "nb_render_markdown_format": "myst",
-    "nb_ipywidgets_js": {},  # from another host, for widgets that the book has none of
-    "myst_enable_extensions": ["dollarmath", "deflist"], "myst_update_mathjax": False,
-    "mathjax_path": MATHJAX.name,
-    "mathjax3_config": {"options": {"enableMenu": False}},  # whose entries would load files that are not there
-    "html_theme": "furo", "pygments_dark_style": "monokai", "html_css_files": ["explorer.css", "book.css"],
-    "html_js_files": ["theme.js", ("explorers.js", {"defer": "defer"})],
-    "html_show_search_summary": False,  # fetched page by page, which a file:// may not
-    "html_copy_source": False, "html_show_copyright": False, "html_use_index": False,
-}
 
 
 def build(notebooks: Sequence[Path], book: Path, work: Path, limit: int = LIMIT) -> int:
@@ -49,6 +38,8 @@ def build(notebooks: Sequence[Path], book: Path, work: Path, limit: int = LIMIT)
         raise CepnbError(f"{book}: is not a book, expected one to replace or nothing")
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / "lock"):
+        if (work / "old").exists() and not book.exists():
+            (work / "old").rename(book)  # the last build was killed between two renames
         executed, count = execute(notebooks, work / "executed", os.cpu_count() or 1)
         made = work / "made"
         for leftover in (made, work / "source"):
@@ -78,11 +69,13 @@ def _write_source(names: list[str], executed: list[NotebookNode], source: Path) 
 
 def _run_sphinx(source: Path, made: Path) -> None:
     warnings = io.StringIO()
-    files = [MATHJAX, STATIC / "explorer.css", HERE / "static", source / "explorers.js"]
-    settings = SETTINGS | {"html_static_path": [str(path) for path in files]}
-    with docutils_namespace():
-        app = Sphinx(source, None, made, made.with_name("doctrees"), "html", settings, status=None, warning=warnings, freshenv=True)
-        app.build()
+    files = [MATHJAX / conf.mathjax_path, STATIC / "explorer.css", HERE / "static", source / "explorers.js"]
+    changed = {"html_static_path": [str(path) for path in files]}
+    try:
+        with docutils_namespace():
+            Sphinx(source, HERE, made, made.with_name("doctrees"), "html", changed, status=None, warning=warnings, freshenv=True).build()
+    except SphinxError as error:
+        raise CepnbError(f"{error.category}: {' '.join(str(error).split())}") from error
     if said := warnings.getvalue().strip():
         raise CepnbError(re.sub(r"\x1b\[[\d;]*m", "", said.splitlines()[0]).removeprefix(f"{source}{os.sep}"))
 
@@ -101,5 +94,10 @@ def _replace(book: Path, made: Path, old: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
     if book.exists():
         book.rename(old)
-    made.rename(book)
+    try:
+        made.rename(book)
+    except OSError as error:
+        if old.exists():
+            old.rename(book)
+        raise CepnbError(f"{book}: could not be written ({error.strerror}); what was there before is unchanged") from error
     shutil.rmtree(old, ignore_errors=True)

@@ -8,3 +8,12 @@
   new MutationObserver(tell).observe(document.body, { attributeFilter: ["data-theme"] });
   tell();
 })();
+
+// Shrinks no picture below half its size, where what is written in it could not be read: it scrolls on a narrow screen.
+(() => {
+  const hold = (node) => {
+    if (node.naturalWidth) node.style.minWidth = `${node.naturalWidth / 2}px`;
+  };
+  [...document.images].forEach(hold);
+  document.addEventListener("load", ({ target }) => hold(target), true); // of those that come later
+})();
