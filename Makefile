@@ -58,5 +58,5 @@ lock: ## resolve the ranges of pyproject.toml afresh into requirements.lock
 strip: $(READY) ## take outputs and widget state out of the notebooks
 	$(BIN)/jupyter nbconvert --log-level=WARN --clear-output --ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec --inplace notebooks/*.ipynb
 
-clean: ## remove the environment, the book and caches of the tests
-	rm -rf .venv .venv-lock .book book .pytest_cache .hypothesis cepnb.egg-info
+clean: ## remove the environment and caches of the tests
+	rm -rf .venv .venv-lock .pytest_cache .hypothesis cepnb.egg-info

@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from payload import payload
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from cepnb.book import site
+from cepnb.book import execution, site
 from cepnb.errors import CepnbError
 
 FIRST = [r"""# 00 · Circles
@@ -203,15 +203,41 @@ def test_explorers_follow_the_scheme_that_a_reader_chooses(opened: Callable[...,
     assert min(map(int, re.findall(r"\d+", label.evaluate("node => getComputedStyle(node).color"))[:3])) > 150
 
 
-def test_a_second_build_executes_nothing_but_what_has_changed(folder: Path) -> None:
+def test_a_second_build_executes_nothing_and_takes_over_new_text(folder: Path) -> None:
     before = contents(folder / "book")
-    assert make(folder).stdout == "2 notebooks, 0 of them executed: open book/index.html\n"
     write(folder / "notebooks", "01_squares", [SECOND[0] + "\n\nAnd more text.", SECOND[1]])
     assert make(folder).stdout == "2 notebooks, 0 of them executed: open book/index.html\n"
-    assert "And more text." in (folder / "book/01_squares.html").read_text()
-    write(folder / "notebooks", "01_squares", SECOND)
-    make(folder)
+    page = folder / "book/01_squares.html"
+    assert "And more text." in page.read_text() and "a line for the reader" in page.read_text()
     assert contents(folder / "book").keys() == before.keys()
+
+
+def test_what_decides_over_a_new_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Code, a file that it names, the profile and the package do; text does not, nor the part of the package that only shows."""
+    def kept(text: str = "# Text", code: str = 'open("numbers.txt")') -> Path:
+        (job,) = execution.jobs_for([write(tmp_path / "notebooks", "00_one", [text, code])], tmp_path)
+        return job.kept
+
+    package = tmp_path / "package"
+    for name in ("module.py", "book/site.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("x = 1")
+    monkeypatch.setattr(execution, "PACKAGE", package)
+    monkeypatch.setenv("CEPNB_PROFILE", "ci")
+    found = [kept()]
+    assert kept(text="# Other text") == found[0]
+    (package / "book/site.py").write_text("x = 2")
+    assert kept() == found[0]
+    found.append(kept(code="x = 2"))
+    (tmp_path / "notebooks/numbers.txt").write_text("1")
+    found.append(kept())
+    (tmp_path / "notebooks/numbers.txt").write_text("2")
+    found.append(kept())
+    (package / "module.py").write_text("x = 2")
+    found.append(kept())
+    monkeypatch.setenv("CEPNB_PROFILE", "laptop")
+    found.append(kept())
+    assert len(set(found)) == len(found)
 
 
 WRONG = [

@@ -40,8 +40,7 @@ def execute(notebooks: Sequence[Path], folder: Path, workers: int) -> tuple[list
     Only code decides: text can be changed without a run. Raises `CepnbError` with one line for each notebook that fails;
     the others are kept.
     """
-    base = _digest_of_all_below()
-    jobs = [Job(path, folder / f"{path.stem}-{profile_name()}-{_digest(path, base)}.ipynb") for path in notebooks]
+    jobs = jobs_for(notebooks, folder)
     missing = [job for job in jobs if not job.kept.exists()]
     with tqdm(total=len(missing), desc="notebooks", disable=not missing) as bar:
         failures = run_jobs(_execute, missing, workers, lambda job: bar.update())
@@ -51,6 +50,12 @@ def execute(notebooks: Sequence[Path], folder: Path, workers: int) -> tuple[list
         for older in set(folder.glob(f"{job.notebook.stem}-{profile_name()}-*.ipynb")) - {job.kept}:
             older.unlink()
     return [_with_outputs(job) for job in jobs], len(missing)
+
+
+def jobs_for(notebooks: Sequence[Path], folder: Path) -> list[Job]:
+    """Where the notebooks are kept: each under a name of its own for all that decides its outputs."""
+    base = _digest_of_all_below()
+    return [Job(path, folder / f"{path.stem}-{profile_name()}-{_digest(path, base)}.ipynb") for path in notebooks]
 
 
 def _execute(job: Job) -> None:
