@@ -60,6 +60,21 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert (FOLDER / link.split("#")[0]).is_file(), link
 
 
+def cited(path: Path) -> set[int]:
+    """Numbers of equations in a notebook: "Eq. 12", "Eqs. 12, 13 and 20", "Eqs. 12–13", and those set beside an equation."""
+    text = "\n".join(cells(path, "markdown") + cells(path, "code"))
+    lists = re.findall(r"Eqs?\. ?(\d+(?:(?:, | and |–)\d+)*)", text)
+    return {int(number) for numbers in lists + re.findall(r"\\tag\{(\d+)\}", text) for number in re.findall(r"\d+", numbers)}
+
+
+def test_every_equation_number_is_in_the_table_and_where_it_says() -> None:
+    table = next(text for text in cells(PATHS[0], "markdown") if text.startswith("## The paper's equations"))
+    listed = {int(number): FOLDER / link for number, link in re.findall(r"^\| (\d+) \|.*\]\((\S+)\) \|$", table, re.MULTILINE)}
+    found = {number: [path for path in PATHS if number in cited(path)] for number in set().union(*map(cited, PATHS))}
+    assert found.keys() == listed.keys()
+    assert all(listed[number] in found[number] for number in listed)
+
+
 EXERCISES = [(path, code) for path in PATHS for code in cells(path, "code") if "exercises.check_" in code]
 
 
