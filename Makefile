@@ -49,7 +49,7 @@ $(READY): requirements.lock pyproject.toml .jupyterlab.json
 
 lock: ## resolve the ranges of pyproject.toml afresh into requirements.lock
 	$(PYTHON) -m venv --clear .venv-lock
-	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check '.[test,book]'
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check '.[test,book,cluster]'
 	sed -n '/^#/p' requirements.lock > .venv-lock/new
 	.venv-lock/bin/python -m pip freeze --all | grep -v -e '^cepnb' -e '^pip==' | sed 's/+cpu$$//' >> .venv-lock/new
 	mv .venv-lock/new requirements.lock

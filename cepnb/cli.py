@@ -42,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("config", type=Path, metavar="CONFIG", help="a TOML file: datasets, seeds, profile, set, options")
     sweep.add_argument("--out", type=Path, help="folder for runs and tables (default: runs/NAME for NAME.toml); gone on with if begun")
     sweep.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time (default: one a core)")
+    sweep.add_argument("--cluster", metavar="ADDRESS", help="run on the Dask cluster of this scheduler, tcp://HOST:PORT, whose workers see the same folder")
     sweep.set_defaults(command=_sweep)
 
     report = commands.add_parser("report", help="the scores of a sweep or of finished runs as tables, over their seeds")
@@ -90,7 +91,9 @@ def _qgpo(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
+    from cepnb.cluster import jobs_at
     from cepnb.files import atomic_path, write_text
+    from cepnb.jobs import run_jobs
     from cepnb.offline.report import report
     from cepnb.offline.scores import summed_up
     from cepnb.offline.sweep import run_sweep
@@ -100,8 +103,10 @@ def _sweep(options: argparse.Namespace) -> None:
     if options.workers < 1:
         raise CepnbError(f"--workers {options.workers}: expected at least 1")
     sweep = read_sweep(options.config)
-    folder = options.out or Path("runs") / options.config.stem
-    rows, failures = run_sweep(sweep, folder, options.workers)
+    folder, run = options.out or Path("runs") / options.config.stem, run_jobs
+    if options.cluster:
+        folder, run = folder.absolute(), jobs_at(options.cluster)  # a worker's own folder is another
+    rows, failures = run_sweep(sweep, folder, options.workers, run=run)
     if rows:
         write_text(folder / "table.md", report(rows) + "\n")
         with atomic_path(folder / "scores.png") as path:

@@ -30,7 +30,7 @@ def lock() -> dict[str, str]:
 
 def ranges() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    return [Requirement(text) for text in PROJECT["dependencies"] + extras["test"] + extras["book"]]
+    return [Requirement(text) for text in PROJECT["dependencies"] + extras["test"] + extras["book"] + extras["cluster"]]
 
 
 def test_the_lock_holds_exact_versions_that_the_ranges_admit() -> None:
@@ -106,7 +106,7 @@ ORDER = [
     {"offline.hdf5", "offline.minari_bridge"}, {"offline.sources"}, {"d4rl_compat"}, {"offline.scaling"},
     {"offline.policy"}, {"offline.behaviour", "offline.support", "offline.critic", "offline.energy"},
     {"offline.joint", "offline.sharing"}, {"offline.evaluation", "offline.gain"}, {"offline.pipeline", "offline.published"},
-    {"jobs"}, {"offline.scores"}, {"offline.report", "offline.sweep_file"}, {"offline.sweep"}, {"plots", "film"}, {"layers"}, {"frames"}, {"comparison", "widgets"}, {"exercises.answers"}, {"exercises.densities", "exercises.policies"}, {"exercises"}, {"cli"}, {"__main__"},
+    {"jobs"}, {"cluster"}, {"offline.scores"}, {"offline.report", "offline.sweep_file"}, {"offline.sweep"}, {"plots", "film"}, {"layers"}, {"frames"}, {"comparison", "widgets"}, {"exercises.answers"}, {"exercises.densities", "exercises.policies"}, {"exercises"}, {"cli"}, {"__main__"},
     {"book"}, {"book.conf", "book.hidden_errors"}, {"book.outputs"}, {"book.execution"}, {"book.site"}, {"book.__main__"},
 ]
 MODULES = sorted((ROOT / "cepnb").rglob("*.py"))
