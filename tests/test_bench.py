@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cepnb.cli import main
 from cepnb.guidance import energy_gradient, guided
 from cepnb.networks import EpsNet
+from cepnb.offline.behaviour import train_behaviour
 from cepnb.offline.policy import guided_policy, sample_actions
 from cepnb.offline.support import sample_support
 from cepnb.profiles import Settings
@@ -129,6 +130,33 @@ def test_guidance_that_is_off_is_not_evaluated(eps: EpsNet) -> None:
     guided_policy(eps, energy, 1.0, ACTION_DIM, SMALL, SCHEDULE)(states, seeded(0, "on"))
     assert len(calls) == SMALL.sampler_steps
     assert guided(eps, energy_gradient(energy), SCHEDULE, 0.0) is eps
+
+
+def test_blocks_draw_the_same_actions(eps: EpsNet) -> None:
+    states, K = torch.randn(10, STATE_DIM), 4
+    whole, blocks = (sample_actions(eps, states, ACTION_DIM, SMALL, SCHEDULE, seeded(0, "blocks"), K, block) for block in (None, 3 * K))
+    torch.testing.assert_close(blocks, whole, rtol=1e-4, atol=1e-4)  # but for the rounding of products of other shapes
+    seen = rows_seen(eps.out, lambda: sample_actions(eps, states, ACTION_DIM, SMALL, SCHEDULE, seeded(0, "blocks"), K, 3 * K))
+    assert sum(seen) == 10 * K * SMALL.sampler_steps and max(seen) == 3 * K
+
+
+def test_bfloat16_moves_actions_by_less_than_the_solver_does() -> None:
+    """A behaviour of two narrow modes, whose means follow the state; the solver's own error is against 300 evaluations."""
+    generator, chosen = seeded(0, "modes"), replace(SMALL, behaviour_steps=500, behaviour_batch=256, behaviour_rate=2e-3, sampler_steps=15)
+    states = torch.randn(4_000, STATE_DIM, generator=generator)
+    sign = 2.0 * torch.randint(2, (4_000, 1), generator=generator) - 1
+    actions = 0.4 * sign + 0.3 * states[:, :ACTION_DIM].tanh() + 0.05 * torch.randn(4_000, ACTION_DIM, generator=generator)
+    eps = train_behaviour(states, actions, chosen, SCHEDULE, 0, progress=False)
+
+    def support(**changes: object) -> Tensor:
+        return sample_support(eps, states[:200], 8, replace(chosen, **changes), SCHEDULE, 0, progress=False)
+
+    exact = support(sampler_steps=300)
+    usual, rounded = support(), support(support_precision="bfloat16")
+    error, rounding = (usual - exact).square().mean().sqrt(), (rounded - usual).square().mean().sqrt()
+    print(f"solver {error:.4f}, rounding {rounding:.4f}")
+    assert 0 < rounding < error / 2
+    assert (rounded - exact).square().mean().sqrt() < 1.2 * error
 
 
 def test_a_support_set_holds_its_actions_and_nothing_else(eps: EpsNet) -> None:

@@ -115,11 +115,15 @@ def critic_cep(inputs: Inputs) -> Row:
     return Row(lambda: (critic(), cep()), f"batch {settings.q_batch}, K = {settings.K}", "steps", 1)
 
 
-def support(inputs: Inputs) -> Row:
-    settings, states = inputs.settings, inputs.few
+def support(inputs: Inputs, precision: str = "float32") -> Row:
+    settings, states = replace(inputs.settings, support_precision=precision), inputs.few
     return Row(lambda: sample_support(inputs.eps, states, settings.K, settings, SCHEDULE, 0, progress=False),
                f"{SUPPORT_STATES} transitions, K = {settings.K}, {settings.sampler_steps} evaluations", "actions",
                len(states) * settings.K)
+
+
+def support_bfloat16(inputs: Inputs) -> Row:
+    return support(inputs, "bfloat16")
 
 
 def evaluation(inputs: Inputs) -> Row:
@@ -169,7 +173,8 @@ def frames(inputs: Inputs) -> Row:
 
 
 ROWS: dict[str, Callable[[Inputs], Row]] = {
-    row.__name__: row for row in (behaviour, critic_cep, support, evaluation, toy, loading, maze, frames)}
+    row.__name__: row for row in (
+        behaviour, critic_cep, support, support_bfloat16, evaluation, toy, loading, maze, frames)}
 
 
 def _step(loss: StepLoss, modules: dict[str, torch.nn.Module], rate: float,
