@@ -57,7 +57,7 @@ def test_the_command_gives_all_rows(small: None, capsys: pytest.CaptureFixture) 
 def test_the_command_prints_a_table(small: None, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "--repeats", "2", "--rows", "toy", "frames"]) == 0
     header, _, toy, frames, empty, machine = capsys.readouterr().out.splitlines()
-    assert header.startswith("| row | size |") and not empty and f"{torch.get_num_threads()} threads" in machine
+    assert header.startswith("| row | size |") and not empty and f"threads: {torch.get_num_threads()}," in machine
     assert toy.startswith("| toy | K = 2048, width 512 |") and "of matrix products" in toy
     assert frames.startswith("| frames |") and "of copying" in frames
 

@@ -1,7 +1,7 @@
 """The rows measured and set out: speeds, shares of the machine's limits, and ratios to the paper's code."""
 
+import io
 import platform
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ def measured(names: Sequence[str] = (), repeats: int = 5, peer: Path | None = No
             raise CepnbError(f"row '{name}': expected some of {', '.join(ROWS)}")
     if repeats < 1:
         raise CepnbError(f"--repeats {repeats}: expected at least 1")
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), redirect_stdout(sys.stderr):
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of the paper's code, which also prints
         inputs = Inputs(Path(folder))
         theirs = Peer(peer, inputs).calls() if peer else {}
@@ -73,7 +73,7 @@ def markdown(record: dict) -> str:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}"
         lines.append(f"| {row['row']} | {row['size']} | {1e3 * row['seconds']:.3g} ms | {row['per_second']:.3g} {row['unit']}/s "
                      f"| {row['share']:.1%} of {limit} | {ratio} |")
-    return "\n".join([*lines, "", f"{record['machine']}, {record['threads']} threads, torch {record['torch']}, {record['date']}; "
+    return "\n".join([*lines, "", f"{record['machine']}, threads: {record['threads']}, torch {record['torch']}, {record['date']}; "
                                   f"medians of {record['turns']} turns."])
 
 
