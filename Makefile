@@ -3,6 +3,8 @@
 PYTHON ?= python3
 LAB_ARGS ?=
 TEST_ARGS ?=
+PEER ?=
+BENCH_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 LAB_SETTINGS := .venv/share/jupyter/lab/settings
@@ -11,7 +13,7 @@ JUPYTER := JUPYTER_PREFER_ENV_PATH=1
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv lab test book browser browser-test pictures lock strip clean
+.PHONY: help .venv lab test bench book browser browser-test pictures lock strip clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,6 +23,9 @@ lab: $(READY) ## open JupyterLab on the first notebook
 
 test: $(READY) ## run all tests, every notebook included
 	CEPNB_PROFILE=ci $(JUPYTER) $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --nbmake-timeout=600 $(TEST_ARGS)
+
+bench: $(READY) ## time it against the machine's limits; PEER=PATH: and a checkout of the paper's code
+	$(BIN)/python -m cepnb bench $(if $(PEER),--peer "$(PEER)") $(BENCH_ARGS)
 
 book: $(READY) ## execute all notebooks into a site: open book/index.html
 	@$(JUPYTER) $(ONE_THREAD) $(BIN)/python -m cepnb.book

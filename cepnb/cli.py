@@ -72,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument("--seed", type=int, default=0, help="seed of the training")
     agent.add_argument("--out", type=Path, required=True, help="folder for NAME.safetensors and what is kept on the way")
     agent.set_defaults(command=_agent)
+
+    bench = commands.add_parser("bench", help="how fast the package is here, against the machine's limits and the paper's code")
+    bench.add_argument("--peer", type=Path, metavar="PATH", help="a checkout of the paper's public code, timed in turns with ours")
+    bench.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="only these rows of the table")
+    bench.add_argument("--repeats", type=int, default=7, help="turns, of which the medians are given (default 7)")
+    bench.add_argument("--json", action="store_true", help="print the record as JSON")
+    bench.set_defaults(command=_bench)
     return parser
 
 
@@ -176,6 +183,13 @@ def _agent(options: argparse.Namespace) -> None:
 
     _check_seed(options.seed)
     print(make_history(options.environment, options.steps, options.seed, options.out))
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from cepnb.speed.table import markdown, measured
+
+    record = measured(options.rows, options.repeats, options.peer)
+    print(json.dumps(record, indent=2) if options.json else markdown(record))
 
 
 def _assignment(text: str) -> tuple[str, object]:

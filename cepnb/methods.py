@@ -18,7 +18,7 @@ from cepnb.networks import EnergyNet, PlaneEpsNet, PlaneFeatures
 from cepnb.profiles import ToySettings
 from cepnb.runs import Run
 from cepnb.samplers import dpm_solver_pp, last
-from cepnb.training import Plan, initialised, seeded, train
+from cepnb.training import Plan, StepLoss, initialised, seeded, train
 
 METHODS = {
     "exact": "exact ε and exact ∇E_t: what the sampler alone leaves",
@@ -60,6 +60,14 @@ def train_energy(method: str, density: Density, beta: float, settings: ToySettin
     if method not in LEARNED:
         raise CepnbError(f"method '{method}': expected one of {', '.join(LEARNED)}")
     net = energy_net(density, settings, seed)
+    plan = Plan(settings.steps, settings.rate, settings.final)
+    train(energy_loss(method, net, density, beta, settings, seed), {"net": net}, plan, seeded(seed, "toy energy"),
+          checkpoint=checkpoint, label=f"{method}, beta = {beta:g}", progress=progress)
+    return net
+
+
+def energy_loss(method: str, net: EnergyNet, density: Density, beta: float, settings: ToySettings, seed: int) -> StepLoss:
+    """The losses of the sets of one step, one value a set."""
     offset = _log_mean(-beta * density.sample(100_000, seeded(seed, "toy normaliser"))[1])
 
     def step_loss(generator: torch.Generator) -> Tensor:
@@ -78,10 +86,7 @@ def train_energy(method: str, density: Density, beta: float, settings: ToySettin
             case "exp_mse":
                 return exponentiated_mse(f, beta_energy, offset).mean(dim=1)
 
-    plan = Plan(settings.steps, settings.rate, settings.final)
-    train(step_loss, {"net": net}, plan, seeded(seed, "toy energy"), checkpoint=checkpoint,
-          label=f"{method}, beta = {beta:g}", progress=progress)
-    return net
+    return step_loss
 
 
 def train_conditioned(density: Density, settings: ToySettings, seed: int, checkpoint: Path | None = None,

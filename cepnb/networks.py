@@ -1,6 +1,7 @@
 """The networks: noise prediction ε_θ, energy f_φ and twin Q. A state shared by K actions is embedded once."""
 
 import math
+from functools import reduce
 from itertools import pairwise
 
 import torch
@@ -27,17 +28,17 @@ class JointLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(width_out).uniform_(-bound, bound))
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
-        parts = self.weight.split(self.widths_in, dim=1)
-        total, bias = None, self.bias
-        for value, part, width in zip(inputs, parts, self.widths_in, strict=True):
+        products, bias = [], self.bias
+        for value, part, width in zip(inputs, self.weight.split(self.widths_in, dim=1), self.widths_in, strict=True):
             if width == 0:
                 continue
             if value is None or value.shape[-1] != width:
                 found = "nothing" if value is None else f"width {value.shape[-1]}"
                 raise CepnbError(f"network input: found {found}, expected width {width}")
-            product = F.linear(value, part, bias)
-            total, bias = product if total is None else total + product, None
-        return total
+            products.append(F.linear(value, part, bias))
+            bias = None
+        # The smallest first: what is shared by K actions meets their K rows once, and once on the way back.
+        return reduce(torch.add, sorted(products, key=torch.numel))
 
 
 class TimeFeatures(nn.Module):
@@ -95,8 +96,8 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Linear(width_in, width_out) if width_in != width_out else nn.Identity()
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        inner = F.silu(self.first(h)) + self.embed(embedding)
-        return F.silu(self.second(inner)) + self.skip(h)
+        inner = _silu(self.first(h)).add_(self.embed(embedding))
+        return _silu(self.second(inner)).add_(self.skip(h))
 
 
 class EpsNet(nn.Module):
@@ -121,8 +122,8 @@ class EpsNet(nn.Module):
         self.out = nn.Linear(2 * widths[0], dim)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        state = None if self.state is None else F.silu(self.state(_present(condition)))
-        embedding = F.silu(self.joined(F.silu(self.join(self.time(t, x), state))))
+        state = None if self.state is None else _silu(self.state(_present(condition)))
+        embedding = _silu(self.joined(_silu(self.join(self.time(t, x), state))))
         falling, h = [], x
         for block in self.down:
             h = block(h, embedding)
@@ -149,9 +150,9 @@ class EnergyNet(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        h = F.silu(self.first(self.plane(x, t) if self.plane else x, self.time(t, x), condition))
+        h = _silu(self.first(self.plane(x, t) if self.plane else x, self.time(t, x), condition))
         for layer in self.hidden:
-            h = F.silu(layer(h))
+            h = _silu(layer(h))
         return self.out(h).squeeze(-1)
 
 
@@ -173,9 +174,9 @@ class PlaneEpsNet(nn.Module):
         self.out = nn.Linear(width, dim)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        h = F.silu(self.first(self.plane(x, t), self.time(t, x)))
+        h = _silu(self.first(self.plane(x, t), self.time(t, x)))
         for layer in self.hidden:
-            h = F.silu(layer(h))
+            h = _silu(layer(h))
         schedule, variance = self.plane.schedule, self.plane.variance(t, x)
         alpha, sigma = (expand_as(c, x) for c in (schedule.alpha(t), schedule.sigma(t)))
         return sigma / variance * x + alpha * self.plane.deviation / variance.sqrt() * self.out(h)
@@ -191,9 +192,9 @@ class QNet(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        h = F.relu(self.first(state, action))
+        h = F.relu_(self.first(state, action))
         for layer in self.hidden:
-            h = F.relu(layer(h))
+            h = F.relu_(layer(h))
         return self.out(h).squeeze(-1)
 
 
@@ -211,6 +212,11 @@ class TwinQ(nn.Module):
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         return torch.minimum(*self.both(state, action))
+
+
+def _silu(h: Tensor) -> Tensor:
+    """SiLU of a fresh value, in its own memory where no gradient will ask for that value again."""
+    return F.silu(h, inplace=not torch.is_grad_enabled())
 
 
 def _present(condition: Tensor | None) -> Tensor:

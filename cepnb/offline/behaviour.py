@@ -10,7 +10,7 @@ from cepnb.losses import noise_prediction
 from cepnb.networks import EpsNet
 from cepnb.profiles import Settings
 from cepnb.schedule import VPSchedule
-from cepnb.training import Plan, draw, initialised, seeded, train
+from cepnb.training import Plan, StepLoss, draw, initialised, seeded, train
 
 
 def behaviour_net(state_dim: int, action_dim: int, settings: Settings, schedule: VPSchedule, seed: int) -> EpsNet:
@@ -23,6 +23,16 @@ def train_behaviour(states: Float[Tensor, "n ds"], actions: Float[Tensor, "n da"
                     schedule: VPSchedule, seed: int, checkpoint: Path | None = None, progress: bool = True) -> EpsNet:
     """Fit ε_θ by noise prediction on (s, a) pairs: imitation learning by diffusion (Section 4 of arXiv:2304.12824)."""
     net = behaviour_net(states.shape[1], actions.shape[1], settings, schedule, seed)
+    plan = Plan(settings.behaviour_steps, settings.behaviour_rate, settings.behaviour_final,
+                checkpoint_every=settings.checkpoint_every)
+    train(behaviour_loss(net, states, actions, settings, schedule), {"net": net}, plan, seeded(seed, "behaviour"),
+          checkpoint=checkpoint, label="behaviour", progress=progress)
+    return net
+
+
+def behaviour_loss(net: EpsNet, states: Float[Tensor, "n ds"], actions: Float[Tensor, "n da"], settings: Settings,
+                   schedule: VPSchedule) -> StepLoss:
+    """The noise prediction errors of a batch of pairs, of `settings.behaviour_batch`."""
 
     def step_loss(generator: torch.Generator) -> Tensor:
         s, a = draw(generator, settings.behaviour_batch, states, actions)
@@ -30,8 +40,4 @@ def train_behaviour(states: Float[Tensor, "n ds"], actions: Float[Tensor, "n da"
         eps = torch.randn(a.shape, generator=generator)
         return noise_prediction(net(schedule.add_noise(a, t, eps), t, s), eps)
 
-    plan = Plan(settings.behaviour_steps, settings.behaviour_rate, settings.behaviour_final,
-                checkpoint_every=settings.checkpoint_every)
-    train(step_loss, {"net": net}, plan, seeded(seed, "behaviour"), checkpoint=checkpoint,
-          label="behaviour", progress=progress)
-    return net
+    return step_loss

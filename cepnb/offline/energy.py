@@ -12,7 +12,7 @@ from cepnb.losses import cep, cep_self_normalised, exponentiated_mse, mse, soft_
 from cepnb.networks import EnergyNet
 from cepnb.profiles import Settings
 from cepnb.schedule import VPSchedule
-from cepnb.training import Plan, draw, initialised, seeded, train
+from cepnb.training import Plan, StepLoss, draw, initialised, seeded, train
 
 EnergyLoss = Callable[[EnergyNet, Tensor, Tensor, Tensor, torch.Generator], Tensor]
 METHODS = ("cep", "mse", "exp_mse")
@@ -34,16 +34,19 @@ def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tens
 
     Raises `CepnbError` on another method.
     """
-    net, loss = energy_net(states.shape[1], support.shape[2], settings, schedule, seed), energy_loss(method, settings, schedule)
-
-    def step_loss(generator: torch.Generator) -> Tensor:
-        return loss(net, *draw(generator, settings.energy_batch, states, support, q), generator)
-
+    net = energy_net(states.shape[1], support.shape[2], settings, schedule, seed)
     plan = Plan(settings.energy_steps, settings.energy_rate, settings.energy_final,
                 checkpoint_every=settings.checkpoint_every)
-    train(step_loss, {"net": net}, plan, seeded(seed, "energy"), checkpoint=checkpoint,
-          label=f"energy ({method})", progress=progress)
+    train(batch_loss(method, net, states, support, q, settings, schedule), {"net": net}, plan, seeded(seed, "energy"),
+          checkpoint=checkpoint, label=f"energy ({method})", progress=progress)
     return net
+
+
+def batch_loss(method: str, net: EnergyNet, states: Float[Tensor, "n ds"], support: Float[Tensor, "n K da"],
+               q: Float[Tensor, "n K"], settings: Settings, schedule: VPSchedule) -> StepLoss:
+    """`energy_loss` of a batch of states, of `settings.energy_batch`."""
+    loss = energy_loss(method, settings, schedule)
+    return lambda generator: loss(net, *draw(generator, settings.energy_batch, states, support, q), generator)
 
 
 def energy_loss(method: str, settings: Settings, schedule: VPSchedule) -> EnergyLoss:

@@ -20,8 +20,8 @@ STEPS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "data": ({"transitions", "data_seed", "reward_tuning"}, ()),
     "behaviour": ({"behaviour_widths", "behaviour_embedding", "behaviour_steps", "behaviour_batch", "behaviour_rate",
                    "behaviour_final", "checkpoint_every"}, ("data",)),
-    "support": ({"K", "state_jitter"} | _SAMPLING, ("behaviour",)),
-    "energy_support": ({"energy_states", "energy_K", "state_jitter"} | _SAMPLING, ("behaviour",)),
+    "support": ({"K", "state_jitter", "support_precision"} | _SAMPLING, ("behaviour",)),
+    "energy_support": ({"energy_states", "energy_K", "state_jitter", "support_precision"} | _SAMPLING, ("behaviour",)),
     "critic": (_CRITIC, ("support",)),
     **{f"energy_{method}": (_ENERGY | {"energy_steps", "energy_rate", "energy_final"}, ("critic", "energy_support"))
        for method in METHODS},

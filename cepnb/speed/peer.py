@@ -1,0 +1,150 @@
+"""The paper's own public code, from a checkout of the reader's, doing what `rows` does on the same inputs.
+
+Nothing of it is in this package: its modules are imported from the folder that is named. It was written for a GPU and for
+D4RL with MuJoCo 2.1; here "cuda" in a default is replaced, and `gym` and `d4rl` are stand-ins that hand over our dataset.
+"""
+
+import importlib
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from cepnb.errors import CepnbError
+from cepnb.networks import parameter_count
+from cepnb.speed.rows import ACTION_DIM, EPISODES, STATE_DIM, SUPPORT_STATES, TOY, Inputs
+from cepnb.toys import density
+from cepnb.training import seeded
+
+FOLDER = "Offline_RL_2D"
+MODULES = ("schedule", "loss", "model", "unconditional_model")
+BETA = 3.0  # of both its energies; its "alpha"
+
+
+class Peer:
+    """Its networks, datasets and steps. Raises `CepnbError` if `path` does not hold its code or another version of it."""
+
+    def __init__(self, path: Path, inputs: Inputs) -> None:
+        self.inputs = inputs
+        with _importable(path, inputs):
+            try:
+                parts = [importlib.import_module(f"diffusion_SDE.{name}") for name in MODULES]
+                self.schedule, self.loss, self.model, self.unconditional = parts
+                self.dataset = importlib.import_module("dataset.dataset")
+                self.schedule.marginal_prob_std.__defaults__ = ("cpu",)
+                self.arguments = Namespace(env="", device="cpu", alpha=BETA, q_alpha=1.0, method="CEP")
+                self.data = self.dataset.D4RL_dataset(self.arguments)
+                self.net = self.model.ScoreNet(STATE_DIM + ACTION_DIM, ACTION_DIM, self.schedule.marginal_prob_std, args=self.arguments)
+            except (ImportError, AttributeError, TypeError) as error:
+                raise CepnbError(f"{path}: not the version of the paper's code that is known here ({error})") from error
+        self.critic = self.net.q[0]
+        self._check(path)
+
+    def calls(self) -> dict[str, Callable[[], Callable[[], object]]]:
+        """For each row that has a counterpart what makes the call to be timed."""
+        return {"behaviour": self.behaviour, "critic_cep": self.critic_cep, "support": self.support, "support_bfloat16": self.support,
+                "evaluation": self.evaluation, "toy": self.toy}
+
+    def behaviour(self) -> Callable[[], object]:
+        """A step of its train_behavior.py, loader included."""
+        batches = _endless(DataLoader(self.data, batch_size=self.inputs.settings.behaviour_batch, shuffle=True))
+        adam = torch.optim.Adam(self.net.parameters(), lr=self.inputs.settings.behaviour_rate)
+
+        def step() -> None:
+            batch = next(batches)
+            self.net.condition = batch["s"]
+            error = self.loss.loss_fn(self.net, batch["a"], self.schedule.marginal_prob_std)
+            adam.zero_grad()
+            error.backward()
+            adam.step()
+
+        return step
+
+    def critic_cep(self) -> Callable[[], object]:
+        """A step of its train_critic.py, of the first half, in which Q is still learned."""
+        support = self.inputs.support
+        self.data.fake_actions = support[:len(self.data)]
+        self.data.fake_next_actions = support[self.inputs.data.next_row]
+        batches = _endless(DataLoader(self.data, batch_size=self.inputs.settings.q_batch, shuffle=True))
+
+        def step() -> None:
+            batch = next(batches)
+            self.critic.update_q0(batch)
+            self.critic.update_qt(batch)
+
+        return step
+
+    def support(self) -> Callable[[], object]:
+        """Support actions of states and of next states, as its train_critic.py has them sampled, guidance at scale 0."""
+        few = self.data.states[:SUPPORT_STATES].numpy(), self.data.next_states[:SUPPORT_STATES].numpy()
+
+        def sample() -> list[np.ndarray]:
+            self.critic.guidance_scale = 0.0
+            return [self.net.sample(states, self.inputs.settings.K, self.inputs.settings.sampler_steps) for states in few]
+
+        return sample
+
+    def evaluation(self) -> Callable[[], object]:
+        """Actions of `EPISODES` states at one scale after the other, 0 the first."""
+        states = self.data.states[:EPISODES].numpy()
+
+        def act() -> list[list[np.ndarray]]:
+            actions = []
+            for scale in (0.0, *self.inputs.settings.scales):
+                self.critic.guidance_scale = scale
+                actions.append(self.net.select_actions(states, self.inputs.settings.sampler_steps))
+            return actions
+
+        return act
+
+    def toy(self) -> Callable[[], object]:
+        """A step of the energy in its bandit_toy.py, on samples of our density: its class would make its own on a GPU."""
+        points, energies = density("8gaussians").sample(TOY.K * 100, seeded(0, "bench toy"))
+        examples = object.__new__(self.dataset.Toy_dataset)
+        examples.datanum, examples.datas, examples.energy = len(points), points, energies.unsqueeze(1)
+        batches = _endless(DataLoader(examples, batch_size=TOY.K, shuffle=True))
+        net = self.unconditional.Bandit_MlpScoreNet(2, 2, self.schedule.marginal_prob_std, args=self.arguments)
+        return lambda: net.q[0].update_qt(next(batches))
+
+    def _check(self, path: Path) -> None:
+        """That both have networks of one size, but for the linear layer and frequencies of its time embedding."""
+        for name, ours, theirs in (("behaviour", self.inputs.eps, self.net), ("energy", self.inputs.energy, self.critic.qt),
+                                   ("twin Q", self.inputs.q, self.critic.q0)):
+            extra = parameter_count(theirs.embed) if hasattr(theirs, "embed") else 0
+            if parameter_count(theirs) - extra != parameter_count(ours):
+                raise CepnbError(f"{path}: its {name} has {parameter_count(theirs) - extra} parameters without its time "
+                                 f"embedding, expected {parameter_count(ours)}")
+
+
+@contextmanager
+def _importable(path: Path, inputs: Inputs) -> Iterator[None]:
+    """Within, its modules can be imported by the names they have for each other; after that those names are free again."""
+    missing = [name for name in (*(f"diffusion_SDE/{module}.py" for module in MODULES), "dataset/dataset.py")
+               if not (path / FOLDER / name).is_file()]
+    if missing:
+        raise CepnbError(f"{path}: no {FOLDER}/{missing[0]}, expected a checkout of the paper's code")
+    dataset, before = inputs.dataset, dict(sys.modules)
+    columns = {name: getattr(dataset, name).numpy() for name in ("observations", "actions", "next_observations", "rewards", "terminals")}
+    gym, d4rl = ModuleType("gym"), ModuleType("d4rl")
+    gym.make, d4rl.qlearning_dataset = lambda name: None, lambda env: columns
+    sys.modules.update(gym=gym, d4rl=d4rl)
+    sys.path.insert(0, str(path / FOLDER))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(path / FOLDER))
+        for name in [name for name in sys.modules if name.split(".")[0] in ("gym", "d4rl", "dataset", "diffusion_SDE")]:
+            del sys.modules[name]
+        sys.modules.update({name: module for name, module in before.items() if name not in sys.modules})
+
+
+def _endless(loader: DataLoader) -> Iterator[dict[str, Tensor]]:
+    while True:
+        yield from loader

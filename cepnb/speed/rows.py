@@ -1,0 +1,185 @@
+"""What is timed: the parts of this package that take its time, each through the code that does it, at the paper's sizes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cepnb.frames import Panel, beta_slider, pack, time_slider
+from cepnb.layers import Arrows, Field, Points
+from cepnb.methods import energy_loss as toy_energy_loss
+from cepnb.methods import energy_net as toy_energy_net
+from cepnb.networks import EnergyNet, EpsNet, TwinQ
+from cepnb.offline.behaviour import behaviour_loss, behaviour_net
+from cepnb.offline.collect import write_dataset
+from cepnb.offline.critic import critic_loss, critic_net, following
+from cepnb.offline.data import OfflineDataset
+from cepnb.offline.energy import batch_loss, energy_net
+from cepnb.offline.hdf5 import load_hdf5
+from cepnb.offline.policy import behaviour_policy, guided_policy
+from cepnb.offline.scaling import Transitions, prepare
+from cepnb.offline.support import sample_support
+from cepnb.offline.waypoint import collect_maze
+from cepnb.profiles import Settings, ToySettings
+from cepnb.schedule import VPSchedule
+from cepnb.toys import density
+from cepnb.training import Plan, StepLoss, seeded, training
+
+STATE_DIM, ACTION_DIM = 17, 6  # of halfcheetah and walker2d
+TRANSITIONS = 200_000  # of the dataset, ten times what a processor's cache holds
+SUPPORT_STATES = 256  # of one call; the paper's code takes so many at a time
+EPISODES = 10  # stepped together, at each scale; so many has the paper's code
+MAZE_ROWS = 5_000
+SCHEDULE = VPSchedule()
+TOY = replace(ToySettings(), K=2048, groups=1, width=512)  # the paper's own sizes, where the profile has found better ones
+
+
+@dataclass(frozen=True)
+class Row:
+    """One call that is timed, and what it does: `count` units. `bytes` if it moves data, else its operations are counted."""
+
+    call: Callable[[], object]
+    size: str
+    unit: str
+    count: int
+    bytes: int = 0
+
+
+class Inputs:
+    """What the rows work on, made when it is first asked for: random numbers of the shape of a halfcheetah dataset."""
+
+    def __init__(self, folder: Path, settings: Settings = Settings()) -> None:
+        self.folder, self.settings = folder, settings
+
+    @cached_property
+    def file(self) -> Path:
+        """A D4RL file of episodes of 1,000 rows."""
+        random, rows = np.random.default_rng(0), TRANSITIONS
+        arrays = {"observations": random.standard_normal((rows, STATE_DIM), dtype=np.float32),
+                  "actions": random.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
+                  "rewards": random.standard_normal(rows, dtype=np.float32), "terminals": np.zeros(rows, dtype=bool),
+                  "timeouts": np.arange(1, rows + 1) % 1_000 == 0}
+        path = self.folder / "random.hdf5"
+        write_dataset(path, arrays, {})
+        return path
+
+    @cached_property
+    def dataset(self) -> OfflineDataset:
+        return load_hdf5(self.file)
+
+    @cached_property
+    def data(self) -> Transitions:
+        return prepare(self.dataset)[0]
+
+    @cached_property
+    def support(self) -> Tensor:
+        """Actions in the place of a support set of all distinct states."""
+        return 2 * torch.rand(len(self.data.distinct), self.settings.K, ACTION_DIM, generator=seeded(0, "bench support")) - 1
+
+    @cached_property
+    def few(self) -> Tensor:
+        """The distinct states of `SUPPORT_STATES` transitions in a row: one more than those, if no episode ends there."""
+        return self.data.distinct[:SUPPORT_STATES + 1]
+
+    @cached_property
+    def eps(self) -> EpsNet:
+        return behaviour_net(STATE_DIM, ACTION_DIM, self.settings, SCHEDULE, 0)
+
+    @cached_property
+    def q(self) -> TwinQ:
+        return critic_net(self.data, self.settings, 0)
+
+    @cached_property
+    def energy(self) -> EnergyNet:
+        return energy_net(STATE_DIM, ACTION_DIM, self.settings, SCHEDULE, 0)
+
+
+def behaviour(inputs: Inputs) -> Row:
+    loss = behaviour_loss(inputs.eps, inputs.data.states, inputs.data.actions, inputs.settings, SCHEDULE)
+    batch = inputs.settings.behaviour_batch
+    return Row(_step(loss, {"net": inputs.eps}, inputs.settings.behaviour_rate),
+               f"batch {batch}, {STATE_DIM} + {ACTION_DIM} dimensions", "steps", 1)
+
+
+def critic_cep(inputs: Inputs) -> Row:
+    settings, data, target = inputs.settings, inputs.data, critic_net(inputs.data, inputs.settings, 0).requires_grad_(False)
+    critic = _step(critic_loss(inputs.q, target, data, inputs.support, settings), {"q": inputs.q, "target": target},
+                   settings.q_rate, following(inputs.q, target, settings.target_rate))
+    labels = torch.randn(inputs.support.shape[:2], generator=seeded(0, "bench labels"))
+    cep = _step(batch_loss("cep", inputs.energy, data.distinct, inputs.support, labels, settings, SCHEDULE),
+                {"net": inputs.energy}, settings.energy_rate)
+    return Row(lambda: (critic(), cep()), f"batch {settings.q_batch}, K = {settings.K}", "steps", 1)
+
+
+def support(inputs: Inputs, precision: str = "float32") -> Row:
+    settings, states = replace(inputs.settings, support_precision=precision), inputs.few
+    return Row(lambda: sample_support(inputs.eps, states, settings.K, settings, SCHEDULE, 0, progress=False),
+               f"{SUPPORT_STATES} transitions, K = {settings.K}, {settings.sampler_steps} evaluations", "actions",
+               len(states) * settings.K)
+
+
+def support_bfloat16(inputs: Inputs) -> Row:
+    return support(inputs, "bfloat16")
+
+
+def evaluation(inputs: Inputs) -> Row:
+    """The policies of all scales: the behaviour's at s = 0, and one batch of all others."""
+    settings, states = inputs.settings, inputs.data.states[:EPISODES]
+    scales, generator = settings.scales, seeded(0, "bench evaluation")
+    plain = behaviour_policy(inputs.eps, ACTION_DIM, settings, SCHEDULE)
+    strength = torch.tensor(scales).repeat_interleave(EPISODES)
+    guided = guided_policy(inputs.eps, inputs.energy, strength, ACTION_DIM, settings, SCHEDULE)
+    return Row(lambda: (plain(states, generator), guided(states.repeat(len(scales), 1), generator)),
+               f"{EPISODES} states at {1 + len(scales)} scales, {settings.sampler_steps} evaluations", "actions",
+               (1 + len(scales)) * EPISODES)
+
+
+def toy(inputs: Inputs) -> Row:
+    gaussians = density("8gaussians")
+    net = toy_energy_net(gaussians, TOY, 0)
+    return Row(_step(toy_energy_loss("cep_self", net, gaussians, 3.0, TOY, 0), {"net": net}, TOY.rate),
+               f"K = {TOY.K}, width {TOY.width}", "steps", 1)
+
+
+def loading(inputs: Inputs) -> Row:
+    kept = inputs.dataset
+    size = sum(t.numel() * t.element_size() for t in vars(kept).values() if isinstance(t, Tensor))
+    return Row(lambda: load_hdf5(inputs.file), f"HDF5 file of {TRANSITIONS} rows", "rows", TRANSITIONS, size)
+
+
+def maze(inputs: Inputs) -> Row:
+    size = sum(array.nbytes for array in collect_maze("large", MAZE_ROWS, 0, progress=False).values())
+    return Row(lambda: collect_maze("large", MAZE_ROWS, 0, progress=False), f"maze2d-large, {MAZE_ROWS} rows", "rows",
+               MAZE_ROWS, size)
+
+
+def frames(inputs: Inputs) -> Row:
+    """Four methods side by side over β and t, as in the explorer: an energy, its push and samples of each."""
+    values = [index / 8 for index in range(9)]
+    sliders = beta_slider(values, 0.0), time_slider(values, 0.0)
+    over, generator = tuple(slider.name for slider in sliders), seeded(0, "bench frames")
+
+    def over_sliders(*shape: int) -> Tensor:
+        return torch.rand(9, 9, *shape, generator=generator)
+
+    panels = [Panel(str(index), (Field(over_sliders(32, 32), over), Arrows(over_sliders(11, 11, 2), over),
+                                 Points(over_sliders(500, 2), over))) for index in range(4)]
+    _, packed = pack(sliders, panels, "", 4)
+    return Row(lambda: pack(sliders, panels, "", 4), "4 panels of 81", "frames", 4 * 81, len(packed))
+
+
+ROWS: dict[str, Callable[[Inputs], Row]] = {
+    row.__name__: row for row in (
+        behaviour, critic_cep, support, support_bfloat16, evaluation, toy, loading, maze, frames)}
+
+
+def _step(loss: StepLoss, modules: dict[str, torch.nn.Module], rate: float,
+          after_step: Callable[[], None] | None = None) -> Callable[[], object]:
+    """One step of the training loop of everything, with its record."""
+    plan = Plan(steps=10**9, learning_rate=rate, record_every=1)
+    steps = training(loss, modules, plan, seeded(0, "bench"), after_step=after_step, progress=False)
+    return lambda: next(steps)
