@@ -167,7 +167,7 @@ def task_figure(lines: list[Line]) -> Figure:
     """Mean scores at the headline scale with 95 % intervals over seeds: all tasks along one axis, methods side by side."""
     headline = [line for line in lines if line.headline]
     tasks = len({line.task for line in headline})
-    made, axes = plt.subplots(figsize=(2 + 0.75 * tasks, 3.6), layout="constrained")
+    made, axes = plt.subplots(figsize=(2 + 1.0 * tasks, 3.6), layout="constrained")
     plt.close(made)
     _beside_panel(axes, headline, "task")
     axes.set_ylabel("D4RL-normalised score")
@@ -183,7 +183,7 @@ def _beside_panel(axes: Axes, lines: list[Line], name: str) -> None:
         places = [values.index(getattr(line, name)) + 0.5 * ((index + 0.5) / len(methods) - 0.5) for line in own]
         means, errors = zip(*map(_bar, own))
         axes.errorbar(places, means, errors, marker="o", linestyle="", capsize=3, color=COLOURS[method], label=LABELS[method])
-    axes.set_xticks(range(len(values)), values, rotation=20, ha="right")
+    axes.set_xticks(range(len(values)), values, rotation=30, ha="right", fontsize=8)
     axes.set_xlim(-0.5, len(values) - 0.5)
 
 
