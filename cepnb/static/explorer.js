@@ -210,7 +210,9 @@ function render({ model, el }) {
     return data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength); // from an even place
   }
 
-  function frame(buffer, layer, position) {
+  let buffer = bytes(); // read once for each set of bytes, not for each move
+
+  function frame(layer, position) {
     const index = layer.over.reduce((sum, k) => sum * spec.sliders[k].labels.length + position[k], 0);
     const type = ARRAYS[layer.kind];
     return new type(buffer, layer.offset + index * layer.length * type.BYTES_PER_ELEMENT, layer.length);
@@ -224,13 +226,12 @@ function render({ model, el }) {
       input.setAttribute("aria-valuetext", at[k]);
       output.textContent = at[k];
     });
-    const buffer = bytes();
     const { layers: all } = model.get("spec");
     const look = { dark: isDark(), ratio: devicePixelRatio, margin: spec.margin, energy, sheets };
     for (const { canvas, context, title, layers } of panels) {
       context.clearRect(0, 0, canvas.width, canvas.height);
       for (const layer of layers.map((number) => all[number])) {
-        draw[layer.kind](context, canvas.width, frame(buffer, layer, position), layer, look);
+        draw[layer.kind](context, canvas.width, frame(layer, position), layer, look);
       }
       const shown = layers.map((number) => all[number].label).filter(Boolean).join(", ");
       canvas.setAttribute("aria-label", `${title}, ${at.join(", ")}${shown ? `: ${shown}` : ""}`);
@@ -263,7 +264,11 @@ function render({ model, el }) {
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", theme);
   window.addEventListener("resize", fit); // a move to a sharper screen changes no size in CSS pixels
-  const heard = { "change:position": show, "change:spec": theme, "change:data": show, "change:error": told };
+  const anew = guarded(() => { // of spec and data, which come together, whichever is told first
+    buffer = bytes();
+    theme();
+  });
+  const heard = { "change:position": show, "change:spec": anew, "change:data": anew, "change:error": told };
   for (const [event, action] of Object.entries(heard)) model.on(event, action);
   theme();
   told();
