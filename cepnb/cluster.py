@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, in_a_line
 
 Job = TypeVar("Job")
 PATIENCE = 10  # seconds for the scheduler to answer
@@ -36,15 +36,10 @@ def jobs_at(address: str) -> Callable[..., list[tuple[Job, str]]]:
             try:
                 for future in as_completed(running):
                     if future.status != "finished":
-                        failures.append((running[future], _reason(future.exception())))
+                        failures.append((running[future], in_a_line(future.exception())))
                     ended(running[future])
             finally:
                 client.cancel(list(running))
         return failures
 
     return run
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if isinstance(error, CepnbError) else f"{type(error).__name__}: {text}"

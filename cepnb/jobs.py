@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, in_a_line
 
 Job = TypeVar("Job")
 TRIES = 3  # times that a job is begun whose process is killed under it
@@ -66,10 +66,10 @@ def _in_process(work: Callable[[Job], object], job: Job, sender: Connection) -> 
     try:
         work(job)
     except CepnbError as error:
-        sender.send(str(error))
+        sender.send(in_a_line(error))
         raise SystemExit(1) from None
     except Exception as error:
-        sender.send(f"{type(error).__name__}: {' '.join(str(error).split())}")
+        sender.send(in_a_line(error))
         raise
 
 

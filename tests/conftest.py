@@ -1,7 +1,8 @@
 """Set-up of all tests: shapes checked while they run, one thread a process, and a data cache of their own."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
@@ -16,7 +17,7 @@ from browsing import chromium, launched  # noqa: E402
 from nbmake.nb_result import NotebookError, NotebookResult  # noqa: E402
 from nbmake.nb_run import NotebookRun  # noqa: E402
 from payload import PAYLOAD, payload  # noqa: E402
-from playwright.sync_api import Browser, sync_playwright  # noqa: E402
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright  # noqa: E402
 
 from cepnb.book.hidden_errors import hidden_errors  # noqa: E402
 
@@ -60,3 +61,24 @@ def browser() -> Iterator[Browser]:
         browser = launched(playwright, found)
         yield browser
         browser.close()
+
+@pytest.fixture
+def offline(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens a file with the network cut; at the end there must have been no request and no error."""
+    contexts: list[BrowserContext] = []
+    requests, errors = [], []
+
+    def opening(path: Path, **options: object) -> Page:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "offline": True} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: requests.append(request.url))
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto(path.as_uri())
+        return page
+
+    yield opening
+    for context in contexts:
+        context.close()
+    assert not errors and all(url.startswith(("file:", "data:")) for url in requests), (errors, requests)

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -12,7 +12,7 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from payload import payload
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from cepnb.book import execution, site
 from cepnb.errors import CepnbError
@@ -103,25 +103,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(browser: Browser, folder: Path) -> Iterator[Callable[..., Page]]:
-    """Opens a page with the network cut; at the end there must have been no request and no error."""
-    contexts: list[BrowserContext] = []
-    requests, errors = [], []
-
-    def opening(name: str, **options: object) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "offline": True} | options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto((folder / "book" / name).as_uri())
-        return page
-
-    yield opening
-    for context in contexts:
-        context.close()
-    assert not errors and all(url.startswith(("file:", "data:")) for url in requests), (errors, requests)
+def opened(offline: Callable[..., Page], folder: Path) -> Callable[..., Page]:
+    """Opens a page of the book."""
+    return lambda name, **options: offline(folder / "book" / name, **options)
 
 
 def test_sliders_are_alive(opened: Callable[..., Page]) -> None:

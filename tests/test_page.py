@@ -1,11 +1,11 @@
 """The explorer in a real browser, as the page of `to_html`: with the network cut, by mouse, touch and keyboard."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from cepnb.frames import ANY_BETA, Panel, Slider, beta_slider
 from cepnb.layers import Arrows, Field, Points, cells
@@ -52,26 +52,15 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def opened(browser: Browser, page_file: Path) -> Iterator[Callable[..., Page]]:
-    """Opens a page with the network cut; at the end there must have been no request and no error."""
-    contexts: list[BrowserContext] = []
-    requests, errors = [], []
+def opened(offline: Callable[..., Page], page_file: Path) -> Callable[..., Page]:
+    """Opens a page of that folder, and waits for its explorer."""
 
     def opening(name: str, **options: object) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "offline": True} | options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        page.goto((page_file / name).as_uri())
+        page = offline(page_file / name, **options)
         page.locator("canvas").first.wait_for()
         return page
 
-    yield opening
-    for context in contexts:
-        context.close()
-    assert not errors and all(url.startswith(("file:", "data:")) for url in requests), (errors, requests)
+    return opening
 
 
 def test_four_panels_of_2000_points_draw_in_a_frame(opened: Callable[..., Page]) -> None:
