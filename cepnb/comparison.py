@@ -11,7 +11,7 @@ from cepnb.frames import ALL_BETA, ANY_BETA, UNTRAINED, Panel, Slider, over_all,
 from cepnb.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
 from cepnb.layers import LIMIT, Arrows, Field, Points, arrow_places, cells
 from cepnb.methods import Models
-from cepnb.plots import LABELS
+from cepnb.plots import LABELS, push_at
 from cepnb.samplers import dpm_solver_pp
 from cepnb.training import seeded
 
@@ -102,9 +102,8 @@ def _energy_field(energy: EnergyFunction, density: Density, beta: float, t: Tens
 
 
 def _push(gradient: EpsFunction, t: Tensor, limit: float = LIMIT) -> Float[Tensor, "places places 2"]:
-    """−∇E_t, in a length that saturates at one."""
-    push = -gradient(arrow_places(PLACES, limit).reshape(-1, 2), t, None).detach()
-    return (push / (1 + push.norm(dim=1, keepdim=True))).reshape(PLACES, PLACES, 2)
+    """`push_at` of the places of arrows."""
+    return push_at(arrow_places(PLACES, limit).reshape(-1, 2), gradient, t).reshape(PLACES, PLACES, 2)
 
 
 def _relative_density(density: Density, beta: float, time: float) -> Float[Tensor, "side side"]:

@@ -86,14 +86,19 @@ def grid(limit: float = 4.5, points: int = 60) -> Float[Tensor, "points points 2
     return torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1)
 
 
+def push_at(places: Float[Tensor, "n 2"], gradient: EpsFunction, t: Tensor) -> Float[Tensor, "n 2"]:
+    """−∇E_t as arrows: its direction, and a length that saturates at one."""
+    push = -gradient(places, t).detach()
+    return push / (1 + push.norm(dim=1, keepdim=True))
+
+
 def energy_panel(axes: Axes, values: Float[Tensor, "points points"], gradient: EpsFunction, t: Tensor, title: str = "",
                  limit: float = 4.5, span: float | None = None) -> None:
     """An intermediate energy as colour (its least value set to 0, for constants do not matter), −∇E_t as arrows."""
     values = values - values.min()
     axes.imshow(values.numpy(), extent=(-limit, limit) * 2, origin="lower", cmap="cividis", vmin=0, vmax=span)
     places = grid(0.9 * limit, 13).reshape(-1, 2)
-    push = -gradient(places, t).detach()
-    push = push / (1 + push.norm(dim=1, keepdim=True))  # direction, and a length that saturates at one
+    push = push_at(places, gradient, t)
     axes.quiver(*places.T.numpy(), *push.T.numpy(), color="white", angles="xy", scale_units="xy", scale=1.6, width=0.006, pivot="mid")
     axes.set(aspect="equal", xticks=[], yticks=[])
     axes.set_title(title, fontsize=10)
