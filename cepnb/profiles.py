@@ -168,6 +168,8 @@ PROFILES = {"ci": Settings(**_CI), "laptop": Settings(**_LAPTOP), "paper": Setti
 # scale, and no jitter: its data covers what is around it (hopper-medium-replay, training seed 101).
 FAMILIES = {"maze2d": {}, "locomotion": dict(reward_tuning="return_range", beta=3.0, beta_q=1.0, discount=0.99,
                                              state_jitter=0.0, headline_scale=1.0)}
+# What runs did that are older than the setting, so that they can be gone on with and compared.
+BEFORE = {"support_precision": "float32"}
 
 
 def profile_name(name: str | None = None) -> str:

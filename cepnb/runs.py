@@ -1,5 +1,6 @@
 """A folder of results: each step's file is there or not, and what is there is not made again."""
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
@@ -9,21 +10,22 @@ from filelock import FileLock
 from torch import nn
 
 from cepnb.errors import CepnbError
-from cepnb.files import load_module, load_tensors, read_json, save_tensors, write_json
+from cepnb.files import cache_dir, load_module, load_tensors, read_json, save_tensors, write_json
 
 
 class Run:
     """A folder of results: `settings.json`, one file a finished step, `metrics.json` at the end.
 
-    Raises `CepnbError` if the folder was begun with another configuration than the one given, if one is.
+    Raises `CepnbError` if the folder was begun with another configuration than the one given, if one is. Settings that are
+    not in the folder's, since there was no choice then, count as in `before`.
     """
 
-    def __init__(self, folder: Path, configuration: dict | None = None) -> None:
+    def __init__(self, folder: Path, configuration: dict | None = None, before: dict | None = None) -> None:
         self.folder = folder
         path = folder / "settings.json"
         if configuration is not None:
             if path.exists():
-                refuse_changes(path, configuration)
+                refuse_changes(path, configuration, before)
             else:
                 write_json(path, configuration)
         self._lock = FileLock(folder / ".lock")
@@ -64,9 +66,21 @@ class Run:
         return net.requires_grad_(False)
 
 
-def refuse_changes(path: Path, configuration: dict) -> None:
-    """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for."""
+def cached_run(configuration: dict) -> Run:
+    """A run in the cache, which all who ask for the same configuration share. Its folder is named by environment, profile, seed
+    and a digest of the rest, so that changed settings, of a reader's or of a later version's, get another one."""
+    digest = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
+    name = "{environment}-{profile}-seed{seed}".format_map(configuration)
+    return Run(cache_dir() / "runs" / f"{name}-{digest[:8]}", configuration)
+
+
+def refuse_changes(path: Path, configuration: dict, before: dict | None = None) -> None:
+    """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for.
+
+    `before` holds settings that the folder may lack.
+    """
     stored, wanted = (c | c.pop("settings") for c in (read_json(path), json.loads(json.dumps(configuration))))
+    stored = (before or {}) | stored
     for key, value in wanted.items():
         if stored.get(key) != value:
             raise CepnbError(f"{path}: made with {key} {stored.get(key)}, now {value}; use another folder")

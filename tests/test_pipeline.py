@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from cepnb.errors import CepnbError
-from cepnb.files import load_tensors, save_tensors
+from cepnb.files import load_tensors, read_json, save_tensors, write_json
 from cepnb.offline import pipeline
 from cepnb.offline.data import OfflineDataset
-from cepnb.offline.pipeline import Steps, run_qgpo, score_table
+from cepnb.offline.pipeline import Steps, configuration_of, run_qgpo, score_table
+from cepnb.offline.scores import rows_of
 from cepnb.offline.sources import load_dataset
-from cepnb.profiles import Settings, settings
-from cepnb.runs import Run
+from cepnb.profiles import BEFORE, Settings, settings
+from cepnb.runs import Run, cached_run
 
 NAME = "local/maze2d-umaze"
 
@@ -158,6 +159,28 @@ def test_another_setting_in_the_same_folder_is_refused(
         unbroken: tuple[Path, dict], changes: dict, complaint: str) -> None:
     with pytest.raises(CepnbError, match=complaint):
         run(unbroken[0], **changes)
+
+
+def test_a_folder_older_than_a_setting_is_gone_on_with_as_it_was_made(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+    """Also finished: the metrics are those that are there. Asked for otherwise it is refused."""
+    for name in ("settings.json", "metrics.json"):
+        older = read_json(unbroken[0] / name)
+        assert older["settings"].keys() > BEFORE.keys()
+        older["settings"] = {key: value for key, value in older["settings"].items() if key not in BEFORE}
+        write_json(tmp_path / name, older)
+    assert run(tmp_path)["scores"] == unbroken[1]["scores"]
+    assert BEFORE.items() <= rows_of(read_json(tmp_path / "metrics.json"))[0].items()
+    with pytest.raises(CepnbError, match="made with support_precision float32, now bfloat16"):
+        run(tmp_path, support_precision="bfloat16")
+
+
+def test_a_cached_run_is_shared_by_those_who_ask_for_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CEPNB_CACHE", str(tmp_path))
+    chosen = ci()
+    configuration, other = (configuration_of(dataset(chosen), "maze2d-umaze", s, "ci", 0) for s in (chosen, ci(beta=3.0)))
+    folder = cached_run(configuration).folder
+    assert folder == cached_run(json.loads(json.dumps(configuration))).folder != cached_run(other).folder
+    assert folder.name.startswith("maze2d-umaze-ci-seed0-") and read_json(folder / "settings.json")["settings"]["beta"] == 20.0
 
 
 def test_weights_of_another_shape_are_refused(unbroken: tuple[Path, dict], tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from cepnb.offline.joint import joint_nets, train_joint
 from cepnb.offline.policy import behaviour_policy, best_of_policy, guided_policy
 from cepnb.offline.scaling import Scaling, Transitions, prepare, with_jitter
 from cepnb.offline.support import sample_support
-from cepnb.profiles import Settings
+from cepnb.profiles import BEFORE, Settings
 from cepnb.runs import Run
 from cepnb.schedule import VPSchedule
 from cepnb.training import draw, seeded
@@ -166,7 +166,7 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
     raises `CepnbError` if it was begun with another dataset, seed or setting.
     """
     configuration = configuration_of(dataset, environment, settings, profile, seed)
-    run = Run(folder, configuration)
+    run = Run(folder, configuration, BEFORE)
     path = folder / "metrics.json"
     if path.exists():
         return read_json(path)

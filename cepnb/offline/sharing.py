@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cepnb.files import atomic_path, read_json, write_json
 from cepnb.offline.energy import METHODS
-from cepnb.profiles import Settings
+from cepnb.profiles import BEFORE, Settings
 from cepnb.runs import Run
 
 # Of each step the settings that it reads itself, and the steps whose results it takes. The test of this table has every
@@ -81,7 +81,8 @@ def take_over(run: Run, settings: Settings, others: Iterable[Path]) -> list[str]
 def _agree(step: str, wanted: dict, found: dict) -> bool:
     if any(wanted[key] != found[key] for key in ("dataset", "rows", "seed")):
         return False
-    return all(wanted["settings"].get(name) == found["settings"].get(name) for name in settings_of(step))
+    wanted, found = (BEFORE | run["settings"] for run in (wanted, found))
+    return all(wanted[name] == found[name] for name in settings_of(step))
 
 
 def _link(source: Path, path: Path) -> None:
