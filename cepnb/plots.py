@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cepnb.guidance import EpsFunction
 from cepnb.offline.maze import GOAL_RADIUS, Layout
-from cepnb.offline.scores import Line
+from cepnb.offline.scores import Line, Row, ablations, summed_up, task_name
 
 # One colour a method in every notebook, from the colour-blind safe palette of Okabe and Ito.
 COLOURS = {"exact": "#000000", "behaviour": "#999999", "cep": "#0072B2", "cep_raw": "#56B4E9", "mse": "#D55E00",
@@ -178,6 +178,41 @@ def task_figure(lines: list[Line]) -> Figure:
     axes.set_ylabel("D4RL-normalised score")
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return made
+
+
+def ablation_figure(rows: list[Row]) -> Figure:
+    """CEP's mean scores with 95 % intervals over seeds against each setting that options change: a row for each task.
+
+    In each panel one line a guidance scale that all of its options have, the headline's filled. The last shows all methods of
+    the option "base" over the scales. Raises `CepnbError` without such an option.
+    """
+    tasks = dict.fromkeys((row["dataset"], row["environment"]) for row in rows)
+    panels = list(ablations(rows))
+    made, axes = figure(len(panels) + 1, len(tasks), size=2.8, sharey="row")
+    for line_of_axes, task in zip(axes, tasks):
+        here = [row for row in rows if (row["dataset"], row["environment"]) == task]
+        lines, values = summed_up(here), ablations(here)
+        for panel, setting in zip(line_of_axes, panels):
+            _ablation_panel(panel, setting, values.get(setting, []), [line for line in lines if line.method == "cep"])
+        base = [line for line in lines if line.option == "base"]
+        score_panel(line_of_axes[-1], [(line.method, line.scale, *_bar(line)) for line in base])
+        line_of_axes[-1].set_title("methods", fontsize=10)
+        line_of_axes[0].set_ylabel(f"{task_name(*task)}\nD4RL-normalised score")
+        for panel in (line_of_axes[0], line_of_axes[-1]):
+            panel.legend(fontsize=7)
+    return made
+
+
+def _ablation_panel(axes: Axes, setting: str, values: list[tuple[object, str]], lines: list[Line]) -> None:
+    of_option = {option: {line.scale: line for line in lines if line.option == option} for _, option in values}
+    for scale in sorted(set.intersection(*(set(own) for own in of_option.values()))) if values else []:
+        bars = [_bar(of_option[option][scale]) for _, option in values]
+        headline = of_option["base"][scale].headline
+        axes.errorbar(range(len(values)), *zip(*bars), marker="o", capsize=3, color=COLOURS["cep" if headline else "cep_raw"],
+                      markerfacecolor=None if headline else "white", label=f"CEP, s = {scale:g}")
+    axes.set_xticks(range(len(values)), [f"{value:g}" if isinstance(value, (int, float)) else str(value) for value, _ in values])
+    axes.set_xlim(-0.5, max(len(values), 1) - 0.5)
+    axes.set_title(setting, fontsize=10)
 
 
 def _beside_panel(axes: Axes, lines: list[Line], name: str) -> None:

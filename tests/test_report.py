@@ -12,11 +12,12 @@ import pytest
 from scipy import stats
 
 from cepnb.cli import main
+from cepnb.errors import CepnbError
 from cepnb.metrics import interquartile_mean, stratified_interval
 from cepnb.offline.published import MEANS, QGPO, published_name, suite_of
 from cepnb.offline.report import report
-from cepnb.offline.scores import load_scores, rows_of, summed_up, write_scores
-from cepnb.plots import sweep_figure, task_figure
+from cepnb.offline.scores import ablations, load_scores, rows_of, summed_up, write_scores
+from cepnb.plots import ablation_figure, sweep_figure, task_figure
 from cepnb.profiles import settings
 
 CASES = (("behaviour", 0.0), ("best_of_k", None), ("cep", 1.0), ("cep", 3.0), ("mse", 1.0), ("mse", 3.0))
@@ -152,6 +153,23 @@ def test_the_figure_of_tasks_is_of_the_headline_scale() -> None:
     (cep,) = [drawn for drawn in axes.containers if drawn.get_label() == "CEP"]
     assert cep[0].get_ydata().tolist() == [headline.mean[0]] * 2
     assert np.diff(cep[0].get_xdata()).tolist() == pytest.approx([1.0])
+
+
+def test_the_figure_of_ablations_has_a_panel_for_each_setting() -> None:
+    changed = {"K_16": {"K": 16, "energy_K": 16}, "base": {}, "beta_5": {"beta": 5.0}, "labels": {"labels": "state_value"},
+               "beta_40": {"beta": 40.0}, "longer": {"episodes": 60}}
+    rows = [row for place, (option, changes) in enumerate(changed.items()) for seed, scores in enumerate(THREE)
+            for row in rows_of(metrics(seed, tuple(score + place for score in scores), settings=SETTINGS | changes), option)]
+    assert ablations(rows) == {"K": [(4, "base"), (16, "K_16")], "beta": [(5.0, "beta_5"), (20.0, "base"), (40.0, "beta_40")],
+                               "labels": [("self_normalised", "base"), ("state_value", "labels")]}
+    axes = ablation_figure(rows).axes
+    assert [panel.get_title() for panel in axes] == ["K", "beta", "labels", "methods"]
+    assert [label.get_text() for label in axes[1].get_xticklabels()] == ["5", "20", "40"]
+    exact, headline = axes[1].containers
+    assert [exact.get_label(), headline.get_label()] == ["CEP, s = 1", "CEP, s = 3"]
+    assert headline[0].get_ydata().tolist() == [92.0, 91.0, 94.0] and exact[0].get_ydata().tolist() == [5.0, 4.0, 7.0]
+    with pytest.raises(CepnbError, match="options K_16: expected one named base among them"):
+        ablations([row for row in rows if row["option"] == "K_16"])
 
 
 @pytest.mark.parametrize("changes, seed, complaint", [
