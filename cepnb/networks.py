@@ -1,6 +1,7 @@
 """The networks: noise prediction ε_θ, energy f_φ and twin Q. A state shared by K actions is embedded once."""
 
 import math
+from collections.abc import Callable
 from functools import reduce
 from itertools import pairwise
 
@@ -212,6 +213,16 @@ class TwinQ(nn.Module):
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         return torch.minimum(*self.both(state, action))
+
+
+def in_bfloat16(net: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same network with its products of matrices in bfloat16, forwards and backwards; weights and results are as before."""
+
+    def rounded(x: Tensor, *others: Tensor | None) -> Tensor:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            return net(x, *others).to(x.dtype)
+
+    return rounded
 
 
 def _silu(h: Tensor) -> Tensor:

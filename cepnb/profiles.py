@@ -29,10 +29,11 @@ class Settings:
     behaviour_batch: int = 4096
     behaviour_rate: float = 1e-4  # Adam learning rate
     behaviour_final: float = 1.0  # last learning rate as a fraction of the first (cosine)
+    behaviour_precision: str = "float32"  # of PRECISION; bfloat16 is twice as fast on processors that have it
     # 2. Support set
     K: int = 16  # support actions of each distinct state, the samples of one softmax in Eq. 22
     state_jitter: float = 0.0  # noise on jittered copies of the data for steps 2 to 4, in its deviations; 0 for none
-    support_precision: str = "float32"  # of PRECISION; bfloat16 is twice as fast on processors that have it, and less exact
+    support_precision: str = "float32"  # of PRECISION; likewise, and less exact
     sampler_steps: int = 15  # DPM-Solver++ evaluations a sample, here and in evaluation
     clip_actions: bool = True  # into [-1, 1], where the data lies and Q is trained
     # 3. In-support softmax Q-learning
@@ -78,7 +79,7 @@ class Settings:
         if not 0 < self.discount < 1:
             raise CepnbError(f"discount {self.discount}: expected a number in (0, 1)")
         for name, known in (("labels", LABELS), ("training", TRAINING), ("reward_tuning", REWARD_TUNING),
-                            ("support_precision", PRECISION)):
+                            ("behaviour_precision", PRECISION), ("support_precision", PRECISION)):
             if getattr(self, name) not in known:
                 raise CepnbError(f"{name} '{getattr(self, name)}': expected one of {', '.join(known)}")
         if self.labels == "state_value" and self.energy_K < 4:
@@ -169,7 +170,7 @@ PROFILES = {"ci": Settings(**_CI), "laptop": Settings(**_LAPTOP), "paper": Setti
 FAMILIES = {"maze2d": {}, "locomotion": dict(reward_tuning="return_range", beta=3.0, beta_q=1.0, discount=0.99,
                                              state_jitter=0.0, headline_scale=1.0)}
 # What runs did that are older than the setting, so that they can be gone on with and compared.
-BEFORE = {"support_precision": "float32"}
+BEFORE = {"behaviour_precision": "float32", "support_precision": "float32"}
 
 
 def profile_name(name: str | None = None) -> str:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.losses import noise_prediction
-from cepnb.networks import EpsNet
+from cepnb.networks import EpsNet, in_bfloat16
 from cepnb.profiles import Settings
 from cepnb.schedule import VPSchedule
 from cepnb.training import Plan, StepLoss, draw, initialised, seeded, train
@@ -33,11 +33,12 @@ def train_behaviour(states: Float[Tensor, "n ds"], actions: Float[Tensor, "n da"
 def behaviour_loss(net: EpsNet, states: Float[Tensor, "n ds"], actions: Float[Tensor, "n da"], settings: Settings,
                    schedule: VPSchedule) -> StepLoss:
     """The noise prediction errors of a batch of pairs, of `settings.behaviour_batch`."""
+    predicted = in_bfloat16(net) if settings.behaviour_precision == "bfloat16" else net
 
     def step_loss(generator: torch.Generator) -> Tensor:
         s, a = draw(generator, settings.behaviour_batch, states, actions)
         t = schedule.draw_times(len(a), generator)
         eps = torch.randn(a.shape, generator=generator)
-        return noise_prediction(net(schedule.add_noise(a, t, eps), t, s), eps)
+        return noise_prediction(predicted(schedule.add_noise(a, t, eps), t, s), eps)
 
     return step_loss

@@ -19,7 +19,7 @@ _ENERGY = {"beta", "labels", "energy_width", "energy_depth", "energy_batch"}
 STEPS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "data": ({"transitions", "data_seed", "reward_tuning"}, ()),
     "behaviour": ({"behaviour_widths", "behaviour_embedding", "behaviour_steps", "behaviour_batch", "behaviour_rate",
-                   "behaviour_final", "checkpoint_every"}, ("data",)),
+                   "behaviour_final", "behaviour_precision", "checkpoint_every"}, ("data",)),
     "support": ({"K", "state_jitter", "support_precision"} | _SAMPLING, ("behaviour",)),
     "energy_support": ({"energy_states", "energy_K", "state_jitter", "support_precision"} | _SAMPLING, ("behaviour",)),
     "critic": (_CRITIC, ("support",)),

@@ -9,8 +9,7 @@ from tqdm.auto import tqdm
 
 from cepnb.errors import CepnbError
 from cepnb.files import load_tensors, save_tensors
-from cepnb.guidance import EpsFunction
-from cepnb.networks import EpsNet
+from cepnb.networks import EpsNet, in_bfloat16
 from cepnb.offline.policy import BLOCK, sample_actions
 from cepnb.profiles import Settings
 from cepnb.schedule import VPSchedule
@@ -23,7 +22,9 @@ def sample_support(net: EpsNet, states: Float[Tensor, "n ds"], K: int, settings:
                    folder: Path | None = None, progress: bool = True, name: str = "support") -> Float[Tensor, "n K da"]:
     """K actions â ~ μ_θ(·|s) for each state. With `folder`, finished chunks are kept there and not sampled again.
 
-    Sets of another `name` have random numbers of their own.
+    Sets of another `name` have random numbers of their own. In bfloat16 ε_θ alone is rounded, by half a percent; the solver
+    around it stays as exact as it was. That moves actions by a fraction of what 15 evaluations leave of the solver's own error,
+    which the tests measure; with many more evaluations it is no longer so.
     """
     eps = in_bfloat16(net) if settings.support_precision == "bfloat16" else net
     chunks = []
@@ -44,17 +45,3 @@ def sample_support(net: EpsNet, states: Float[Tensor, "n ds"], K: int, settings:
                 save_tensors(path, {"actions": chunk})
         chunks.append(chunk)
     return torch.cat(chunks)
-
-
-def in_bfloat16(eps: EpsFunction) -> EpsFunction:
-    """The same network with its products of matrices in bfloat16; the solver around it stays as exact as it was.
-
-    A rounding of ε_θ by half a percent moves actions by a fraction of what 15 evaluations leave of the solver's own error,
-    which the tests measure. With many more evaluations that is no longer so.
-    """
-
-    def rounded(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        with torch.autocast(xt.device.type, dtype=torch.bfloat16):
-            return eps(xt, t, condition).to(xt.dtype)
-
-    return rounded

@@ -49,7 +49,7 @@ class Peer:
 
     def calls(self) -> dict[str, Callable[[], Callable[[], object]]]:
         """For each row that has a counterpart what makes the call to be timed."""
-        return {"behaviour": self.behaviour, "critic_cep": self.critic_cep, "support": self.support, "support_bfloat16": self.support,
+        return {"behaviour": self.behaviour, "behaviour_bfloat16": self.behaviour, "critic_cep": self.critic_cep, "support": self.support, "support_bfloat16": self.support,
                 "evaluation": self.evaluation, "toy": self.toy}
 
     def behaviour(self) -> Callable[[], object]:

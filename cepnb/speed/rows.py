@@ -98,11 +98,16 @@ class Inputs:
         return energy_net(STATE_DIM, ACTION_DIM, self.settings, SCHEDULE, 0)
 
 
-def behaviour(inputs: Inputs) -> Row:
-    loss = behaviour_loss(inputs.eps, inputs.data.states, inputs.data.actions, inputs.settings, SCHEDULE)
+def behaviour(inputs: Inputs, precision: str = "float32") -> Row:
+    settings = replace(inputs.settings, behaviour_precision=precision)
+    loss = behaviour_loss(inputs.eps, inputs.data.states, inputs.data.actions, settings, SCHEDULE)
     batch = inputs.settings.behaviour_batch
     return Row(_step(loss, {"net": inputs.eps}, inputs.settings.behaviour_rate),
                f"batch {batch}, {STATE_DIM} + {ACTION_DIM} dimensions", "steps", 1)
+
+
+def behaviour_bfloat16(inputs: Inputs) -> Row:
+    return behaviour(inputs, "bfloat16")
 
 
 def critic_cep(inputs: Inputs) -> Row:
@@ -174,7 +179,7 @@ def frames(inputs: Inputs) -> Row:
 
 ROWS: dict[str, Callable[[Inputs], Row]] = {
     row.__name__: row for row in (
-        behaviour, critic_cep, support, support_bfloat16, evaluation, toy, loading, maze, frames)}
+        behaviour, behaviour_bfloat16, critic_cep, support, support_bfloat16, evaluation, toy, loading, maze, frames)}
 
 
 def _step(loss: StepLoss, modules: dict[str, torch.nn.Module], rate: float,
