@@ -10,6 +10,7 @@ from torch import nn
 
 from cepnb.errors import CepnbError
 from cepnb.files import load_module, load_tensors, read_json, save_tensors, write_json
+from cepnb.profiles import completed
 
 
 class Run:
@@ -66,7 +67,7 @@ class Run:
 
 def refuse_changes(path: Path, configuration: dict) -> None:
     """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for."""
-    stored, wanted = (c | c.pop("settings") for c in (read_json(path), json.loads(json.dumps(configuration))))
+    stored, wanted = (completed(c | c.pop("settings")) for c in (read_json(path), json.loads(json.dumps(configuration))))
     for key, value in wanted.items():
         if stored.get(key) != value:
             raise CepnbError(f"{path}: made with {key} {stored.get(key)}, now {value}; use another folder")
