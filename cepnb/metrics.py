@@ -6,7 +6,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from cepnb.errors import CepnbError
@@ -51,6 +50,8 @@ def effective_samples(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "
 
 def mean_interval(values: list[float]) -> tuple[float, float]:
     """Mean of independent runs, and half the width of its 95 % interval by Student's t (NaN for a single run)."""
+    from scipy import stats  # here, because it takes a second
+
     mean = float(np.mean(values))
     if len(values) < 2:
         return mean, math.nan

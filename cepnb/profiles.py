@@ -11,6 +11,7 @@ LABELS = ("self_normalised", "state_value")
 GUIDANCE = ("cep", "mse", "exp_mse", "dps")
 TRAINING = ("staged", "joint")
 PRECISION = ("float32", "bfloat16")
+STORAGE = ("float32", "float16")
 REWARD_TUNING = ("none", "return_range", "minus_one")
 
 
@@ -34,6 +35,7 @@ class Settings:
     K: int = 16  # support actions of each distinct state, the samples of one softmax in Eq. 22
     state_jitter: float = 0.0  # noise on jittered copies of the data for steps 2 to 4, in its deviations; 0 for none
     support_precision: str = "float32"  # of PRECISION; likewise, and less exact
+    support_storage: str = "float32"  # of STORAGE; float16 takes half the room, and changes the last digits of every result
     sampler_steps: int = 15  # DPM-Solver++ evaluations a sample, here and in evaluation
     clip_actions: bool = True  # into [-1, 1], where the data lies and Q is trained
     # 3. In-support softmax Q-learning
@@ -79,7 +81,7 @@ class Settings:
         if not 0 < self.discount < 1:
             raise CepnbError(f"discount {self.discount}: expected a number in (0, 1)")
         for name, known in (("labels", LABELS), ("training", TRAINING), ("reward_tuning", REWARD_TUNING),
-                            ("behaviour_precision", PRECISION), ("support_precision", PRECISION)):
+                            ("behaviour_precision", PRECISION), ("support_precision", PRECISION), ("support_storage", STORAGE)):
             if getattr(self, name) not in known:
                 raise CepnbError(f"{name} '{getattr(self, name)}': expected one of {', '.join(known)}")
         if self.labels == "state_value" and self.energy_K < 4:
@@ -99,6 +101,15 @@ class Settings:
                 raise CepnbError(f"{field.name} {value}: expected at least {0 if zero else 1}")
             if field.type is float and not (0 < value < math.inf or (zero and value == 0)):
                 raise CepnbError(f"{field.name} {value}: expected a finite number {'0 or more' if zero else 'above 0'}")
+
+
+# Settings that came when there were results already, and what was done before there was a choice.
+LATER = {"behaviour_precision": "float32", "support_precision": "float32", "support_storage": "float32"}
+
+
+def completed(stored: dict) -> dict:
+    """Settings as stored with a result, and those of `LATER` that it does not name."""
+    return stored | {name: value for name, value in LATER.items() if name not in stored}
 
 
 @dataclass(frozen=True)
@@ -169,8 +180,6 @@ PROFILES = {"ci": Settings(**_CI), "laptop": Settings(**_LAPTOP), "paper": Setti
 # scale, and no jitter: its data covers what is around it (hopper-medium-replay, training seed 101).
 FAMILIES = {"maze2d": {}, "locomotion": dict(reward_tuning="return_range", beta=3.0, beta_q=1.0, discount=0.99,
                                              state_jitter=0.0, headline_scale=1.0)}
-# What runs did that are older than the setting, so that they can be gone on with and compared.
-BEFORE = {"behaviour_precision": "float32", "support_precision": "float32"}
 
 
 def profile_name(name: str | None = None) -> str:

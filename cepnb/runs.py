@@ -11,21 +11,22 @@ from torch import nn
 
 from cepnb.errors import CepnbError
 from cepnb.files import cache_dir, load_module, load_tensors, read_json, save_tensors, write_json
+from cepnb.profiles import completed
 
 
 class Run:
     """A folder of results: `settings.json`, one file a finished step, `metrics.json` at the end.
 
-    Raises `CepnbError` if the folder was begun with another configuration than the one given, if one is. Settings that are
-    not in the folder's, since there was no choice then, count as in `before`.
+    Raises `CepnbError` if the folder was begun with another configuration than the one given, if one is. A setting that is
+    not in the folder's, since there was no choice then, counts as what was done.
     """
 
-    def __init__(self, folder: Path, configuration: dict | None = None, before: dict | None = None) -> None:
+    def __init__(self, folder: Path, configuration: dict | None = None) -> None:
         self.folder = folder
         path = folder / "settings.json"
         if configuration is not None:
             if path.exists():
-                refuse_changes(path, configuration, before)
+                refuse_changes(path, configuration)
             else:
                 write_json(path, configuration)
         self._lock = FileLock(folder / ".lock")
@@ -74,13 +75,9 @@ def cached_run(configuration: dict) -> Run:
     return Run(cache_dir() / "runs" / f"{name}-{digest[:8]}", configuration)
 
 
-def refuse_changes(path: Path, configuration: dict, before: dict | None = None) -> None:
-    """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for.
-
-    `before` holds settings that the folder may lack.
-    """
-    stored, wanted = (c | c.pop("settings") for c in (read_json(path), json.loads(json.dumps(configuration))))
-    stored = (before or {}) | stored
+def refuse_changes(path: Path, configuration: dict) -> None:
+    """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for."""
+    stored, wanted = (completed(c | c.pop("settings")) for c in (read_json(path), json.loads(json.dumps(configuration))))
     for key, value in wanted.items():
         if stored.get(key) != value:
             raise CepnbError(f"{path}: made with {key} {stored.get(key)}, now {value}; use another folder")

@@ -110,9 +110,9 @@ def initialised(seed: int, purpose: str, build: Callable[[], Module]) -> Module:
 
 
 def draw(generator: torch.Generator, count: int, *pools: Tensor) -> tuple[Tensor, ...]:
-    """`count` rows drawn with replacement, the same rows of every pool."""
+    """`count` rows drawn with replacement, the same rows of every pool; what is kept in half precision comes as float32."""
     rows = torch.randint(len(pools[0]), (count,), generator=generator)
-    return tuple(pool[rows] for pool in pools)
+    return tuple(pool[rows].float() if pool.dtype == torch.float16 else pool[rows] for pool in pools)
 
 
 def _save(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer,

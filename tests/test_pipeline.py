@@ -17,7 +17,7 @@ from cepnb.offline.data import OfflineDataset
 from cepnb.offline.pipeline import Steps, configuration_of, run_qgpo, score_table
 from cepnb.offline.scores import rows_of
 from cepnb.offline.sources import load_dataset
-from cepnb.profiles import BEFORE, Settings, settings
+from cepnb.profiles import LATER, Settings, settings
 from cepnb.runs import Run, cached_run
 
 NAME = "local/maze2d-umaze"
@@ -165,11 +165,11 @@ def test_a_folder_older_than_a_setting_is_gone_on_with_as_it_was_made(unbroken: 
     """Also finished: the metrics are those that are there. Asked for otherwise it is refused."""
     for name in ("settings.json", "metrics.json"):
         older = read_json(unbroken[0] / name)
-        assert older["settings"].keys() > BEFORE.keys()
-        older["settings"] = {key: value for key, value in older["settings"].items() if key not in BEFORE}
+        assert older["settings"].keys() > LATER.keys()
+        older["settings"] = {key: value for key, value in older["settings"].items() if key not in LATER}
         write_json(tmp_path / name, older)
     assert run(tmp_path)["scores"] == unbroken[1]["scores"]
-    assert BEFORE.items() <= rows_of(read_json(tmp_path / "metrics.json"))[0].items()
+    assert LATER.items() <= rows_of(read_json(tmp_path / "metrics.json"))[0].items()
     with pytest.raises(CepnbError, match="made with support_precision float32, now bfloat16"):
         run(tmp_path, support_precision="bfloat16")
 

@@ -72,7 +72,7 @@ def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         return path
 
     monkeypatch.setenv("CEPNB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(d4rl_bridge, "download", fake)
+    monkeypatch.setattr("cepnb.offline.download.download", fake)
     data = load_dataset("d4rl/kitchen-complete-v0", 0, 0)
     assert len(data.rewards) == rows - 1 and data.name == "d4rl/kitchen-complete-v0" and served[0].endswith(".hdf5")
     own = tmp_path / "own"

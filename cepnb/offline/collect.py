@@ -2,10 +2,9 @@
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 
-import h5py
-import mujoco
 import numpy as np
 from numpy import ndarray as Array
 
@@ -33,7 +32,7 @@ def local_dataset(name: str, transitions: int, seed: int, progress: bool = True)
     path = cache_dir() / "local" / f"{name.removeprefix('local/')}-{transitions}-seed{seed}.hdf5"
     if not path.exists():
         arrays, about = _made(name, transitions, seed, progress)
-        write_dataset(path, arrays, about | {"name": name, "seed": seed, "mujoco": mujoco.__version__,
+        write_dataset(path, arrays, about | {"name": name, "seed": seed, "mujoco": version("mujoco"),
                                              "numpy": np.__version__, "cepnb": __version__})
     verify(path)
     return path
@@ -52,6 +51,8 @@ def _made(name: str, transitions: int, seed: int, progress: bool) -> tuple[dict[
 
 def write_dataset(path: Path, arrays: dict[str, Array], attributes: dict[str, object]) -> None:
     """Write arrays as a D4RL HDF5 file, atomically, with attributes and a SHA-256 over names and contents."""
+    import h5py  # here, like all that is large and not always needed
+
     with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
         for key, value in arrays.items():
             file.create_dataset(key, data=value, compression="gzip", compression_opts=1)
@@ -60,9 +61,12 @@ def write_dataset(path: Path, arrays: dict[str, Array], attributes: dict[str, ob
 
 def verify(path: Path) -> None:
     """Raises `CepnbError` unless the arrays in the file have the checksum that the file carries."""
+    import h5py
+
+    names: list[str] = []
     try:
         with h5py.File(path) as file:
-            names = [n for n, item in _walk(file) if isinstance(item, h5py.Dataset)]
+            file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
             whole = checksum({n: file[n][()] for n in names}) == file.attrs.get("sha256")
     except (OSError, KeyError, RuntimeError) as error:
         raise CepnbError(f"{path}: not a whole HDF5 file; delete it to have it made again") from error
@@ -78,9 +82,3 @@ def checksum(arrays: dict[str, Array]) -> str:
         digest.update(f"{key} {value.dtype.str} {value.shape} ".encode())
         digest.update(value)
     return digest.hexdigest()
-
-
-def _walk(group: h5py.Group) -> list[tuple[str, h5py.HLObject]]:
-    found: list[tuple[str, h5py.HLObject]] = []
-    group.visititems(lambda name, item: found.append((name, item)))
-    return found

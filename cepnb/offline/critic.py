@@ -37,7 +37,7 @@ def critic_loss(q: TwinQ, target: TwinQ, data: Transitions, support: Float[Tenso
         s, a, reward, terminal, next_row = draw(generator, settings.q_batch, data.states, data.actions, data.rewards,
                                                 data.terminals, data.next_row)
         with torch.no_grad():
-            next_q = target(data.distinct[next_row].unsqueeze(1), support[next_row])
+            next_q = target(data.distinct[next_row].unsqueeze(1), support[next_row].float())
             goal = softmax_q_target(reward, terminal, next_q, settings.beta_q, settings.discount)
         q1, q2 = q.both(s, a)
         return ((q1 - goal).square() + (q2 - goal).square()) / 2
@@ -71,4 +71,4 @@ def support_values(q: TwinQ, distinct: Float[Tensor, "n ds"], support: Float[Ten
                    rows: int = 16_384) -> Float[Tensor, "n K"]:
     """Q_ψ of every support action (smaller of the two networks): the labels of Eq. 20, computed once."""
     parts = zip(distinct.split(rows), support.split(rows), strict=True)
-    return torch.cat([q(s.unsqueeze(1), a) for s, a in parts])
+    return torch.cat([q(s.unsqueeze(1), a.float()) for s, a in parts])

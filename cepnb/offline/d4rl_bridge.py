@@ -12,11 +12,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-import h5py
-
 from cepnb.errors import CepnbError
 from cepnb.files import cache_dir
-from cepnb.offline.download import download
 
 # Time limits under which d4rl registers its environments, by the first pattern that fits the name of a dataset.
 EPISODE_LIMITS = {
@@ -61,6 +58,10 @@ def published(name: str, progress: bool = True) -> Path:
     the cache folder. d4rl publishes no checksums: what arrives must have the announced size and begin as HDF5 does.
     Raises `CepnbError` on a name that the table has not, or if the file cannot be had.
     """
+    import h5py  # here, as what downloads, since few datasets come from there
+
+    from cepnb.offline.download import download
+
     urls = dataset_urls()
     if name not in urls:
         near = difflib.get_close_matches(name, urls, n=3) or ["maze2d-umaze-v1", "hopper-medium-v2", "antmaze-umaze-v2"]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 import torch
 from jaxtyping import Bool
@@ -44,6 +43,8 @@ def load_hdf5(path: Path, name: str | None = None, episode_limit: int | None = N
 def _read(path: Path) -> dict[str, Array]:
     if not path.is_file():
         raise CepnbError(f"{path}: no such file, expected a D4RL HDF5 file")
+    import h5py  # here, so that all who may read a file import this quickly
+
     try:
         with h5py.File(path) as file:
             missing = [key for key in KEYS if key not in file]

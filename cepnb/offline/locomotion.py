@@ -4,7 +4,6 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
-import mujoco
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
@@ -75,6 +74,8 @@ def task(name: str) -> str:
 def _quiet() -> Iterator[None]:
     """Without gymnasium's warnings of its older versions, which are wanted here, and MuJoCo's of an outdated attribute in
     their models, which it would also write into a file in the working folder."""
+    import mujoco
+
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda message: None)
     try:

@@ -1,9 +1,8 @@
 """The maze2d environments of D4RL (a point mass in a maze) on the modern `mujoco` package, many stepped together."""
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
-import mujoco
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
@@ -63,13 +62,15 @@ def maze_of(environment: str) -> str:
 
 
 @cache
-def maze_model(name: str) -> mujoco.MjModel:
+def maze_model(name: str) -> "mujoco.MjModel":
     """The MuJoCo model with D4RL's constants: a sphere of radius 0.1 and density 1000 on two slides of damping 1,
     motors of gear 100 limited to [-1, 1], Euler steps of 0.01 s, box walls of side 1, no gravity.
 
     The body rests at (1.2, 1.2) and walls stand at cell + 1, so that the free cell (i, j) spans the positions
     i − 0.7 < x < i + 0.3 and likewise in y; this is D4RL's geometry, kept as it is.
     """
+    import mujoco  # here, since it takes half a second
+
     boxes = "".join(f'<geom type="box" conaffinity="1" pos="{i + 1} {j + 1} 0" size="0.5 0.5 0.2"/>'
                     for i, j in zip(*np.nonzero(layout(name).walls)))
     return mujoco.MjModel.from_xml_string(f"""
@@ -100,12 +101,15 @@ class PointMass:
     """One point mass: `set_state(x, y, vx, vy)` and `step(ax, ay)`, the latter returning the new (x, y, vx, vy)."""
 
     def __init__(self, name: str) -> None:
+        import mujoco
+
         self.model = maze_model(name)
         self.data = mujoco.MjData(self.model)
+        self._clear, self._advance = (partial(f, self.model, self.data) for f in (mujoco.mj_resetData, mujoco.mj_step))
         self._position, self._velocity, self._force = self.data.qpos, self.data.qvel, self.data.ctrl  # live views
 
     def set_state(self, x: float, y: float, vx: float, vy: float) -> None:
-        mujoco.mj_resetData(self.model, self.data)  # solver history too, so that a state has one future
+        self._clear()  # solver history too, so that a state has one future
         self._position[:], self._velocity[:] = (x, y), (vx, vy)
 
     def step(self, ax: float, ay: float) -> tuple[float, float, float, float]:
@@ -113,7 +117,7 @@ class PointMass:
         if not (-MAX_SPEED <= vx <= MAX_SPEED and -MAX_SPEED <= vy <= MAX_SPEED):
             self._velocity[:] = (max(-MAX_SPEED, min(MAX_SPEED, vx)), max(-MAX_SPEED, min(MAX_SPEED, vy)))
         self._force[0], self._force[1] = ax, ay
-        mujoco.mj_step(self.model, self.data)
+        self._advance()
         return *self._position.tolist(), *self._velocity.tolist()
 
 

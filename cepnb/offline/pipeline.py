@@ -1,7 +1,6 @@
 """QGPO end to end: the five steps in a folder, each skipped when its file is there and resumed when it is half done."""
 
 import platform
-import shutil
 from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
@@ -12,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cepnb.errors import CepnbError
-from cepnb.files import load_tensors, read_json, save_tensors, write_json
+from cepnb.files import read_json, write_json
 from cepnb.guidance import EnergyFunction, dps_energy
+from cepnb.mapped import mapped_tensor
 from cepnb.networks import EpsNet, TwinQ
 from cepnb.offline.behaviour import behaviour_net, train_behaviour
 from cepnb.offline.critic import critic_net, support_values, train_critic
@@ -26,7 +26,7 @@ from cepnb.offline.joint import joint_nets, train_joint
 from cepnb.offline.policy import behaviour_policy, best_of_policy, guided_policy
 from cepnb.offline.scaling import Scaling, Transitions, prepare, with_jitter
 from cepnb.offline.support import sample_support
-from cepnb.profiles import BEFORE, Settings
+from cepnb.profiles import Settings
 from cepnb.runs import Run
 from cepnb.schedule import VPSchedule
 from cepnb.training import draw, seeded
@@ -61,7 +61,7 @@ class Steps:
 
     @cached_property
     def support(self) -> Float[Tensor, "n K da"]:
-        """2. K actions of μ_θ for each distinct state of `seen`."""
+        """2. K actions of μ_θ for each distinct state of `seen`, mapped from their file."""
         return self._actions("support", self.seen.distinct, self.settings.K)
 
     @cached_property
@@ -118,16 +118,13 @@ class Steps:
             lambda path: train_energy(method, *examples, self.settings, self.schedule, self.seed, path, self.progress))
 
     def _actions(self, step: str, states: Float[Tensor, "n ds"], K: int) -> Float[Tensor, "n K da"]:
-        path, chunks = self.run.folder / f"{step}.safetensors", self.run.folder / f"{step}_chunks"
-        eps = self.eps
+        path, eps = self.run.folder / f"{step}.safetensors", self.eps
 
         def make() -> None:
-            actions = self.run.timed(step, lambda: sample_support(
-                eps, states, K, self.settings, self.schedule, self.seed, chunks, self.progress, step))
-            save_tensors(path, {"actions": actions})
-            shutil.rmtree(chunks, ignore_errors=True)
+            self.run.timed(step, lambda: sample_support(
+                eps, states, K, self.settings, self.schedule, self.seed, path, self.progress, step))
 
-        actions = load_tensors(self.run.kept(path, make))[0].get("actions", torch.empty(0))
+        actions = mapped_tensor(self.run.kept(path, make), "actions")
         wanted = (len(states), K, self.action_dim)
         if actions.shape != wanted:
             raise CepnbError(f"{path}: actions of shape {tuple(actions.shape)}, expected {wanted}")
@@ -166,7 +163,7 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
     raises `CepnbError` if it was begun with another dataset, seed or setting.
     """
     configuration = configuration_of(dataset, environment, settings, profile, seed)
-    run = Run(folder, configuration, BEFORE)
+    run = Run(folder, configuration)
     path = folder / "metrics.json"
     if path.exists():
         return read_json(path)

@@ -11,7 +11,7 @@ from cepnb.errors import CepnbError
 from cepnb.files import read_json, write_text
 from cepnb.metrics import mean_interval
 from cepnb.offline.sources import environment_of
-from cepnb.profiles import BEFORE, Settings
+from cepnb.profiles import Settings, completed
 
 KEYS = ("dataset", "environment", "rows", "profile", "seed", "settings", "threads", "seconds", "scores")  # needed of a run
 SETTINGS = tuple(field.name for field in fields(Settings))
@@ -49,7 +49,7 @@ def rows_of(metrics: dict, option: str = "") -> list[Row]:
     gains = {(record["method"], record["scale"]): record["gain"] for record in metrics.get("gains", [])}
     last = {key: metrics.get(key) for key in ("q_mean", "beta_times_q_spread", "threads", "rows")}
     last["seconds"] = round(sum(metrics["seconds"].values()), 2)
-    last |= {f"{name}_version": version for name, version in metrics.get("versions", {}).items()} | BEFORE | metrics["settings"]
+    last |= {f"{name}_version": version for name, version in metrics.get("versions", {}).items()} | completed(metrics["settings"])
     return [first | record | {"gain": gains.get((record["method"], record["scale"]))} | last for record in metrics["scores"]]
 
 
@@ -143,7 +143,7 @@ def _metrics(path: Path) -> dict:
 def _read_csv(path: Path) -> list[Row]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [{key: _value(key, cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+            rows = [completed({key: _value(key, cell) for key, cell in row.items()}) for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CepnbError(f"{path}: expected the scores.csv of a sweep ({str(error).splitlines()[0]})") from error
     for number, row in enumerate(rows, start=2):

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from cepnb.files import atomic_path, read_json, write_json
 from cepnb.offline.energy import METHODS
-from cepnb.profiles import BEFORE, Settings
+from cepnb.profiles import Settings, completed
 from cepnb.runs import Run
 
 # Of each step the settings that it reads itself, and the steps whose results it takes. The test of this table has every
 # step say what it reads, and wants every setting to be somewhere here.
 _SAMPLING = {"sampler_steps", "clip_actions"}
+_STORING = {"support_precision", "support_storage"}
 _CRITIC = {"training", "beta_q", "discount", "q_width", "q_depth", "q_steps", "q_batch", "q_rate", "q_final", "target_rate",
            "checkpoint_every"}
 _ENERGY = {"beta", "labels", "energy_width", "energy_depth", "energy_batch"}
@@ -20,8 +21,8 @@ STEPS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "data": ({"transitions", "data_seed", "reward_tuning"}, ()),
     "behaviour": ({"behaviour_widths", "behaviour_embedding", "behaviour_steps", "behaviour_batch", "behaviour_rate",
                    "behaviour_final", "behaviour_precision", "checkpoint_every"}, ("data",)),
-    "support": ({"K", "state_jitter", "support_precision"} | _SAMPLING, ("behaviour",)),
-    "energy_support": ({"energy_states", "energy_K", "state_jitter", "support_precision"} | _SAMPLING, ("behaviour",)),
+    "support": ({"K", "state_jitter"} | _STORING | _SAMPLING, ("behaviour",)),
+    "energy_support": ({"energy_states", "energy_K", "state_jitter"} | _STORING | _SAMPLING, ("behaviour",)),
     "critic": (_CRITIC, ("support",)),
     **{f"energy_{method}": (_ENERGY | {"energy_steps", "energy_rate", "energy_final"}, ("critic", "energy_support"))
        for method in METHODS},
@@ -81,8 +82,8 @@ def take_over(run: Run, settings: Settings, others: Iterable[Path]) -> list[str]
 def _agree(step: str, wanted: dict, found: dict) -> bool:
     if any(wanted[key] != found[key] for key in ("dataset", "rows", "seed")):
         return False
-    wanted, found = (BEFORE | run["settings"] for run in (wanted, found))
-    return all(wanted[name] == found[name] for name in settings_of(step))
+    ours, theirs = (completed(configuration["settings"]) for configuration in (wanted, found))
+    return all(ours.get(name) == theirs.get(name) for name in settings_of(step))
 
 
 def _link(source: Path, path: Path) -> None:

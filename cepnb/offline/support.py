@@ -1,5 +1,6 @@
 """Step 2: the support set D^{μ_θ}, K actions of the behaviour model for every distinct state, sampled once."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -7,8 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cepnb.errors import CepnbError
-from cepnb.files import load_tensors, save_tensors
+from cepnb.mapped import mapped_tensor, write_pieces
 from cepnb.networks import EpsNet, in_bfloat16
 from cepnb.offline.policy import BLOCK, sample_actions
 from cepnb.profiles import Settings
@@ -19,29 +19,25 @@ CHUNK = 24_576  # actions sampled together; each chunk has its own random stream
 
 
 def sample_support(net: EpsNet, states: Float[Tensor, "n ds"], K: int, settings: Settings, schedule: VPSchedule, seed: int,
-                   folder: Path | None = None, progress: bool = True, name: str = "support") -> Float[Tensor, "n K da"]:
-    """K actions â ~ μ_θ(·|s) for each state. With `folder`, finished chunks are kept there and not sampled again.
+                   path: Path | None = None, progress: bool = True, name: str = "support") -> Float[Tensor, "n K da"]:
+    """K actions â ~ μ_θ(·|s) for each state, stored as `settings.support_storage` says. Sets of another `name` have random
+    numbers of their own.
 
-    Sets of another `name` have random numbers of their own. In bfloat16 ε_θ alone is rounded, by half a percent; the solver
-    around it stays as exact as it was. That moves actions by a fraction of what 15 evaluations leave of the solver's own error,
-    which the tests measure; with many more evaluations it is no longer so.
+    With `path` chunk by chunk into that safetensors file, and read from there by memory map, so that neither needs memory
+    for the whole; a set that was begun is gone on with, to the same bits. float16 takes half the room: it moves an action
+    in [-1, 1] by at most 2⁻¹² = 2.4e-4, a small part of what the solver leaves with 15 evaluations, which the tests measure.
+    In bfloat16 ε_θ alone is rounded, by half a percent; the solver around it stays as exact as it was. That moves actions by
+    a fraction of the solver's error, which the tests measure too; with many more evaluations it is no longer so.
     """
-    eps = in_bfloat16(net) if settings.support_precision == "bfloat16" else net
-    chunks = []
-    rows = max(1, CHUNK // K)
-    starts = range(0, len(states), rows)
-    for index, start in enumerate(tqdm(starts, desc="support set", disable=not progress, leave=False)):
-        part = states[start:start + rows]
-        path = folder / f"{index:05d}.safetensors" if folder is not None else None
-        if path is not None and path.exists():
-            chunk = load_tensors(path)[0].get("actions", torch.empty(0))
-            if chunk.shape[:2] != (len(part), K):
-                wanted = (len(part), K)
-                raise CepnbError(f"{path}: actions of shape {tuple(chunk.shape)}, expected {wanted} and an action axis")
-        else:
-            generator = seeded(seed, f"{name} {index}")
-            chunk = sample_actions(eps, part, net.out.out_features, settings, schedule, generator, K, BLOCK)
-            if path is not None:
-                save_tensors(path, {"actions": chunk})
-        chunks.append(chunk)
-    return torch.cat(chunks)
+    dtype, rows = getattr(torch, settings.support_storage), max(1, CHUNK // K)
+
+    def chunks(first: int) -> Iterator[Float[Tensor, "rows K da"]]:
+        eps, starts = in_bfloat16(net) if settings.support_precision == "bfloat16" else net, range(0, len(states), rows)
+        for index in tqdm(range(first, len(starts)), "support set", initial=first, total=len(starts), disable=not progress, leave=False):
+            part, generator = states[starts[index]:starts[index] + rows], seeded(seed, f"{name} {index}")
+            yield sample_actions(eps, part, net.out.out_features, settings, schedule, generator, K, BLOCK).to(dtype)
+
+    if path is None:
+        return torch.cat(list(chunks(0)))
+    write_pieces(path, "actions", (len(states), K, net.out.out_features), dtype, rows, chunks)
+    return mapped_tensor(path, "actions")

@@ -17,7 +17,7 @@ from cepnb.offline.scores import Row, rows_of, write_scores
 from cepnb.offline.sharing import rounds, take_over
 from cepnb.offline.sources import load_task
 from cepnb.offline.sweep_file import Sweep
-from cepnb.profiles import BEFORE, Settings
+from cepnb.profiles import Settings
 from cepnb.runs import Run, refuse_changes
 
 
@@ -88,7 +88,7 @@ def run_job(job: Job) -> None:
     if job.threads:
         torch.set_num_threads(job.threads)
     dataset = load_task(job.dataset, job.environment, job.settings)
-    take_over(Run(job.folder, job.configuration(dataset), BEFORE), job.settings, job.others)
+    take_over(Run(job.folder, job.configuration(dataset)), job.settings, job.others)
     run_qgpo(dataset, job.environment, job.settings, job.profile, job.seed, job.folder, progress=False)
 
 
@@ -106,7 +106,7 @@ def _refuse_impossible(sweep: Sweep, jobs: list[Job]) -> None:
             raise CepnbError(f"{sweep.path}: datasets: {error}") from error
         for job, configuration in zip(own, configurations):
             if (job.folder / "settings.json").exists():
-                refuse_changes(job.folder / "settings.json", configuration, BEFORE)
+                refuse_changes(job.folder / "settings.json", configuration)
 
 
 def _write(folder: Path, jobs: list[Job]) -> list[Row]:
