@@ -21,7 +21,7 @@ def load_hdf5(path: Path, name: str | None = None, episode_limit: int | None = N
     fault on anything missing, damaged, of unequal length or not finite.
     """
     arrays = _read(path)
-    observations, actions, rewards = (arrays[key].astype(np.float32) for key in KEYS[:3])
+    observations, actions, rewards = (arrays[key].astype(np.float32, copy=False) for key in KEYS[:3])
     terminals = arrays["terminals"].astype(bool)
     if "timeouts" in arrays:
         timeouts = arrays["timeouts"].astype(bool)

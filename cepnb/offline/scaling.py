@@ -18,7 +18,7 @@ class Scaling:
     deviation: Float[Tensor, "ds"]
 
     def __call__(self, observations: Float[Tensor, "*batch ds"]) -> Float[Tensor, "*batch ds"]:
-        return (observations - self.mean) / self.deviation
+        return (observations - self.mean).div_(self.deviation)
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Transitions:
     """Training data of all steps: scaled states, and rows into the distinct states for the support set.
 
     `distinct[next_row[i]]` is the state after transition i. Next states are mostly next rows, so there are about n
-    distinct states and not 2n, and each is given support actions once.
+    distinct states and not 2n, and each is given support actions once. As `prepare` makes them the first n of them are
+    `states`, in the same memory.
     """
 
     states: Float[Tensor, "n ds"]
@@ -47,8 +48,9 @@ def prepare(dataset: OfflineDataset, reward_tuning: str = "none") -> tuple[Trans
     deviation = observations.std(dim=0)
     scaling = Scaling(observations.mean(dim=0), torch.where(deviation > 0, deviation, torch.ones_like(deviation)))
     distinct, next_row = distinct_states(dataset)
-    return Transitions(scaling(observations), dataset.actions, _tuned(dataset, reward_tuning), dataset.terminals, next_row,
-                       scaling(distinct)), scaling
+    scaled = scaling(distinct)
+    return Transitions(scaled[:len(observations)], dataset.actions, _tuned(dataset, reward_tuning), dataset.terminals, next_row,
+                       scaled), scaling
 
 
 def _tuned(dataset: OfflineDataset, tuning: str) -> Float[Tensor, "n"]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cepnb.frames import Panel, beta_slider, pack, time_slider
 from cepnb.layers import Arrows, Field, Points
+from cepnb.mapped import mapped_tensor, write_pieces
 from cepnb.methods import energy_loss as toy_energy_loss
 from cepnb.methods import energy_net as toy_energy_net
 from cepnb.networks import EnergyNet, EpsNet, TwinQ
@@ -31,6 +32,7 @@ from cepnb.training import Plan, StepLoss, seeded, training
 
 STATE_DIM, ACTION_DIM = 17, 6  # of halfcheetah and walker2d
 TRANSITIONS = 200_000  # of the dataset, ten times what a processor's cache holds
+PIECE = 50_000  # states whose support actions are made together
 SUPPORT_STATES = 256  # of one call; the paper's code takes so many at a time
 EPISODES = 10  # stepped together, at each scale; so many has the paper's code
 MAZE_ROWS = 5_000
@@ -52,18 +54,18 @@ class Row:
 class Inputs:
     """What the rows work on, made when it is first asked for: random numbers of the shape of a halfcheetah dataset."""
 
-    def __init__(self, folder: Path, settings: Settings = Settings()) -> None:
-        self.folder, self.settings = folder, settings
+    def __init__(self, folder: Path, settings: Settings = Settings(), transitions: int | None = None) -> None:
+        self.folder, self.settings, self.transitions = folder, settings, transitions or TRANSITIONS
 
     @cached_property
     def file(self) -> Path:
         """A D4RL file of episodes of 1,000 rows."""
-        random, rows = np.random.default_rng(0), TRANSITIONS
+        random, rows = np.random.default_rng(0), self.transitions
         arrays = {"observations": random.standard_normal((rows, STATE_DIM), dtype=np.float32),
                   "actions": random.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
                   "rewards": random.standard_normal(rows, dtype=np.float32), "terminals": np.zeros(rows, dtype=bool),
                   "timeouts": np.arange(1, rows + 1) % 1_000 == 0}
-        path = self.folder / "random.hdf5"
+        path = self.folder / f"random-{rows}.hdf5"
         write_dataset(path, arrays, {})
         return path
 
@@ -77,8 +79,13 @@ class Inputs:
 
     @cached_property
     def support(self) -> Tensor:
-        """Actions in the place of a support set of all distinct states."""
-        return 2 * torch.rand(len(self.data.distinct), self.settings.K, ACTION_DIM, generator=seeded(0, "bench support")) - 1
+        """Actions in the place of a support set of all distinct states, mapped as such a set is."""
+        path, generator = self.folder / f"random-{self.transitions}.safetensors", seeded(0, "bench support")
+        rows, shape = len(self.data.distinct), (self.settings.K, ACTION_DIM)
+        pieces = (min(PIECE, rows - first) for first in range(0, rows, PIECE))
+        write_pieces(path, "actions", (rows, *shape), torch.float32, PIECE,
+                     lambda first: (2 * torch.rand(piece, *shape, generator=generator) - 1 for piece in pieces))
+        return mapped_tensor(path, "actions")
 
     @cached_property
     def few(self) -> Tensor:
@@ -153,7 +160,7 @@ def toy(inputs: Inputs) -> Row:
 def loading(inputs: Inputs) -> Row:
     kept = inputs.dataset
     size = sum(t.numel() * t.element_size() for t in vars(kept).values() if isinstance(t, Tensor))
-    return Row(lambda: load_hdf5(inputs.file), f"HDF5 file of {TRANSITIONS} rows", "rows", TRANSITIONS, size)
+    return Row(lambda: load_hdf5(inputs.file), f"HDF5 file of {inputs.transitions} rows", "rows", inputs.transitions, size)
 
 
 def maze(inputs: Inputs) -> Row:

@@ -1,22 +1,19 @@
 """The rows measured and set out: speeds, shares of the machine's limits, and ratios to the paper's code."""
 
 import io
-import platform
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from datetime import date
 from pathlib import Path
 from statistics import median
 
-import torch
 from tqdm.auto import tqdm
 
 from cepnb.errors import CepnbError
 from cepnb.speed.peer import Peer
 from cepnb.speed.rows import ROWS, Inputs
-from cepnb.speed.turns import copy, in_turns, matrix_product, median_ratio, operations
+from cepnb.speed.turns import conditions, copy, in_turns, matrix_product, median_ratio, operations, said
 
 
 def measured(names: Sequence[str] = (), repeats: int = 5, peer: Path | None = None, progress: bool = True) -> dict:
@@ -40,8 +37,7 @@ def measured(names: Sequence[str] = (), repeats: int = 5, peer: Path | None = No
             for name in names:
                 bar.set_description(name)
                 rows.append(_row(name, inputs, theirs.get(name), repeats, bar.update))
-    return {"machine": _machine(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "date": date.today().isoformat(), "turns": repeats, "rows": rows}
+    return conditions(repeats) | {"rows": rows}
 
 
 def _row(name: str, inputs: Inputs, peer: Callable[[], Callable[[], object]] | None, repeats: int,
@@ -73,14 +69,4 @@ def markdown(record: dict) -> str:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}"
         lines.append(f"| {row['row']} | {row['size']} | {1e3 * row['seconds']:.3g} ms | {row['per_second']:.3g} {row['unit']}/s "
                      f"| {row['share']:.1%} of {limit} | {ratio} |")
-    return "\n".join([*lines, "", f"{record['machine']}, threads: {record['threads']}, torch {record['torch']}, {record['date']}; "
-                                  f"medians of {record['turns']} turns."])
-
-
-def _machine() -> str:
-    """The kind of processor, as the system names it."""
-    try:
-        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+    return "\n".join([*lines, "", said(record)])

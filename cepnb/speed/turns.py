@@ -1,6 +1,9 @@
-"""Times taken in turns, so that what else a machine does falls on all that is compared, and the machine's own limits."""
+"""Times taken in turns, so that what else a machine does falls on all that is compared, and the machine: name and limits."""
 
+import platform
 from collections.abc import Callable
+from datetime import date
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
@@ -64,3 +67,24 @@ def copy() -> tuple[Callable[[], object], int]:
     """A copy from memory to memory on all threads of torch, and its bytes (each is read and written, and counted once)."""
     source, target = torch.ones(COPIED), torch.zeros(COPIED)
     return lambda: target.copy_(source), 4 * COPIED
+
+
+def conditions(turns: int) -> dict:
+    """What a record of times begins with: on what they were taken, when, and in how many turns."""
+    return {"machine": _machine(), "threads": torch.get_num_threads(), "torch": torch.__version__, "date": date.today().isoformat(),
+            "turns": turns}
+
+
+def said(record: dict) -> str:
+    """The conditions of a record in a line."""
+    return (f"{record['machine']}, threads: {record['threads']}, torch {record['torch']}, {record['date']}; "
+            f"medians of {record['turns']} turns.")
+
+
+def _machine() -> str:
+    """The kind of processor, as the system names it."""
+    try:
+        names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
