@@ -28,4 +28,4 @@ class Streams:
     def set_state(self, states: UInt8[Tensor, "streams bytes"]) -> None:
         """Back to where `get_state` was called."""
         for generator, state in zip(self.generators, states, strict=True):
-            generator.set_state(state)
+            generator.set_state(state.clone())  # torch reads from the beginning of the memory, whatever row this is

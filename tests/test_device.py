@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from cepnb.capture import WARM_UP, captured
 from cepnb.guidance import energy_gradient, guided
+from cepnb.offline import seeds
 from cepnb.offline.behaviour import behaviour_loss, behaviour_net
 from cepnb.offline.critic import critic_loss, critic_net, following, support_values
 from cepnb.offline.energy import METHODS, batch_loss, energy_net
@@ -112,6 +113,19 @@ def test_a_step_stays_on_its_device(kind: str) -> None:
     assert watch.operations > 50 and not watch.found("read", "mixed", "host")
     for module in modules.values():
         assert all(p.grad.device == META for p in module.parameters() if p.requires_grad)
+
+
+def test_a_step_of_several_seeds_stays_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeds, "seeded", lambda seed, purpose, device: Draws())
+    data, support, q = transitions(META)
+    for fit in (seeds.behaviour_fit(data.states, data.actions, CHOSEN, SCHEDULE, range(3)),
+                seeds.critic_fit(data, [support] * 3, CHOSEN, range(3)),
+                seeds.energy_fit("cep", data.distinct, [support] * 3, [q] * 3, CHOSEN, SCHEDULE, range(3))):
+        with Watch(META) as watch:
+            fit.loss(fit.streams).mean().backward()
+            if fit.after_step is not None:
+                fit.after_step()
+        assert watch.operations > 50 and not watch.found("read", "mixed", "host")
 
 
 def test_sampling_stays_on_its_device() -> None:
