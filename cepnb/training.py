@@ -60,7 +60,7 @@ def training(step_loss: StepLoss, modules: dict[str, nn.Module], plan: Plan, gen
     every `plan.checkpoint_every` steps and at the end, and a later call with the same arguments goes on from there to
     the same numbers, bit for bit on the same machine and thread count; records passed before are yielded again.
     All is done on the device of the generator, where modules and data must be. Between two records nothing of it is read,
-    so that a GPU never waits for the host; there steps are `captured` as well, if `step_loss` allows it (`capture`).
+    so that a GPU never waits for the host; there steps are `captured` as well, unless `capture` is off for what cannot be.
     Raises `CepnbError` if a loss is not finite or a checkpoint belongs to other modules or another plan.
     """
     optimiser = _adam([p for module in modules.values() for p in module.parameters() if p.requires_grad], plan, generator.device)

@@ -50,15 +50,21 @@ class Row:
 
 
 class Inputs:
-    """What the rows work on, made when it is first asked for: random numbers of the shape of a halfcheetah dataset."""
+    """What the rows work on, made when it is first asked for: random numbers of the shape of a halfcheetah dataset.
 
-    def __init__(self, folder: Path, settings: Settings = Settings()) -> None:
-        self.folder, self.settings = folder, settings
+    Of `rows` transitions if they are given, or else of the data of a `dataset`; what is learned from is on `device`.
+    """
+
+    def __init__(self, folder: Path, settings: Settings = Settings(), rows: int | None = None,
+                 dataset: OfflineDataset | None = None, device: torch.device = torch.device("cpu")) -> None:
+        self.folder, self.settings, self.rows, self.device = folder, settings, rows, device
+        if dataset is not None:
+            self.dataset = dataset
 
     @cached_property
     def file(self) -> Path:
         """A D4RL file of episodes of 1,000 rows."""
-        random, rows = np.random.default_rng(0), TRANSITIONS
+        random, rows = np.random.default_rng(0), self.rows or TRANSITIONS
         arrays = {"observations": random.standard_normal((rows, STATE_DIM), dtype=np.float32),
                   "actions": random.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
                   "rewards": random.standard_normal(rows, dtype=np.float32), "terminals": np.zeros(rows, dtype=bool),
@@ -73,12 +79,18 @@ class Inputs:
 
     @cached_property
     def data(self) -> Transitions:
-        return prepare(self.dataset)[0]
+        return prepare(self.dataset)[0].to(self.device)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Widths of a state and of an action."""
+        return self.data.states.shape[1], self.data.actions.shape[1]
 
     @cached_property
     def support(self) -> Tensor:
         """Actions in the place of a support set of all distinct states."""
-        return 2 * torch.rand(len(self.data.distinct), self.settings.K, ACTION_DIM, generator=seeded(0, "bench support")) - 1
+        size = len(self.data.distinct), self.settings.K, self.shape[1]
+        return 2 * torch.rand(size, generator=seeded(0, "bench support", self.device), device=self.device) - 1
 
     @cached_property
     def few(self) -> Tensor:
@@ -87,7 +99,7 @@ class Inputs:
 
     @cached_property
     def eps(self) -> EpsNet:
-        return behaviour_net(STATE_DIM, ACTION_DIM, self.settings, SCHEDULE, 0)
+        return behaviour_net(*self.shape, self.settings, SCHEDULE, 0)
 
     @cached_property
     def q(self) -> TwinQ:
@@ -95,7 +107,7 @@ class Inputs:
 
     @cached_property
     def energy(self) -> EnergyNet:
-        return energy_net(STATE_DIM, ACTION_DIM, self.settings, SCHEDULE, 0)
+        return energy_net(*self.shape, self.settings, SCHEDULE, 0)
 
 
 def behaviour(inputs: Inputs) -> Row:

@@ -40,7 +40,7 @@ def measured(names: Sequence[str] = (), repeats: int = 5, peer: Path | None = No
             for name in names:
                 bar.set_description(name)
                 rows.append(_row(name, inputs, theirs.get(name), repeats, bar.update))
-    return {"machine": _machine(), "threads": torch.get_num_threads(), "torch": torch.__version__,
+    return {"machine": machine(), "threads": torch.get_num_threads(), "torch": torch.__version__,
             "date": date.today().isoformat(), "turns": repeats, "rows": rows}
 
 
@@ -77,7 +77,7 @@ def markdown(record: dict) -> str:
                                   f"medians of {record['turns']} turns."])
 
 
-def _machine() -> str:
+def machine() -> str:
     """The kind of processor, as the system names it."""
     try:
         names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
