@@ -81,6 +81,20 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=int, default=7, help="turns, of which the medians are given (default 7)")
     bench.add_argument("--json", action="store_true", help="print the record as JSON")
     bench.set_defaults(command=_bench)
+
+    whole = commands.add_parser("bench-run", help="how long the paper's whole training of one task takes on a GPU, part by part")
+    whole.add_argument("--device", default="cuda", help="cuda (the default) or cpu")
+    whole.add_argument("--seeds", type=int, default=1, help="training seeds in one batched model (default 1)")
+    whole.add_argument("--fraction", type=float, default=1.0, help="run only this part of every step and reckon the rest at its rate")
+    whole.add_argument("--dataset", help="a dataset by name, as of qgpo (default: random numbers of halfcheetah's size)")
+    whole.add_argument("--peer", type=Path, metavar="PATH", help="a checkout of the paper's public code, timed on the same device and data")
+    whole.add_argument("--eager", action="store_true", help="do not replay steps as CUDA graphs")
+    whole.add_argument("--compile", action="store_true", help="compile the networks by torch.compile")
+    whole.add_argument("--tf32", action="store_true", help="allow TensorFloat-32 in products of matrices, in both codes")
+    whole.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting of the paper profile")
+    whole.add_argument("--out", type=Path, help="folder for bench_run.json and bench_run.md")
+    whole.add_argument("--json", action="store_true", help="print the record as JSON")
+    whole.set_defaults(command=_bench_run)
     return parser
 
 
@@ -201,6 +215,21 @@ def _bench(options: argparse.Namespace) -> None:
             raise CepnbError("--full: expected with --growth alone")
         record = measured(options.rows, options.repeats, options.peer)
     print(json.dumps(record, indent=2) if options.json else markdown(record))
+
+
+def _bench_run(options: argparse.Namespace) -> None:
+    from cepnb.files import write_json, write_text
+    from cepnb.offline.sources import load_dataset
+    from cepnb.speed.whole import Way, whole_markdown, whole_run
+
+    chosen = settings("paper", **dict(_assignment(text) for text in options.set))
+    way = Way(options.device, options.seeds, options.fraction, not options.eager, options.compile, options.tf32)
+    dataset = load_dataset(options.dataset, chosen.transitions, chosen.data_seed) if options.dataset else None
+    record = whole_run(chosen, way, dataset, options.peer, progress=not options.json)
+    if options.out:
+        write_json(options.out / "bench_run.json", record)
+        write_text(options.out / "bench_run.md", whole_markdown(record) + "\n")
+    print(json.dumps(record, indent=2) if options.json else whole_markdown(record))
 
 
 def _assignment(text: str) -> tuple[str, object]:

@@ -41,7 +41,7 @@ def write_pieces(path: Path, name: str, shape: tuple[int, ...], dtype: torch.dty
             if whole < 0:
                 file.write(header)
             for piece in pieces(done):
-                file.write(piece.detach().to(dtype).contiguous().numpy())
+                file.write(piece.detach().to("cpu", dtype).contiguous().numpy())
                 file.flush()
                 os.fsync(file.fileno())
         size, wanted = begun.stat().st_size, len(header) + shape[0] * row

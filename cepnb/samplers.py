@@ -23,11 +23,11 @@ def dpm_solver_pp(eps: EpsFunction, x: Tensor, times: Float[Tensor, "steps_plus_
     `x` ~ N(0, I) of shape (*batch, dim) at times[0]; the last yield is at times[-1] and keeps its noise σ_{t_min}.
     """
     alpha, sigma, lam = _coefficients(times, schedule)
-    data = predict_x0(eps, schedule)
+    data, moments = predict_x0(eps, schedule), times.tolist()
     previous = previous_h = None
     yield x
     for i in range(len(times) - 1):
-        x0 = data(x, times[i].to(x.dtype), condition)
+        x0 = data(x, x.new_full((), moments[i]), condition)
         h = lam[i + 1] - lam[i]
         direction = x0 if previous is None else x0 + (x0 - previous) * (h / (2 * previous_h))
         x = (sigma[i + 1] / sigma[i]) * x - alpha[i + 1] * math.expm1(-h) * direction
@@ -44,16 +44,16 @@ def ancestral(eps: EpsFunction, x: Tensor, times: Float[Tensor, "steps_plus_1"],
     below through a = α/α_next; first order in the step, stochastic, and therefore forgiving of small score errors.
     """
     alpha, sigma, _ = _coefficients(times, schedule)
-    data = predict_x0(eps, schedule)
+    data, moments = predict_x0(eps, schedule), times.tolist()
     yield x
     for i in range(len(times) - 1):
-        x0 = data(x, times[i].to(x.dtype), condition)
+        x0 = data(x, x.new_full((), moments[i]), condition)
         a = alpha[i] / alpha[i + 1]
         step_variance = sigma[i] ** 2 - (a * sigma[i + 1]) ** 2  # of x given x_next
         from_x = a * sigma[i + 1] ** 2 / sigma[i] ** 2
         from_x0 = alpha[i + 1] * step_variance / sigma[i] ** 2
         deviation = sigma[i + 1] * math.sqrt(step_variance) / sigma[i]
-        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         x = from_x * x + from_x0 * x0 + deviation * noise
         yield x
 

@@ -69,9 +69,10 @@ class VPSchedule:
         """Training times, uniform in [t_min, 1]; the first share `early` of them uniform in λ_t instead.
 
         More than a third of the range of λ_t lies below t = 0.1, where fine details of a density are decided. Which times
-        are seen how often does not move the minimiser at any one of them.
+        are seen how often does not move the minimiser at any one of them. They are where the generator draws.
         """
-        times = self.t_min + (1 - self.t_min) * torch.rand(count, generator=generator)
+        device = generator.device if generator is not None else None
+        times = self.t_min + (1 - self.t_min) * torch.rand(count, generator=generator, device=device)
         first = round(early * count)
         if first:
             low, high = self.half_log_snr(torch.tensor([1.0, self.t_min])).tolist()

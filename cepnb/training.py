@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from cepnb.capture import captured
 from cepnb.errors import CepnbError
 from cepnb.files import load_module, load_tensors, save_tensors
+from cepnb.streams import Streams
 
 Module = TypeVar("Module", bound=nn.Module)
+Examples = Callable[[torch.Generator], tuple[Tensor, ...]]  # draws a batch: all of a step that is random
 StepLoss = Callable[[torch.Generator], Tensor]  # draws a batch from the generator, returns one loss per example
 
 
@@ -47,35 +50,43 @@ class Record:
     loss: float
 
 
-def training(step_loss: StepLoss, modules: dict[str, nn.Module], plan: Plan, generator: torch.Generator, *,
+def training(step_loss: StepLoss, modules: dict[str, nn.Module], plan: Plan, generator: torch.Generator | Streams, *,
              after_step: Callable[[], None] | None = None, checkpoint: Path | None = None,
-             label: str = "training", progress: bool = True) -> Iterator[Record]:
+             label: str = "training", progress: bool = True, capture: bool = True) -> Iterator[Record]:
     """Minimise the mean of `step_loss` over the trainable parameters of `modules`; yield a `Record` as it goes.
 
     Every random draw must come from `generator`. `after_step` runs after each step (a target network goes there, and
     into `modules`, so that it is saved). With `checkpoint`, weights, optimiser, history and random state are saved
     every `plan.checkpoint_every` steps and at the end, and a later call with the same arguments goes on from there to
     the same numbers, bit for bit on the same machine and thread count; records passed before are yielded again.
+    All is done on the device of the generator, where modules and data must be. Between two records nothing of it is read,
+    so that a GPU never waits for the host; there steps are `captured` as well, unless `capture` is off for what cannot be.
     Raises `CepnbError` if a loss is not finite or a checkpoint belongs to other modules or another plan.
     """
-    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
-    optimiser = torch.optim.Adam(parameters, lr=plan.learning_rate, fused=True)
+    optimiser = _adam([p for module in modules.values() for p in module.parameters() if p.requires_grad], plan, generator.device)
     history: list[Record] = []
     if checkpoint is not None and checkpoint.exists():
         history = _restore(checkpoint, modules, optimiser, generator, plan)
         yield from history
     first = history[-1].step if history else 0
-    since, total = first, torch.zeros(())
+    since, total = first, torch.zeros((), device=generator.device)
+    (group,) = optimiser.param_groups
+
+    def step_once() -> None:
+        loss = step_loss(generator).mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        if after_step is not None:
+            after_step()
+        total.add_(loss.detach())
+
+    streams = generator if isinstance(generator, Streams) else [generator]
+    take_step = captured(step_once, generator.device, streams) if capture else step_once
     with tqdm(total=plan.steps, initial=first, desc=label, disable=not progress, leave=False, mininterval=0.5) as bar:
         for step in range(first, plan.steps):
-            optimiser.param_groups[0]["lr"] = plan.rate(step)
-            loss = step_loss(generator).mean()
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            if after_step is not None:
-                after_step()
-            total += loss.detach()
+            group["lr"].fill_(plan.rate(step))
+            take_step()
             done = step + 1
             if done % plan.record_every and done < plan.steps:
                 continue
@@ -85,7 +96,8 @@ def training(step_loss: StepLoss, modules: dict[str, nn.Module], plan: Plan, gen
             history.append(record)
             bar.update(done - since)
             bar.set_postfix(loss=f"{record.loss:.4g}", refresh=False)
-            since, total = done, torch.zeros(())
+            since = done
+            total.zero_()
             if checkpoint is not None and (done % plan.checkpoint_every == 0 or done == plan.steps):
                 _save(checkpoint, modules, optimiser, generator, plan, history)
             yield record
@@ -96,10 +108,13 @@ def train(*args, **kwargs) -> list[Record]:
     return list(training(*args, **kwargs))
 
 
-def seeded(seed: int, purpose: str) -> torch.Generator:
-    """A random stream of its own for each (seed, purpose), so that stages do not depend on each other's draws."""
+def seeded(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A random stream of its own for each (seed, purpose), so that stages do not depend on each other's draws.
+
+    Draws are made on `device`; those of a GPU are other numbers than those of a processor.
+    """
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def initialised(seed: int, purpose: str, build: Callable[[], Module]) -> Module:
@@ -111,12 +126,18 @@ def initialised(seed: int, purpose: str, build: Callable[[], Module]) -> Module:
 
 def draw(generator: torch.Generator, count: int, *pools: Tensor) -> tuple[Tensor, ...]:
     """`count` rows drawn with replacement, the same rows of every pool; what is kept in half precision comes as float32."""
-    rows = torch.randint(len(pools[0]), (count,), generator=generator)
+    rows = torch.randint(len(pools[0]), (count,), generator=generator, device=generator.device)
     return tuple(pool[rows].float() if pool.dtype == torch.float16 else pool[rows] for pool in pools)
 
 
+def _adam(parameters: list[nn.Parameter], plan: Plan, device: torch.device) -> torch.optim.Adam:
+    """Adam whose learning rate is a tensor that can be filled: on a processor of float64, which is what a number is there."""
+    rate = torch.tensor(plan.learning_rate, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+    return torch.optim.Adam(parameters, lr=rate, fused=True, capturable=device.type == "cuda")
+
+
 def _save(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer,
-          generator: torch.Generator, plan: Plan, history: list[Record]) -> None:
+          generator: torch.Generator | Streams, plan: Plan, history: list[Record]) -> None:
     tensors = {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors.update({f"adam.{index}.{key}": value for key, value in state.items()})
@@ -126,7 +147,7 @@ def _save(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Opti
 
 
 def _restore(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.Optimizer,
-             generator: torch.Generator, plan: Plan) -> list[Record]:
+             generator: torch.Generator | Streams, plan: Plan) -> list[Record]:
     tensors, metadata = load_tensors(path)
     if metadata.get("plan") != repr(plan):
         raise CepnbError(f"{path}: saved under {metadata.get('plan')}, expected {plan!r}; use another folder")

@@ -99,14 +99,14 @@ def test_ci_and_readme_call_the_two_commands() -> None:
 # Imports run one way. A later group may import an earlier one; modules of one group may not import each other.
 ORDER = [
     {"cepnb"}, {"errors"}, {"files", "mapped", "profiles"}, {"schedule"}, {"exact"}, {"toys"}, {"metrics"}, {"sampled"}, {"networks"},
-    {"losses"}, {"guidance"}, {"samplers"}, {"training"}, {"runs"}, {"methods"}, {"benchmark"},
+    {"losses"}, {"guidance"}, {"samplers"}, {"streams", "capture"}, {"training"}, {"batched", "runs"}, {"methods"}, {"benchmark"},
     {"offline"}, {"offline.episodes", "offline.download"}, {"offline.maze", "offline.locomotion"},
     {"offline.environments", "offline.mdp", "offline.waypoint"}, {"offline.d4rl_bridge"}, {"offline.mujoco_py_standin"},
     {"offline.agents"}, {"offline.collect", "offline.data", "offline.sac"},
     {"offline.hdf5", "offline.minari_bridge"}, {"offline.sources"}, {"d4rl_compat"}, {"offline.scaling"},
     {"offline.policy"}, {"offline.behaviour", "offline.support", "offline.critic", "offline.energy"},
-    {"offline.joint", "offline.sharing"}, {"offline.evaluation", "offline.gain"}, {"offline.pipeline", "offline.published"},
-    {"jobs"}, {"cluster"}, {"offline.scores"}, {"offline.report", "offline.sweep_file"}, {"offline.sweep"}, {"plots", "film"}, {"layers"}, {"frames"}, {"comparison", "widgets"}, {"speed"}, {"speed.turns", "speed.rows"}, {"speed.growth", "speed.peer"}, {"speed.table"}, {"exercises.answers"}, {"exercises.densities", "exercises.policies"}, {"exercises"}, {"cli"}, {"__main__"},
+    {"offline.joint", "offline.sharing", "offline.seeds"}, {"offline.evaluation", "offline.gain"}, {"offline.pipeline", "offline.published"},
+    {"jobs"}, {"cluster"}, {"offline.scores"}, {"offline.report", "offline.sweep_file"}, {"offline.sweep"}, {"plots", "film"}, {"layers"}, {"frames"}, {"comparison", "widgets"}, {"speed"}, {"speed.turns", "speed.rows"}, {"speed.growth", "speed.peer"}, {"speed.table", "speed.whole"}, {"exercises.answers"}, {"exercises.densities", "exercises.policies"}, {"exercises"}, {"cli"}, {"__main__"},
     {"book"}, {"book.conf", "book.hidden_errors"}, {"book.outputs"}, {"book.execution"}, {"book.site"}, {"book.__main__"},
 ]
 MODULES = sorted((ROOT / "cepnb").rglob("*.py"))

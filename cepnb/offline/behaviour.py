@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cepnb.guidance import EpsFunction
 from cepnb.losses import noise_prediction
 from cepnb.networks import EpsNet, in_bfloat16
 from cepnb.profiles import Settings
 from cepnb.schedule import VPSchedule
-from cepnb.training import Plan, StepLoss, draw, initialised, seeded, train
+from cepnb.training import Examples, Plan, StepLoss, draw, initialised, seeded, train
 
 
 def behaviour_net(state_dim: int, action_dim: int, settings: Settings, schedule: VPSchedule, seed: int) -> EpsNet:
@@ -21,24 +22,48 @@ def behaviour_net(state_dim: int, action_dim: int, settings: Settings, schedule:
 
 def train_behaviour(states: Float[Tensor, "n ds"], actions: Float[Tensor, "n da"], settings: Settings,
                     schedule: VPSchedule, seed: int, checkpoint: Path | None = None, progress: bool = True) -> EpsNet:
-    """Fit ε_θ by noise prediction on (s, a) pairs: imitation learning by diffusion (Section 4 of arXiv:2304.12824)."""
-    net = behaviour_net(states.shape[1], actions.shape[1], settings, schedule, seed)
-    plan = Plan(settings.behaviour_steps, settings.behaviour_rate, settings.behaviour_final,
-                checkpoint_every=settings.checkpoint_every)
-    train(behaviour_loss(net, states, actions, settings, schedule), {"net": net}, plan, seeded(seed, "behaviour"),
-          checkpoint=checkpoint, label="behaviour", progress=progress)
+    """Fit ε_θ by noise prediction on (s, a) pairs: imitation learning by diffusion (Section 4 of arXiv:2304.12824).
+
+    It is trained where the pairs are.
+    """
+    net = behaviour_net(states.shape[1], actions.shape[1], settings, schedule, seed).to(states.device)
+    train(behaviour_loss(net, states, actions, settings, schedule), {"net": net}, behaviour_plan(settings),
+          seeded(seed, "behaviour", states.device), checkpoint=checkpoint, label="behaviour", progress=progress)
     return net
 
 
-def behaviour_loss(net: EpsNet, states: Float[Tensor, "n ds"], actions: Float[Tensor, "n da"], settings: Settings,
+def behaviour_loss(net: EpsFunction, states: Float[Tensor, "n ds"], actions: Float[Tensor, "n da"], settings: Settings,
                    schedule: VPSchedule) -> StepLoss:
     """The noise prediction errors of a batch of pairs, of `settings.behaviour_batch`."""
-    predicted = in_bfloat16(net) if settings.behaviour_precision == "bfloat16" else net
+    examples, predicted = behaviour_examples(states, actions, settings, schedule), predictor(net, settings)
+    return lambda generator: behaviour_errors(predicted, *examples(generator))
 
-    def step_loss(generator: torch.Generator) -> Tensor:
+
+def predictor(net: EpsFunction, settings: Settings) -> EpsFunction:
+    """ε_θ as it is trained: with the precision of `settings.behaviour_precision`."""
+    return in_bfloat16(net) if settings.behaviour_precision == "bfloat16" else net
+
+
+def behaviour_examples(states: Float[Tensor, "n ds"], actions: Float[Tensor, "n da"], settings: Settings,
+                       schedule: VPSchedule) -> Examples:
+    """Draws (a_t, t, s, ε) of a batch of pairs."""
+
+    def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
         s, a = draw(generator, settings.behaviour_batch, states, actions)
         t = schedule.draw_times(len(a), generator)
-        eps = torch.randn(a.shape, generator=generator)
-        return noise_prediction(predicted(schedule.add_noise(a, t, eps), t, s), eps)
+        eps = torch.randn(a.shape, generator=generator, device=a.device)
+        return schedule.add_noise(a, t, eps), t, s, eps
 
-    return step_loss
+    return examples
+
+
+def behaviour_errors(net: EpsFunction, at: Float[Tensor, "*batch da"], t: Float[Tensor, "*batch"], s: Float[Tensor, "*batch ds"],
+                     eps: Float[Tensor, "*batch da"]) -> Float[Tensor, "*batch"]:
+    """‖ε_θ(a_t, t, s) − ε‖² of each pair."""
+    return noise_prediction(net(at, t, s), eps)
+
+
+def behaviour_plan(settings: Settings) -> Plan:
+    """How long and how fast step 1 trains."""
+    return Plan(settings.behaviour_steps, settings.behaviour_rate, settings.behaviour_final,
+                checkpoint_every=settings.checkpoint_every)

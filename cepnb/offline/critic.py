@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from cepnb.losses import softmax_q_target
 from cepnb.networks import TwinQ
 from cepnb.offline.scaling import Transitions
 from cepnb.profiles import Settings
-from cepnb.training import Plan, StepLoss, draw, initialised, seeded, train
+from cepnb.training import Examples, Plan, StepLoss, draw, initialised, seeded, train
 
 
 def train_critic(data: Transitions, support: Float[Tensor, "n K da"], settings: Settings, seed: int,
@@ -20,29 +20,41 @@ def train_critic(data: Transitions, support: Float[Tensor, "n K da"], settings: 
     """Fit Q_ψ(s, a) to r + γ Σ softmax(β_Q Q') Q' over support actions of s' (Eq. 22); returns the target network.
 
     Q' is the smaller of the two target networks, which follow the trained ones by Polyak averaging with rate τ. The
-    error is the mean over both networks of the squared difference, one value a transition.
+    error is the mean over both networks of the squared difference, one value a transition. All is done where the data is.
     """
-    q = critic_net(data, settings, seed)
+    q = critic_net(data, settings, seed).to(support.device)
     target = deepcopy(q).requires_grad_(False)
     train(critic_loss(q, target, data, support, settings), {"q": q, "target": target}, critic_plan(settings),
-          seeded(seed, "critic"), after_step=following(q, target, settings.target_rate), checkpoint=checkpoint, label="critic",
-          progress=progress)
+          seeded(seed, "critic", support.device), after_step=following(q, target, settings.target_rate), checkpoint=checkpoint,
+          label="critic", progress=progress)
     return target
 
 
 def critic_loss(q: TwinQ, target: TwinQ, data: Transitions, support: Float[Tensor, "n K da"], settings: Settings) -> StepLoss:
     """The squared errors of a batch of transitions, of `settings.q_batch`."""
+    examples = critic_examples(data, support, settings)
+    return lambda generator: critic_errors(q, target, settings, *examples(generator))
 
-    def step_loss(generator: torch.Generator) -> Tensor:
-        s, a, reward, terminal, next_row = draw(generator, settings.q_batch, data.states, data.actions, data.rewards,
-                                                data.terminals, data.next_row)
-        with torch.no_grad():
-            next_q = target(data.distinct[next_row].unsqueeze(1), support[next_row].float())
-            goal = softmax_q_target(reward, terminal, next_q, settings.beta_q, settings.discount)
-        q1, q2 = q.both(s, a)
-        return ((q1 - goal).square() + (q2 - goal).square()) / 2
 
-    return step_loss
+def critic_examples(data: Transitions, support: Float[Tensor, "n K da"], settings: Settings) -> Examples:
+    """Draws (s, a, r, terminal, s', support actions of s') of a batch of transitions."""
+
+    def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
+        *now, next_row = draw(generator, settings.q_batch, data.states, data.actions, data.rewards, data.terminals, data.next_row)
+        return *now, data.distinct[next_row], support[next_row].float()
+
+    return examples
+
+
+def critic_errors(q: TwinQ, target: TwinQ, settings: Settings, s: Float[Tensor, "*batch ds"], a: Float[Tensor, "*batch da"],
+                  reward: Float[Tensor, "*batch"], terminal: Bool[Tensor, "*batch"], after: Float[Tensor, "*batch ds"],
+                  support: Float[Tensor, "*batch K da"]) -> Float[Tensor, "*batch"]:
+    """The mean over both networks of (Q_ψ(s, a) − target)², the target of Eq. 22 being of the states `after`."""
+    with torch.no_grad():
+        next_q = target(after.unsqueeze(-2), support)
+        goal = softmax_q_target(reward, terminal, next_q, settings.beta_q, settings.discount)
+    q1, q2 = q.both(s, a)
+    return ((q1 - goal).square() + (q2 - goal).square()) / 2
 
 
 def following(q: TwinQ, target: TwinQ, rate: float) -> Callable[[], None]:

@@ -8,13 +8,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.errors import CepnbError
+from cepnb.guidance import EnergyFunction
 from cepnb.losses import cep, cep_self_normalised, exponentiated_mse, mse, soft_value
 from cepnb.networks import EnergyNet
 from cepnb.profiles import Settings
 from cepnb.schedule import VPSchedule
-from cepnb.training import Plan, StepLoss, draw, initialised, seeded, train
+from cepnb.training import Examples, Plan, StepLoss, draw, initialised, seeded, train
 
-EnergyLoss = Callable[[EnergyNet, Tensor, Tensor, Tensor, torch.Generator], Tensor]
+EnergyLoss = Callable[[EnergyFunction, Tensor, Tensor, Tensor, torch.Generator], Tensor]
+EnergyErrors = Callable[[EnergyFunction, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 METHODS = ("cep", "mse", "exp_mse")
 CEILING = 10.0  # of the exponents β(Q − V(s)) of labels, which overflow where the other actions of a state are all poor
 
@@ -32,40 +34,46 @@ def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tens
     where good ones are rare. With "state_value" a random half of the K actions are contrasted (or regressed on), and V(s)
     is over the other half: independent of them, so that the minimiser of Eq. 12 is kept, up to labels at the `CEILING`.
 
-    Raises `CepnbError` on another method.
+    It is trained where they are. Raises `CepnbError` on another method.
     """
-    net = energy_net(states.shape[1], support.shape[2], settings, schedule, seed)
-    plan = Plan(settings.energy_steps, settings.energy_rate, settings.energy_final,
-                checkpoint_every=settings.checkpoint_every)
-    train(batch_loss(method, net, states, support, q, settings, schedule), {"net": net}, plan, seeded(seed, "energy"),
-          checkpoint=checkpoint, label=f"energy ({method})", progress=progress)
+    net = energy_net(states.shape[1], support.shape[2], settings, schedule, seed).to(states.device)
+    train(batch_loss(method, net, states, support, q, settings, schedule), {"net": net}, energy_plan(settings),
+          seeded(seed, "energy", states.device), checkpoint=checkpoint, label=f"energy ({method})", progress=progress)
     return net
 
 
-def batch_loss(method: str, net: EnergyNet, states: Float[Tensor, "n ds"], support: Float[Tensor, "n K da"],
+def batch_loss(method: str, net: EnergyFunction, states: Float[Tensor, "n ds"], support: Float[Tensor, "n K da"],
                q: Float[Tensor, "n K"], settings: Settings, schedule: VPSchedule) -> StepLoss:
     """`energy_loss` of a batch of states, of `settings.energy_batch`."""
-    loss = energy_loss(method, settings, schedule)
-    return lambda generator: loss(net, *draw(generator, settings.energy_batch, states, support, q), generator)
+    examples, errors = energy_examples(states, support, q, settings, schedule), energy_errors(method, settings)
+    return lambda generator: errors(net, *examples(generator))
 
 
 def energy_loss(method: str, settings: Settings, schedule: VPSchedule) -> EnergyLoss:
     """The loss of `train_energy` as a function of (f_φ, states, their actions, the Q of these, generator): one value a
     state, or one an action for the regressions."""
+    errors = energy_errors(method, settings)
+    return lambda net, s, a, q, generator: errors(net, *_noised(s, a, q, settings, schedule, generator))
+
+
+def energy_examples(states: Float[Tensor, "n ds"], support: Float[Tensor, "n K da"], q: Float[Tensor, "n K"],
+                    settings: Settings, schedule: VPSchedule) -> Examples:
+    """Draws (a_t, t, s, Q of the contrasted actions, Q of those of the state value) of a batch of states."""
+    return lambda generator: _noised(*draw(generator, settings.energy_batch, states, support, q), settings, schedule, generator)
+
+
+def energy_errors(method: str, settings: Settings) -> EnergyErrors:
+    """The loss as a function of f_φ and what `energy_examples` draws, whatever axes are before those of the batch.
+
+    Raises `CepnbError` on another method than those of `METHODS`.
+    """
     if method not in METHODS:
         raise CepnbError(f"method '{method}': expected one of {', '.join(METHODS)}")
     beta, halved = settings.beta, settings.labels == "state_value"
 
-    def loss(net: EnergyNet, s: Float[Tensor, "batch ds"], a: Float[Tensor, "batch K da"], q: Float[Tensor, "batch K"],
-             generator: torch.Generator) -> Tensor:
-        t = schedule.draw_times(len(s), generator)
-        values = others = q - q.mean(dim=1, keepdim=True)
-        if halved:
-            order = torch.rand(values.shape, generator=generator).argsort(dim=1)
-            values, others = values.gather(1, order).tensor_split(2, dim=1)
-            a = a.take_along_dim(order[:, :values.shape[1], None], dim=1)
-        at = schedule.add_noise(a, t, torch.randn(a.shape, generator=generator))
-        f, beta_energy = net(at, t, s.unsqueeze(1)), -beta * values
+    def errors(net: EnergyFunction, at: Float[Tensor, "*batch k da"], t: Float[Tensor, "*batch"], s: Float[Tensor, "*batch ds"],
+               values: Float[Tensor, "*batch k"], others: Float[Tensor, "*batch rest"]) -> Tensor:
+        f, beta_energy = net(at, t, s.unsqueeze(-2)), -beta * values
         match method:
             case "cep" if halved:
                 return cep(f, beta_energy, beta * soft_value(others, beta), CEILING)
@@ -74,12 +82,29 @@ def energy_loss(method: str, settings: Settings, schedule: VPSchedule) -> Energy
             case "mse":
                 return mse(f, beta_energy)
             case "exp_mse":
-                return exponentiated_mse(f, beta_energy + beta * soft_value(others, beta).unsqueeze(1))
+                return exponentiated_mse(f, beta_energy + beta * soft_value(others, beta).unsqueeze(-1))
 
-    return loss
+    return errors
+
+
+def energy_plan(settings: Settings) -> Plan:
+    """How long and how fast step 4 trains."""
+    return Plan(settings.energy_steps, settings.energy_rate, settings.energy_final, checkpoint_every=settings.checkpoint_every)
 
 
 def energy_net(state_dim: int, action_dim: int, settings: Settings, schedule: VPSchedule, seed: int) -> EnergyNet:
     """An untrained f_φ(a_t, t, s) of the profile's size."""
     return initialised(seed, "energy", lambda: EnergyNet(
         action_dim, state_dim, settings.energy_width, settings.energy_depth, schedule=schedule))
+
+
+def _noised(s: Float[Tensor, "batch ds"], a: Float[Tensor, "batch K da"], q: Float[Tensor, "batch K"], settings: Settings,
+            schedule: VPSchedule, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """All that is random in a step. Q is given over its mean, and with labels over a state value a half of it each."""
+    t = schedule.draw_times(len(s), generator)
+    values = others = q - q.mean(dim=1, keepdim=True)
+    if settings.labels == "state_value":
+        order = torch.rand(values.shape, generator=generator, device=values.device).argsort(dim=1)
+        values, others = values.gather(1, order).tensor_split(2, dim=1)
+        a = a.take_along_dim(order[:, :values.shape[1], None], dim=1)
+    return schedule.add_noise(a, t, torch.randn(a.shape, generator=generator, device=a.device)), t, s, values, others

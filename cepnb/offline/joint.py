@@ -24,7 +24,7 @@ def train_joint(data: Transitions, support: Float[Tensor, "n K da"], states: Flo
     then is; number of steps and learning rate are those of step 3. Labels move while Q does: what is learned early is
     learned again, but nothing has to wait for Q. The energies do not act on Q.
     """
-    nets = joint_nets(data, actions.shape[2], settings, schedule, seed)
+    nets = joint_nets(data, actions.shape[2], settings, schedule, seed).to(states.device)
     target, energies = nets["q"].requires_grad_(False), {method: nets[method] for method in nets if method != "q"}
     q = deepcopy(target).requires_grad_(True)
     temporal = critic_loss(q, target, data, support, settings)
@@ -39,9 +39,9 @@ def train_joint(data: Transitions, support: Float[Tensor, "n K da"], states: Flo
             total = total + losses[method](net, s, a, values, generator).mean()
         return total.unsqueeze(0)  # a sum of means over batches of their own
 
-    train(step_loss, {"q": q, "target": target} | energies, critic_plan(settings), seeded(seed, "joint"),
-          after_step=following(q, target, settings.target_rate), checkpoint=checkpoint, label="critic and energies",
-          progress=progress)
+    train(step_loss, {"q": q, "target": target} | energies, critic_plan(settings),
+          seeded(seed, "joint", states.device), after_step=following(q, target, settings.target_rate), checkpoint=checkpoint,
+          label="critic and energies", progress=progress)
     return nets
 
 

@@ -26,7 +26,7 @@ def sample_actions(eps: EpsFunction, states: Float[Tensor, "n ds"], action_dim: 
     The network sees each state once, broadcast over its K actions. With `block` it is asked for at most about so many
     actions at a time, from the same random numbers; `eps` must then not hold anything a row of its own, such as scales.
     """
-    start = torch.randn((len(states), K, action_dim), generator=generator)
+    start = torch.randn((len(states), K, action_dim), generator=generator, device=states.device)
     times, parts = schedule.times(settings.sampler_steps), max(1, math.ceil(len(states) * K / block)) if block else 1
     actions = torch.cat([last(dpm_solver_pp(eps, x, times, schedule, s.unsqueeze(1)))
                          for x, s in zip(start.tensor_split(parts), states.tensor_split(parts), strict=True)])

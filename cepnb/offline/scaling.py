@@ -37,6 +37,10 @@ class Transitions:
     next_row: Int[Tensor, "n"]
     distinct: Float[Tensor, "m ds"]
 
+    def to(self, device: torch.device) -> "Transitions":
+        """The same on a device, where the steps that are given it then work."""
+        return Transitions(**{name: value.to(device) for name, value in vars(self).items()})
+
 
 def prepare(dataset: OfflineDataset, reward_tuning: str = "none") -> tuple[Transitions, Scaling]:
     """Scale the states and index the distinct ones. A coordinate that never changes is left at 0.

@@ -41,7 +41,7 @@ class Sizes:
         self.folder, self._inputs = folder, {}
 
     def dataset(self, rows: int) -> Inputs:
-        return self._inputs.setdefault(rows, Inputs(self.folder, transitions=rows))
+        return self._inputs.setdefault(rows, Inputs(self.folder, rows=rows))
 
     def chunk(self, **changes: object) -> Callable[[], object]:
         return support(Inputs(self.folder, replace(Settings(), **changes), FEW + 1)).call

@@ -1,7 +1,7 @@
 """The paper's own public code, from a checkout of the reader's, doing what `rows` does on the same inputs.
 
 Nothing of it is in this package: its modules are imported from the folder that is named. It was written for a GPU and for
-D4RL with MuJoCo 2.1; here "cuda" in a default is replaced, and `gym` and `d4rl` are stand-ins that hand over our dataset.
+D4RL with MuJoCo 2.1; here "cuda" in a default is replaced by the device of the inputs, and `gym` and `d4rl` are stand-ins that hand over our dataset.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from cepnb.errors import CepnbError
 from cepnb.networks import parameter_count
-from cepnb.speed.rows import ACTION_DIM, EPISODES, STATE_DIM, SUPPORT_STATES, TOY, Inputs
+from cepnb.speed.rows import EPISODES, SUPPORT_STATES, TOY, Inputs
 from cepnb.toys import density
 from cepnb.training import seeded
 
@@ -38,10 +38,11 @@ class Peer:
                 parts = [importlib.import_module(f"diffusion_SDE.{name}") for name in MODULES]
                 self.schedule, self.loss, self.model, self.unconditional = parts
                 self.dataset = importlib.import_module("dataset.dataset")
-                self.schedule.marginal_prob_std.__defaults__ = ("cpu",)
-                self.arguments = Namespace(env="", device="cpu", alpha=BETA, q_alpha=1.0, method="CEP")
+                self.schedule.marginal_prob_std.__defaults__ = (inputs.device,)
+                self.arguments = Namespace(env="", device=inputs.device, alpha=BETA, q_alpha=1.0, method="CEP")
                 self.data = self.dataset.D4RL_dataset(self.arguments)
-                self.net = self.model.ScoreNet(STATE_DIM + ACTION_DIM, ACTION_DIM, self.schedule.marginal_prob_std, args=self.arguments)
+                self.net = self.model.ScoreNet(sum(inputs.shape), inputs.shape[1], self.schedule.marginal_prob_std,
+                                               args=self.arguments).to(inputs.device)
             except (ImportError, AttributeError, TypeError) as error:
                 raise CepnbError(f"{path}: not the version of the paper's code that is known here ({error})") from error
         self.critic = self.net.q[0]
@@ -69,10 +70,7 @@ class Peer:
 
     def critic_cep(self) -> Callable[[], object]:
         """A step of its train_critic.py, of the first half, in which Q is still learned."""
-        support = self.inputs.support
-        self.data.fake_actions = support[:len(self.data)]
-        self.data.fake_next_actions = support[self.inputs.data.next_row]
-        batches = _endless(DataLoader(self.data, batch_size=self.inputs.settings.q_batch, shuffle=True))
+        batches = self._with_support()
 
         def step() -> None:
             batch = next(batches)
@@ -81,9 +79,20 @@ class Peer:
 
         return step
 
+    def cep(self) -> Callable[[], object]:
+        """A step of it, of the second half, in which the energy alone is learned."""
+        batches = self._with_support()
+        return lambda: self.critic.update_qt(next(batches))
+
+    def _with_support(self) -> Iterator[dict[str, Tensor]]:
+        support = self.inputs.support
+        self.data.fake_actions = support[:len(self.data)]
+        self.data.fake_next_actions = support[self.inputs.data.next_row]
+        return _endless(DataLoader(self.data, batch_size=self.inputs.settings.q_batch, shuffle=True))
+
     def support(self) -> Callable[[], object]:
         """Support actions of states and of next states, as its train_critic.py has them sampled, guidance at scale 0."""
-        few = self.data.states[:SUPPORT_STATES].numpy(), self.data.next_states[:SUPPORT_STATES].numpy()
+        few = self.data.states[:SUPPORT_STATES].cpu().numpy(), self.data.next_states[:SUPPORT_STATES].cpu().numpy()
 
         def sample() -> list[np.ndarray]:
             self.critic.guidance_scale = 0.0
@@ -93,7 +102,7 @@ class Peer:
 
     def evaluation(self) -> Callable[[], object]:
         """Actions of `EPISODES` states at one scale after the other, 0 the first."""
-        states = self.data.states[:EPISODES].numpy()
+        states = self.data.states[:EPISODES].cpu().numpy()
 
         def act() -> list[list[np.ndarray]]:
             actions = []

@@ -52,15 +52,21 @@ class Row:
 
 
 class Inputs:
-    """What the rows work on, made when it is first asked for: random numbers of the shape of a halfcheetah dataset."""
+    """What the rows work on, made when it is first asked for: random numbers of the shape of a halfcheetah dataset.
 
-    def __init__(self, folder: Path, settings: Settings = Settings(), transitions: int | None = None) -> None:
-        self.folder, self.settings, self.transitions = folder, settings, transitions or TRANSITIONS
+    Of `rows` transitions if they are given, or else of the data of a `dataset`; what is learned from is on `device`.
+    """
+
+    def __init__(self, folder: Path, settings: Settings = Settings(), rows: int | None = None,
+                 dataset: OfflineDataset | None = None, device: torch.device = torch.device("cpu")) -> None:
+        self.folder, self.settings, self.rows, self.device = folder, settings, rows, device
+        if dataset is not None:
+            self.dataset = dataset
 
     @cached_property
     def file(self) -> Path:
         """A D4RL file of episodes of 1,000 rows."""
-        random, rows = np.random.default_rng(0), self.transitions
+        random, rows = np.random.default_rng(0), self.rows or TRANSITIONS
         arrays = {"observations": random.standard_normal((rows, STATE_DIM), dtype=np.float32),
                   "actions": random.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
                   "rewards": random.standard_normal(rows, dtype=np.float32), "terminals": np.zeros(rows, dtype=bool),
@@ -75,17 +81,22 @@ class Inputs:
 
     @cached_property
     def data(self) -> Transitions:
-        return prepare(self.dataset)[0]
+        return prepare(self.dataset)[0].to(self.device)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Widths of a state and of an action."""
+        return self.data.states.shape[1], self.data.actions.shape[1]
 
     @cached_property
     def support(self) -> Tensor:
-        """Actions in the place of a support set of all distinct states, mapped as such a set is."""
-        path, generator = self.folder / f"random-{self.transitions}.safetensors", seeded(0, "bench support")
-        rows, shape = len(self.data.distinct), (self.settings.K, ACTION_DIM)
+        """Actions in the place of a support set of all distinct states, mapped as such a set is (a copy of it on a GPU)."""
+        rows, shape = len(self.data.distinct), (self.settings.K, self.shape[1])
+        path, generator = self.folder / f"random-{rows}.safetensors", seeded(0, "bench support")
         pieces = (min(PIECE, rows - first) for first in range(0, rows, PIECE))
         write_pieces(path, "actions", (rows, *shape), torch.float32, PIECE,
                      lambda first: (2 * torch.rand(piece, *shape, generator=generator) - 1 for piece in pieces))
-        return mapped_tensor(path, "actions")
+        return mapped_tensor(path, "actions").to(self.device)
 
     @cached_property
     def few(self) -> Tensor:
@@ -94,7 +105,7 @@ class Inputs:
 
     @cached_property
     def eps(self) -> EpsNet:
-        return behaviour_net(STATE_DIM, ACTION_DIM, self.settings, SCHEDULE, 0)
+        return behaviour_net(*self.shape, self.settings, SCHEDULE, 0)
 
     @cached_property
     def q(self) -> TwinQ:
@@ -102,7 +113,7 @@ class Inputs:
 
     @cached_property
     def energy(self) -> EnergyNet:
-        return energy_net(STATE_DIM, ACTION_DIM, self.settings, SCHEDULE, 0)
+        return energy_net(*self.shape, self.settings, SCHEDULE, 0)
 
 
 def behaviour(inputs: Inputs, precision: str = "float32") -> Row:

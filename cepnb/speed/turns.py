@@ -71,7 +71,7 @@ def copy() -> tuple[Callable[[], object], int]:
 
 def conditions(turns: int) -> dict:
     """What a record of times begins with: on what they were taken, when, and in how many turns."""
-    return {"machine": _machine(), "threads": torch.get_num_threads(), "torch": torch.__version__, "date": date.today().isoformat(),
+    return {"machine": machine(), "threads": torch.get_num_threads(), "torch": torch.__version__, "date": date.today().isoformat(),
             "turns": turns}
 
 
@@ -81,7 +81,7 @@ def said(record: dict) -> str:
             f"medians of {record['turns']} turns.")
 
 
-def _machine() -> str:
+def machine() -> str:
     """The kind of processor, as the system names it."""
     try:
         names = [line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
