@@ -59,14 +59,14 @@ class Inputs:
 
     def __init__(self, folder: Path, settings: Settings = Settings(), rows: int | None = None,
                  dataset: OfflineDataset | None = None, device: torch.device = torch.device("cpu")) -> None:
-        self.folder, self.settings, self.rows, self.device = folder, settings, rows, device
+        self.folder, self.settings, self.rows, self.device = folder, settings, rows or TRANSITIONS, device
         if dataset is not None:
             self.dataset = dataset
 
     @cached_property
     def file(self) -> Path:
         """A D4RL file of episodes of 1,000 rows."""
-        random, rows = np.random.default_rng(0), self.rows or TRANSITIONS
+        random, rows = np.random.default_rng(0), self.rows
         arrays = {"observations": random.standard_normal((rows, STATE_DIM), dtype=np.float32),
                   "actions": random.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
                   "rewards": random.standard_normal(rows, dtype=np.float32), "terminals": np.zeros(rows, dtype=bool),
@@ -171,7 +171,7 @@ def toy(inputs: Inputs) -> Row:
 def loading(inputs: Inputs) -> Row:
     kept = inputs.dataset
     size = sum(t.numel() * t.element_size() for t in vars(kept).values() if isinstance(t, Tensor))
-    return Row(lambda: load_hdf5(inputs.file), f"HDF5 file of {inputs.transitions} rows", "rows", inputs.transitions, size)
+    return Row(lambda: load_hdf5(inputs.file), f"HDF5 file of {inputs.rows} rows", "rows", inputs.rows, size)
 
 
 def maze(inputs: Inputs) -> Row:
