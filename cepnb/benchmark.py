@@ -124,10 +124,11 @@ def samples(settings: ToySettings, profile: str, seed: int, folder: Path, method
     return found
 
 
-def markdown(records: list[dict], key: str = "w2_ratio") -> str:
+def markdown(records: list[dict], key: str = "w2_ratio", intervals: bool = True) -> str:
     """One number of all records as a table: a row for each density and β, a column a method, mean ± 95 % over seeds.
 
-    The head names the number of seeds of a column where not all have as many; a case without any is a dash.
+    The head names the number of seeds of a column where not all have as many; a case without any is a dash. Without
+    `intervals` there are means alone, in a table narrow enough for a page.
     """
     values: dict[tuple[str, str, float], list[float]] = {}
     for found in records:
@@ -136,19 +137,19 @@ def markdown(records: list[dict], key: str = "w2_ratio") -> str:
     rows = list(dict.fromkeys((record["density"], record["beta"]) for record in records))
     seeds = {method: {len(values.get((method, *row), [])) for row in rows} for method in methods}
     alike = len(set.union(*seeds.values())) == 1
-    heads = methods if alike else [f"{m} (seeds: {'–'.join(map(str, sorted({min(n), max(n)})))})" for m, n in seeds.items()]
+    heads = methods if alike or not intervals else [f"{m} (seeds: {'–'.join(map(str, sorted({min(n), max(n)})))})" for m, n in seeds.items()]
     lines = ["| density | β | " + " | ".join(heads) + " |", "|---" * (len(methods) + 2) + "|"]
     for name, beta in rows:
-        cells = [_cell(values.get((method, name, beta), [])) for method in methods]
+        cells = [_cell(values.get((method, name, beta), []), intervals) for method in methods]
         lines.append(f"| {name} | {beta:g} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _cell(values: list[float]) -> str:
+def _cell(values: list[float], interval: bool) -> str:
     if not values:
         return "–"
     mean, half = (f"{value:.2f}" if value < 1000 else f"{value:.0e}" for value in mean_interval(values))
-    return f"{mean} ± {half}" if len(values) > 1 else mean
+    return f"{mean} ± {half}" if interval and len(values) > 1 else mean
 
 
 def _exact_sets(density: Density, beta: float, settings: ToySettings, seed: int, repeat: int) -> list[torch.Tensor]:

@@ -118,6 +118,8 @@ def test_table_of_two_seeds() -> None:
     assert lines[0] == "| density | β | exact | mse |" and lines[2] == "| moons | 1 | 1.10 ± 1.27 | 2.00 ± 0.00 |"
     lines = benchmark.markdown([*records[:3], records[0] | {"beta": 3.0}]).splitlines()
     assert lines[0] == "| density | β | exact (seeds: 1–2) | mse (seeds: 0–1) |" and lines[3] == "| moons | 3 | 1.00 | – |"
+    lines = benchmark.markdown([*records[:3], records[0] | {"beta": 3.0}], intervals=False).splitlines()
+    assert lines[0] == "| density | β | exact | mse |" and lines[2] == "| moons | 1 | 1.10 | 2.00 |"
 
 
 def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
