@@ -4,25 +4,16 @@ import argparse
 import ast
 import json
 import os
-import sys
 from pathlib import Path
 
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, exit_status
 from cepnb.profiles import PROFILES, Settings, fitting, profile_name, settings, toy_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 bad input or a failed write or run, 130 interrupted."""
     options = _parser().parse_args(arguments)
-    try:
-        options.command(options)
-    except CepnbError as error:
-        print(f"cepnb: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("cepnb: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status("cepnb", lambda: options.command(options))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,7 @@
-"""The one exception that this package raises on purpose, and how any is said in a line."""
+"""The one exception that this package raises on purpose, how any is said in a line, and what a command makes of it."""
+
+import sys
+from collections.abc import Callable
 
 
 class CepnbError(ValueError):
@@ -8,3 +11,16 @@ class CepnbError(ValueError):
 def in_a_line(error: BaseException) -> str:
     """What is said of an error: its own line if it is ours, else its kind and its text on one line."""
     return str(error) if isinstance(error, CepnbError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def exit_status(program: str, command: Callable[[], None]) -> int:
+    """Run a command: 0 if it is done, 2 after an error of ours, which is printed in a line, 130 if it was interrupted."""
+    try:
+        command()
+    except CepnbError as error:
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0

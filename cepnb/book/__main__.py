@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from cepnb.book.site import build
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, exit_status
 
 
 def main() -> int:
@@ -15,19 +15,15 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("book"), help="folder of the site (default: book)")
     parser.add_argument("--work", type=Path, default=Path(".book"), help="folder of what the next build can use (default: .book)")
     options = parser.parse_args()
-    try:
-        notebooks = sorted(options.notebooks.absolute().glob("*.ipynb"))
-        if not notebooks:
-            raise CepnbError(f"{options.notebooks}: found no notebook")
-        count = build(notebooks, options.out.absolute(), options.work.absolute())
-    except CepnbError as error:
-        print(f"cepnb.book: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("cepnb.book: interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
+    return exit_status("cepnb.book", lambda: _build(options))
+
+
+def _build(options: argparse.Namespace) -> None:
+    notebooks = sorted(options.notebooks.absolute().glob("*.ipynb"))
+    if not notebooks:
+        raise CepnbError(f"{options.notebooks}: found no notebook")
+    count = build(notebooks, options.out.absolute(), options.work.absolute())
     print(f"{len(notebooks)} notebooks, {count} of them executed: open {options.out / 'index.html'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from cepnb.offline.locomotion import task
 
 STEPS = {"hopper": 400_000, "walker2d": 300_000, "halfcheetah": 300_000}
 EVERY = 2_000  # steps between the agents that are kept while training
-SHIPPED = 20  # of these up to the medium one
+KEPT = 20  # of these up to the medium one
 EPISODES = 10  # by which an agent is judged
 SETTINGS = dict(policy_kwargs={"net_arch": {"pi": [64, 64], "qf": [128, 128]}}, learning_starts=5_000, batch_size=128,
                 train_freq=8, gradient_steps=8)  # small networks: two cores, and agents that are shipped
@@ -28,7 +28,7 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path, progress
     """Train on a locomotion task, judge the agents on the way, and write those that the datasets are made of.
 
     Into `folder`/NAME.safetensors: the medium agent is the first whose mean return over `EPISODES` episodes is a third of
-    D4RL's expert, the expert the best of the last fifth, and at most `SHIPPED` others lie at even distances up to the
+    D4RL's expert, the expert the best of the last fifth, and at most `KEPT` others lie at even distances up to the
     medium one. A killed training begins anew; judging goes on where it was. Raises `CepnbError` on an unknown task, without
     the extra, and if no agent gets as far as the medium one.
     """
@@ -54,7 +54,7 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path, progress
         raise CepnbError(f"{name}: no agent has reached a return of {wanted:.0f} in {steps} steps, expected more steps")
     expert = max(paths[-len(paths) // 5:], key=mean_return)
     before = paths[:paths.index(medium) + 1]
-    chosen = {before[-1 - i * len(before) // SHIPPED] for i in range(SHIPPED)} | {medium, expert}
+    chosen = {before[-1 - i * len(before) // KEPT] for i in range(KEPT)} | {medium, expert}
     recipe = {"environment": task(name), "algorithm": "SAC", "settings": SETTINGS, "steps": steps, "seed": seed,
               "medium": int(medium.stem), "expert": int(expert.stem),
               "returns": {str(int(path.stem)): round(mean_return(path), 1) for path in sorted(chosen)},
