@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from cepnb.guidance import EpsFunction
+from cepnb.metrics import mean_interval
 from cepnb.offline.maze import GOAL_RADIUS, Layout
 from cepnb.offline.scores import Line, Row, ablations, summed_up, task_name
 
@@ -181,35 +182,41 @@ def task_figure(lines: list[Line]) -> Figure:
 
 
 def ablation_figure(rows: list[Row]) -> Figure:
-    """CEP's mean scores with 95 % intervals over seeds against each setting that options change: a row for each task.
+    """What changing one setting adds to CEP's score: a row for each task, a panel for each setting that options change.
 
-    In each panel one line a guidance scale that all of its options have, the headline's filled. The last shows all methods of
-    the option "base" over the scales. Raises `CepnbError` without such an option.
+    Each value is shown by its differences to the option "base" seed by seed, which share what the setting does not touch: their
+    mean and its 95 % interval by Student's t (none for one seed), one line a guidance scale that all of the options have, the
+    headline's filled. The last panel has the scores of base itself, all methods over the scales. Raises `CepnbError` without it.
     """
     tasks = dict.fromkeys((row["dataset"], row["environment"]) for row in rows)
     panels = list(ablations(rows))
-    made, axes = figure(len(panels) + 1, len(tasks), size=2.8, sharey="row")
-    for line_of_axes, task in zip(axes, tasks):
+    made, axes = figure(len(panels) + 1, len(tasks), size=2.8)
+    for (*own, last), task in zip(axes, tasks):
         here = [row for row in rows if (row["dataset"], row["environment"]) == task]
         lines, values = summed_up(here), ablations(here)
-        for panel, setting in zip(line_of_axes, panels):
+        for panel, setting in zip(own, panels):
+            panel.sharey(own[0])
             _ablation_panel(panel, setting, values.get(setting, []), [line for line in lines if line.method == "cep"])
-        base = [line for line in lines if line.option == "base"]
-        score_panel(line_of_axes[-1], [(line.method, line.scale, *_bar(line)) for line in base])
-        line_of_axes[-1].set_title("methods", fontsize=10)
-        line_of_axes[0].set_ylabel(f"{task_name(*task)}\nD4RL-normalised score")
-        for panel in (line_of_axes[0], line_of_axes[-1]):
+        score_panel(last, [(line.method, line.scale, *_bar(line)) for line in lines if line.option == "base"])
+        last.set(title="base: all methods", ylabel="D4RL-normalised score")
+        for panel in own[:1]:
+            panel.set_ylabel(f"{task_name(*task)}\nscore less base, seed by seed")
             panel.legend(fontsize=7)
+        last.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return made
 
 
 def _ablation_panel(axes: Axes, setting: str, values: list[tuple[object, str]], lines: list[Line]) -> None:
     of_option = {option: {line.scale: line for line in lines if line.option == option} for _, option in values}
+    axes.axhline(0, color=COLOURS["behaviour"], linewidth=1)
     for scale in sorted(set.intersection(*(set(own) for own in of_option.values()))) if values else []:
-        bars = [_bar(of_option[option][scale]) for _, option in values]
-        headline = of_option["base"][scale].headline
-        axes.errorbar(range(len(values)), *zip(*bars), marker="o", capsize=3, color=COLOURS["cep" if headline else "cep_raw"],
-                      markerfacecolor=None if headline else "white", label=f"CEP, s = {scale:g}")
+        base = of_option["base"][scale]
+        pairs = [[score - base.scores[seed] for seed, score in of_option[option][scale].scores.items() if seed in base.scores]
+                 for _, option in values]
+        means, halves = zip(*map(mean_interval, pairs))
+        axes.errorbar(range(len(values)), means, np.nan_to_num(halves), marker="o", capsize=3,
+                      color=COLOURS["cep" if base.headline else "cep_raw"],
+                      markerfacecolor=None if base.headline else "white", label=f"CEP, s = {scale:g}")
     axes.set_xticks(range(len(values)), [f"{value:g}" if isinstance(value, (int, float)) else str(value) for value, _ in values])
     axes.set_xlim(-0.5, max(len(values), 1) - 0.5)
     axes.set_title(setting, fontsize=10)

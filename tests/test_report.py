@@ -159,15 +159,18 @@ def test_the_figure_of_ablations_has_a_panel_for_each_setting() -> None:
     changed = {"K_16": {"K": 16, "energy_K": 16}, "base": {}, "beta_5": {"beta": 5.0}, "labels": {"labels": "state_value"},
                "beta_40": {"beta": 40.0}, "longer": {"episodes": 60}}
     rows = [row for place, (option, changes) in enumerate(changed.items()) for seed, scores in enumerate(THREE)
-            for row in rows_of(metrics(seed, tuple(score + place for score in scores), settings=SETTINGS | changes), option)]
+            for row in rows_of(metrics(seed, tuple(score + place * (1 + seed) for score in scores), settings=SETTINGS | changes), option)]
     assert ablations(rows) == {"K": [(4, "base"), (16, "K_16")], "beta": [(5.0, "beta_5"), (20.0, "base"), (40.0, "beta_40")],
                                "labels": [("self_normalised", "base"), ("state_value", "labels")]}
     axes = ablation_figure(rows).axes
-    assert [panel.get_title() for panel in axes] == ["K", "beta", "labels", "methods"]
+    assert [panel.get_title() for panel in axes] == ["K", "beta", "labels", "base: all methods"]
     assert [label.get_text() for label in axes[1].get_xticklabels()] == ["5", "20", "40"]
     exact, headline = axes[1].containers
     assert [exact.get_label(), headline.get_label()] == ["CEP, s = 1", "CEP, s = 3"]
-    assert headline[0].get_ydata().tolist() == [92.0, 91.0, 94.0] and exact[0].get_ydata().tolist() == [5.0, 4.0, 7.0]
+    # differences of 1, 2, 3 and of 3, 6, 9: 2 ± 4.3027/√3 and 6 ± 3 · 4.3027/√3
+    assert headline[0].get_ydata().tolist() == exact[0].get_ydata().tolist() == [2.0, 0.0, 6.0]
+    bounds = [segment[:, 1].tolist() for segment in headline[2][0].get_segments()]
+    assert np.ravel(bounds) == pytest.approx([2 - 2.484, 2 + 2.484, 0, 0, 6 - 7.452, 6 + 7.452], abs=1e-3)
     with pytest.raises(CepnbError, match="options K_16: expected one named base among them"):
         ablations([row for row in rows if row["option"] == "K_16"])
 
