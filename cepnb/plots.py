@@ -211,9 +211,7 @@ def _ablation_panel(axes: Axes, setting: str, values: list[tuple[object, str]], 
     axes.axhline(0, color=COLOURS["behaviour"], linewidth=1)
     for scale in sorted(set.intersection(*(set(own) for own in of_option.values()))) if values else []:
         base = of_option["base"][scale]
-        pairs = [[score - base.scores[seed] for seed, score in of_option[option][scale].scores.items() if seed in base.scores]
-                 for _, option in values]
-        means, halves = zip(*map(mean_interval, pairs))
+        means, halves = zip(*(mean_interval(of_option[option][scale].less(base)) for _, option in values))
         axes.errorbar(range(len(values)), means, np.nan_to_num(halves), marker="o", capsize=3,
                       color=COLOURS["cep" if base.headline else "cep_raw"],
                       markerfacecolor=None if base.headline else "white", label=f"CEP, s = {scale:g}")

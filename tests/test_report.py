@@ -171,6 +171,8 @@ def test_the_figure_of_ablations_has_a_panel_for_each_setting() -> None:
     assert headline[0].get_ydata().tolist() == exact[0].get_ydata().tolist() == [2.0, 0.0, 6.0]
     bounds = [segment[:, 1].tolist() for segment in headline[2][0].get_segments()]
     assert np.ravel(bounds) == pytest.approx([2 - 2.484, 2 + 2.484, 0, 0, 6 - 7.452, 6 + 7.452], abs=1e-3)
+    # CEP at the headline scale under beta_5 less base: 1, 2, 3
+    assert "| local/maze2d-umaze | beta_5 | 3 | 2.0 | -0.5 to 4.5 | 1.0, 2.0, 3.0 |" in report(rows).split("### Options less base")[1]
     with pytest.raises(CepnbError, match="options K_16: expected one named base among them"):
         ablations([row for row in rows if row["option"] == "K_16"])
 

@@ -22,6 +22,8 @@ def report(rows: list[Row]) -> str:
          aggregate_table(headline)),
         ("Differences seed by seed", "CEP less each other method at the headline scale. Methods of one seed share behaviour and Q, so "
          "that the interval (95 %, Student's t) is that of the mean of paired differences.", difference_table(headline)),
+        ("Options less base, seed by seed", "CEP at the headline scale. Runs of one seed share what their settings have in common.",
+         option_table(headline)),
         ("The whole grid of scales", "", score_table(lines)),
         ("Runs", "Seconds are of all steps, those taken over from another option included.", run_table(rows)),
         ("Beside published scores", *published_section(headline)),
@@ -58,12 +60,17 @@ def difference_table(headline: list[Line]) -> str:
     rows = []
     for cep in (line for line in headline if line.method == "cep"):
         for other in headline:
-            both = sorted(cep.scores.keys() & other.scores.keys())
-            if (other.task, other.option) == (cep.task, cep.option) and other is not cep and both:
-                differences = [cep.scores[seed] - other.scores[seed] for seed in both]
-                rows.append((cep.task, cep.option, f"cep − {other.method}", len(both), *_interval(*mean_interval(differences)),
-                             ", ".join(f"{value:.1f}" for value in differences)))
+            if (other.task, other.option) == (cep.task, cep.option) and other is not cep and (differences := cep.less(other)):
+                rows.append((cep.task, cep.option, f"cep − {other.method}", *_differences(differences)))
     return markdown(("task", "option", "difference", "seeds", "mean", "95 % interval", "each seed"), rows)
+
+
+def option_table(headline: list[Line]) -> str:
+    """CEP under each option less CEP under the option "base" of the same task; empty where there is none of that name."""
+    of_base = {line.task: line for line in headline if line.method == "cep" and line.option == "base"}
+    rows = [(line.task, line.option, *_differences(differences)) for line in headline
+            if line.method == "cep" and line.option != "base" and line.task in of_base and (differences := line.less(of_base[line.task]))]
+    return markdown(("task", "option", "seeds", "mean", "95 % interval", "each seed"), rows)
 
 
 def run_table(rows: list[Row]) -> str:
@@ -110,6 +117,11 @@ def markdown(head: tuple[str, ...], rows: list[tuple]) -> str:
     shown = [index for index in range(len(head)) if any(row[index] != "" for row in rows)]
     lines = [[row[index] for index in shown] for row in (head, ["---"] * len(head), *rows)]
     return "\n".join("|" + "|".join("---" if cell == "---" else f" {cell} " for cell in line) + "|" for line in lines)
+
+
+def _differences(values: list[float]) -> tuple[int, str, str, str]:
+    """Their number, mean, interval, and themselves."""
+    return len(values), *_interval(*mean_interval(values)), ", ".join(f"{value:.1f}" for value in values)
 
 
 def _interval(mean: float, half: float) -> tuple[str, str]:

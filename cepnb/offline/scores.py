@@ -42,6 +42,10 @@ class Line:
         """Mean over seeds and half the width of its 95 % interval by Student's t, NaN for one seed."""
         return mean_interval(list(self.scores.values()))
 
+    def less(self, other: "Line") -> list[float]:
+        """Differences of the scores to another line's, of the seeds that both have."""
+        return [self.scores[seed] - other.scores[seed] for seed in sorted(self.scores.keys() & other.scores.keys())]
+
 
 def rows_of(metrics: dict, option: str = "") -> list[Row]:
     """The contents of a run's `metrics.json` as rows, one a method and scale: scores, gain in Q, and the whole configuration."""
