@@ -8,7 +8,7 @@ import pytest
 from browsing import jupyterlab, keep_cells, run_all_cells
 from playwright.sync_api import Browser, Locator, Page, expect
 
-MOVES = """async explorer => { // through all frames, one slider at a time; each picture is waited for
+MOVES = """async (explorer, place) => { // through all frames of one t, one slider at a time; each picture is waited for
     const [beta, t] = explorer.querySelectorAll("input"), canvas = explorer.querySelector("canvas"), waited = [];
     async function move(slider, place) {
         const before = canvas.toDataURL(), start = performance.now();
@@ -17,11 +17,9 @@ MOVES = """async explorer => { // through all frames, one slider at a time; each
         while (canvas.toDataURL() == before) await new Promise(requestAnimationFrame);
         waited.push(performance.now() - start);
     }
-    await move(beta, 0);
-    for (let place = 0; place <= t.max; place += 1) {
-        await move(t, place);
-        for (let k = 1; k <= beta.max; k += 1) await move(beta, place % 2 ? beta.max - k : k);
-    }
+    if (place == 0) await move(beta, 0);
+    await move(t, place);
+    for (let k = 1; k <= beta.max; k += 1) await move(beta, place % 2 ? beta.max - k : k);
     return waited;
 }"""
 EMPTY = "canvas => !canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
@@ -140,9 +138,8 @@ def test_notebook_06_moves_learned_models_time_and_scale(run: Callable[[str, int
 
 def test_a_live_frame_of_a_readers_own_density_costs_the_kernel_little(
         browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """The kernel's own processor time and the time to the new picture on the screen are printed: on an idle machine 47 and 80 ms.
-
-    Held is what a figure drawn anew for each move would exceed by far: a shared processor has been seen to double the former.
+    """Less than a tenth of a second of its own time a frame, at the t where it took least but one: other tests may run beside it, and
+    only add, and of the t it began with a frame is there already. All of it and the time to the new picture on the screen are printed: on an idle machine 47 and 80 ms.
 
     Under `laptop`, where frames are computed when they are asked for; of notebook 06 only the cells that this needs.
     """
@@ -154,10 +151,13 @@ def test_a_live_frame_of_a_readers_own_density_costs_the_kernel_little(
         explorer.scroll_into_view_if_needed()
         (kernel,) = [process for process in psutil.Process().children(recursive=True)
                      if "ipykernel_launcher" in process.cmdline() and str(tmp_path) in process.cwd()]
-        before, waited = sum(kernel.cpu_times()[:2]), explorer.evaluate(MOVES)
-        own = 1000 * (sum(kernel.cpu_times()[:2]) - before) / len(waited)
+        waited, own = [], []
+        for place in range(1 + int(explorer.get_by_role("slider", name="t").get_attribute("max"))):
+            before, moved = sum(kernel.cpu_times()[:2]), explorer.evaluate(MOVES, place)
+            own.append(1000 * (sum(kernel.cpu_times()[:2]) - before) / len(moved))
+            waited += moved
         page.close()
     with capsys.disabled():
-        print(f"live frames: {own:.0f} ms of the kernel, on the screen after {sorted(waited)[len(waited) // 2]:.0f} ms (median), "
+        print(f"live frames: {', '.join(f'{time:.0f}' for time in own)} ms of the kernel, on the screen after {sorted(waited)[len(waited) // 2]:.0f} ms (median), "
               f"{sorted(waited)[int(0.95 * len(waited))]:.0f} ms (95th percentile of {len(waited)})")
-    assert len(waited) == 43 and own <= 250
+    assert len(waited) == 43 and sorted(own)[1] <= 100
