@@ -4,6 +4,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable
+from itertools import chain
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -188,12 +189,14 @@ def ablation_figure(rows: list[Row]) -> Figure:
     mean and its 95 % interval by Student's t (none for one seed), one line a guidance scale that all of the options have, the
     headline's filled. The last panel has the scores of base itself, all methods over the scales. Raises `CepnbError` without it.
     """
-    tasks = dict.fromkeys((row["dataset"], row["environment"]) for row in rows)
-    panels = list(ablations(rows))
+    tasks: dict[tuple, list[Row]] = {}
+    for row in rows:
+        tasks.setdefault((row["dataset"], row["environment"]), []).append(row)
+    found = {task: ablations(own) for task, own in tasks.items()}
+    panels = list(dict.fromkeys(chain.from_iterable(found.values())))
     made, axes = figure(len(panels) + 1, len(tasks), size=2.8)
-    for (*own, last), task in zip(axes, tasks):
-        here = [row for row in rows if (row["dataset"], row["environment"]) == task]
-        lines, values = summed_up(here), ablations(here)
+    for (*own, last), (task, values) in zip(axes, found.items()):
+        lines = summed_up(tasks[task])
         for panel, setting in zip(own, panels):
             panel.sharey(own[0])
             _ablation_panel(panel, setting, values.get(setting, []), [line for line in lines if line.method == "cep"])
@@ -201,6 +204,7 @@ def ablation_figure(rows: list[Row]) -> Figure:
         last.set(title="base: all methods", ylabel="D4RL-normalised score")
         for panel in own[:1]:
             panel.set_ylabel(f"{task_name(*task)}\nscore less base, seed by seed")
+        for panel in [panel for panel in own if panel.containers][:1]:
             panel.legend(fontsize=7)
         last.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return made

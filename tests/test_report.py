@@ -177,6 +177,16 @@ def test_the_figure_of_ablations_has_a_panel_for_each_setting() -> None:
         ablations([row for row in rows if row["option"] == "K_16"])
 
 
+def test_the_figure_of_ablations_compares_options_within_a_task() -> None:
+    """Tasks of two families, whose own settings differ, the second with one option so far."""
+    changed = {"local/maze2d-umaze": {"base": {}, "beta_5": {"beta": 5.0}}, "local/maze2d-umaze-noisy": {"base": {"beta": 3.0, "beta_q": 1.0}}}
+    rows = [row for dataset, options in changed.items() for option, changes in options.items()
+            for row in rows_of(metrics(0, THREE[0], dataset=dataset, settings=SETTINGS | changes), option)]
+    axes = ablation_figure(rows).axes
+    assert [panel.get_title() for panel in axes] == ["beta", "base: all methods"] * 2
+    assert [len(axes[place].containers) for place in (0, 2)] == [2, 0]
+
+
 @pytest.mark.parametrize("changes, seed, complaint", [
     ({"settings": SETTINGS | {"beta": 3.0}}, 1, "b/metrics.json: its beta is 3.0, that of {}/a/metrics.json 20.0, expected"),
     ({"profile": "laptop"}, 1, "b/metrics.json: its profile is laptop, that of {}/a/metrics.json ci, expected"),

@@ -104,7 +104,7 @@ def summed_up(rows: list[Row]) -> list[Line]:
 
 
 def ablations(rows: list[Row]) -> dict[str, list[tuple[object, str]]]:
-    """For each setting that options change, its values in ascending order with the option of each; "base" is among them.
+    """For each setting that options of one task change, its values in ascending order with the option of each, "base" among them.
 
     How much is trained and evaluated (`guidance`, `scales`, `episodes`) is no ablation. An option that changes several
     settings stands under the first. Raises `CepnbError` without an option "base".
