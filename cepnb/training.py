@@ -125,14 +125,14 @@ def initialised(seed: int, purpose: str, build: Callable[[], Module]) -> Module:
 
 
 def draw(generator: torch.Generator, count: int, *pools: Tensor) -> tuple[Tensor, ...]:
-    """`count` rows drawn with replacement, the same rows of every pool, `gathered`."""
+    """`count` rows drawn with replacement, the same rows of every pool, `unpacked`."""
     rows = torch.randint(len(pools[0]), (count,), generator=generator, device=generator.device)
-    return tuple(gathered(pool, rows) for pool in pools)
+    return tuple(unpacked(pool[rows]) for pool in pools)
 
 
-def gathered(pool: Tensor, rows: Tensor) -> Tensor:
-    """Those rows of a pool; what is kept in half precision comes as float32."""
-    return pool[rows].float() if pool.dtype == torch.float16 else pool[rows]
+def unpacked(values: Tensor) -> Tensor:
+    """What is kept in half precision as float32, which all is computed in; anything else as it is."""
+    return values.float() if values.dtype == torch.float16 else values
 
 
 def _adam(parameters: list[nn.Parameter], plan: Plan, device: torch.device) -> torch.optim.Adam:

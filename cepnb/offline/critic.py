@@ -12,7 +12,7 @@ from cepnb.losses import softmax_q_target
 from cepnb.networks import TwinQ
 from cepnb.offline.scaling import Transitions
 from cepnb.profiles import Settings
-from cepnb.training import Examples, Plan, StepLoss, draw, gathered, initialised, seeded, train
+from cepnb.training import Examples, Plan, StepLoss, draw, initialised, seeded, train, unpacked
 
 
 def train_critic(data: Transitions, support: Float[Tensor, "n K da"], settings: Settings, seed: int,
@@ -41,7 +41,7 @@ def critic_examples(data: Transitions, support: Float[Tensor, "n K da"], setting
 
     def examples(generator: torch.Generator) -> tuple[Tensor, ...]:
         *now, next_row = draw(generator, settings.q_batch, data.states, data.actions, data.rewards, data.terminals, data.next_row)
-        return *now, data.distinct[next_row], gathered(support, next_row)
+        return *now, data.distinct[next_row], unpacked(support[next_row])
 
     return examples
 
@@ -83,4 +83,4 @@ def support_values(q: TwinQ, distinct: Float[Tensor, "n ds"], support: Float[Ten
                    rows: int = 16_384) -> Float[Tensor, "n K"]:
     """Q_ψ of every support action (smaller of the two networks): the labels of Eq. 20, computed once."""
     parts = zip(distinct.split(rows), support.split(rows), strict=True)
-    return torch.cat([q(s.unsqueeze(1), a.float()) for s, a in parts])
+    return torch.cat([q(s.unsqueeze(1), unpacked(a)) for s, a in parts])
