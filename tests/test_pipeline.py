@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killing import kills_until_done
 
 from cepnb.errors import CepnbError
 from cepnb.files import load_tensors, read_json, save_tensors, write_json
@@ -63,17 +64,7 @@ def _run_until_killed(folder: Path, writes: int) -> None:
 
 def test_killed_again_and_again_it_ends_with_the_numbers_of_an_unbroken_run(
         tmp_path: Path, unbroken: tuple[Path, dict]) -> None:
-    kills = 0
-    while True:
-        process = multiprocessing.get_context("spawn").Process(target=_run_until_killed, args=(tmp_path, 5))
-        process.start()
-        process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL
-        kills += 1
-        assert kills < 10, "it does not get on"
-    assert kills >= 3
+    assert kills_until_done(_run_until_killed, (tmp_path, 5), 10) >= 3
     folder, expected = unbroken
     found = json.loads((tmp_path / "metrics.json").read_text())
     assert found["scores"] == expected["scores"] and found["q_mean"] == expected["q_mean"]

@@ -1,7 +1,6 @@
 """The support set on disk: whole or gone on with to the same bits, mapped and never in memory, and small where asked."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killing import kills_until_done
 from torch import Tensor
 
 from cepnb.errors import CepnbError
@@ -87,16 +87,12 @@ def _sample_until_killed(path: Path, writes: int) -> None:
 
 def test_killed_again_and_again_it_ends_with_the_same_bytes(tmp_path: Path, small_chunks: None) -> None:
     sampled(tmp_path / "unbroken.safetensors")
-    path, kills = tmp_path / "killed.safetensors", 0
-    while True:
-        process = multiprocessing.get_context("spawn").Process(target=_sample_until_killed, args=(path, 4))
-        process.start()
-        process.join()
-        if process.exitcode == 0:
-            break
-        assert process.exitcode == -signal.SIGKILL and not path.exists() and path.with_suffix(".begun").exists()
-        kills += 1
-        assert kills < 5, "it does not get on"
+    path = tmp_path / "killed.safetensors"
+
+    def begun_and_not_ended() -> None:
+        assert not path.exists() and path.with_suffix(".begun").exists()
+
+    kills = kills_until_done(_sample_until_killed, (path, 4), 5, begun_and_not_ended)
     assert kills >= 2 and path.read_bytes() == (tmp_path / "unbroken.safetensors").read_bytes()
     assert not path.with_suffix(".begun").exists()
 
