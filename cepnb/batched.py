@@ -59,7 +59,8 @@ def loss_together(errors: Callable[..., Tensor], examples: Sequence[Examples]) -
     Their sum over the seeds is returned: its mean over the batch has the gradient, and as a loss it is the sum, of S steps.
     """
     if len(examples) == 1:
-        return lambda streams: errors(*(value for own, generator in zip(examples, streams) for value in own(generator)))
+        (alone,) = examples
+        return lambda streams: errors(*alone(*streams))
 
     def step_loss(streams: Streams) -> Tensor:
         drawn = [own(generator) for own, generator in zip(examples, streams, strict=True)]

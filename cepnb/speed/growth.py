@@ -11,12 +11,11 @@ from statistics import median
 import torch
 from tqdm.auto import tqdm
 
-from cepnb.errors import CepnbError
 from cepnb.metrics import mmd, w2
 from cepnb.offline.scaling import prepare
 from cepnb.profiles import Settings
 from cepnb.speed.rows import Inputs, critic_cep, loading, support
-from cepnb.speed.turns import conditions, in_turns, said
+from cepnb.speed.turns import asked_for, conditions, in_turns, said
 from cepnb.training import seeded
 
 ROWS, MORE_ROWS = (100_000, 300_000, 1_000_000), (10_000_000,)  # of a dataset; the latter take some 12 GB on disk and in memory
@@ -70,12 +69,7 @@ def growth(names: Sequence[str] = (), repeats: int = 5, full: bool = False, prog
 
     `full` adds datasets of 10⁷ rows. Raises `CepnbError` on a series that is not known.
     """
-    names = tuple(names) or tuple(SERIES)
-    for name in names:
-        if name not in SERIES:
-            raise CepnbError(f"series '{name}': expected some of {', '.join(SERIES)}")
-    if repeats < 1:
-        raise CepnbError(f"--repeats {repeats}: expected at least 1")
+    names = asked_for("series", names, SERIES, repeats)
     with tempfile.TemporaryDirectory() as folder, tqdm(total=len(names) * (1 + repeats), disable=not progress, leave=False) as bar:
         sizes, series = Sizes(Path(folder)), []
         for name in names:

@@ -1,7 +1,8 @@
 """The paper's own public code, from a checkout of the reader's, doing what `rows` does on the same inputs.
 
 Nothing of it is in this package: its modules are imported from the folder that is named. It was written for a GPU and for
-D4RL with MuJoCo 2.1; here "cuda" in a default is replaced by the device of the inputs, and `gym` and `d4rl` are stand-ins that hand over our dataset.
+D4RL with MuJoCo 2.1; here "cuda" in a default is replaced by the device of the inputs, and `gym` and `d4rl` are stand-ins
+that hand over our dataset.
 """
 
 import importlib
@@ -50,8 +51,8 @@ class Peer:
 
     def calls(self) -> dict[str, Callable[[], Callable[[], object]]]:
         """For each row that has a counterpart what makes the call to be timed."""
-        return {"behaviour": self.behaviour, "behaviour_bfloat16": self.behaviour, "critic_cep": self.critic_cep, "support": self.support, "support_bfloat16": self.support,
-                "evaluation": self.evaluation, "toy": self.toy}
+        return {"behaviour": self.behaviour, "behaviour_bfloat16": self.behaviour, "critic_cep": self.critic_cep,
+                "support": self.support, "support_bfloat16": self.support, "evaluation": self.evaluation, "toy": self.toy}
 
     def behaviour(self) -> Callable[[], object]:
         """A step of its train_behavior.py, loader included."""

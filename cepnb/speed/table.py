@@ -10,10 +10,9 @@ from statistics import median
 
 from tqdm.auto import tqdm
 
-from cepnb.errors import CepnbError
 from cepnb.speed.peer import Peer
 from cepnb.speed.rows import ROWS, Inputs
-from cepnb.speed.turns import conditions, copy, in_turns, matrix_product, median_ratio, operations, said
+from cepnb.speed.turns import asked_for, conditions, copy, in_turns, matrix_product, median_ratio, operations, said
 
 
 def measured(names: Sequence[str] = (), repeats: int = 5, peer: Path | None = None, progress: bool = True) -> dict:
@@ -22,12 +21,7 @@ def measured(names: Sequence[str] = (), repeats: int = 5, peer: Path | None = No
     A turn of a row is a call of ours, one of the paper's code where `peer` is a checkout of it, and one of what the
     machine's limit is measured by. Raises `CepnbError` on a row that is not known, and where `peer` is no such checkout.
     """
-    names = tuple(names) or tuple(ROWS)
-    for name in names:
-        if name not in ROWS:
-            raise CepnbError(f"row '{name}': expected some of {', '.join(ROWS)}")
-    if repeats < 1:
-        raise CepnbError(f"--repeats {repeats}: expected at least 1")
+    names = asked_for("row", names, ROWS, repeats)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # of the paper's code, which also prints
         inputs = Inputs(Path(folder))

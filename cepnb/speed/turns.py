@@ -1,7 +1,7 @@
 """Times taken in turns, so that what else a machine does falls on all that is compared, and the machine: name and limits."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -10,6 +10,8 @@ from time import perf_counter
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+
+from cepnb.errors import CepnbError
 
 SIDE = 1024  # of the matrices of the product: 2 SIDE³ operations, in memory near the cores
 COPIED = 2**24  # float32 values of a copy: 64 MiB, which no cache holds
@@ -28,6 +30,16 @@ def in_turns(calls: dict[str, Callable[[], object]], repeats: int, watch: Callab
             seconds[name].append(perf_counter() - start)
         watch()
     return seconds
+
+
+def asked_for(what: str, names: Sequence[str], known: Collection[str], repeats: int) -> tuple[str, ...]:
+    """The names, or all that are known if there are none. Raises `CepnbError` on a name that is not, and on less than one turn."""
+    for name in names:
+        if name not in known:
+            raise CepnbError(f"{what} '{name}': expected some of {', '.join(known)}")
+    if repeats < 1:
+        raise CepnbError(f"--repeats {repeats}: expected at least 1")
+    return tuple(names) or tuple(known)
 
 
 def median_ratio(above: list[float], below: list[float]) -> float:

@@ -89,7 +89,7 @@ def _parts(inputs: Inputs, way: Way, progress: bool) -> list[dict]:
         each = (_now(inputs.device) - begun) / (few * way.seeds)
         count = len(data.distinct) * way.seeds
         parts.append({"part": part, "count": count, "unit": "states", "measured": few * way.seeds, "each": each, "seconds": each * count})
-        return [torch.cat([result, rest()[few:]]) for result in results]
+        return results if few == len(data.distinct) else [torch.cat([result, rest()[few:]]) for result in results]
 
     behaviours = fitted("behaviour", behaviour_fit(data.states, data.actions, settings, SCHEDULE, seeds))
     supports = of_states("support", lambda seed, count: sample_support(
