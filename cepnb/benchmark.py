@@ -58,7 +58,7 @@ def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dic
     distances = {"w2": [], "mmd": []}
     for repeat in range(settings.repeats):
         x = guided_samples(eps, gradient, density, settings, seeded(models.seed, f"toy start {repeat}"), scale)
-        exact = _exact_sets(density, beta, settings, models.seed, repeat)[0]
+        exact = exact_sets(density, beta, settings, models.seed, repeat)[0]
         for key, distance in (("w2", w2), ("mmd", mmd)):
             distances[key].append(distance(x, exact))
     error, size = gradient_moments(lambda xt, t: scale * gradient(xt, t), density, beta, TIMES, 2000,
@@ -152,7 +152,7 @@ def _cell(values: list[float], interval: bool) -> str:
     return f"{mean} ± {half}" if interval and len(values) > 1 else mean
 
 
-def _exact_sets(density: Density, beta: float, settings: ToySettings, seed: int, repeat: int) -> list[torch.Tensor]:
+def exact_sets(density: Density, beta: float, settings: ToySettings, seed: int, repeat: int) -> list[torch.Tensor]:
     generator, p = seeded(seed, f"toy exact {repeat}"), density.tilted(beta)
     return [p.sample(settings.samples, generator)[0] for _ in range(2)]
 
@@ -161,7 +161,7 @@ def _floor(models: Models, beta: float) -> dict[str, float]:
     """Mean distances between exact sets: measured once a density, β and seed."""
     path = models.run.folder / f"floor_beta{beta:g}.json"
     if not path.exists():
-        pairs = [_exact_sets(models.density, beta, models.settings, models.seed, repeat)
+        pairs = [exact_sets(models.density, beta, models.settings, models.seed, repeat)
                  for repeat in range(models.settings.repeats)]
         write_json(path, {key: fmean(distance(*pair) for pair in pairs) for key, distance in (("w2", w2), ("mmd", mmd))})
     return read_json(path)

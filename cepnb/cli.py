@@ -67,9 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="how fast the package is here, against the machine's limits and the paper's code")
     bench.add_argument("--peer", type=Path, metavar="PATH", help="a checkout of the paper's public code, timed in turns with ours")
     bench.add_argument("--growth", action="store_true", help="how time and memory grow with data, K, evaluations, width and points instead")
+    bench.add_argument("--toys", action="store_true", help="how long training takes until samples of the toy densities are good instead")
     bench.add_argument("--full", action="store_true", help="with --growth: datasets of 10,000,000 rows, too")
     bench.add_argument("--rows", nargs="+", default=[], metavar="NAME", help="only these rows of the table")
-    bench.add_argument("--repeats", type=int, default=7, help="turns, of which the medians are given (default 7)")
+    bench.add_argument("--repeats", type=int, help="turns, of which the medians are given (default 7); with --toys training seeds (default 1)")
     bench.add_argument("--json", action="store_true", help="print the record as JSON")
     bench.set_defaults(command=_bench)
 
@@ -193,18 +194,23 @@ def _agent(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
+    if options.growth and (options.peer or options.toys):
+        raise CepnbError(f"{'--peer' if options.peer else '--toys'}: not with --growth, expected one of the two")
+    if options.full and not options.growth:
+        raise CepnbError("--full: expected with --growth alone")
+    counts = {} if options.repeats is None else {"repeats": options.repeats}
     if options.growth:
         from cepnb.speed.growth import growth, markdown
 
-        if options.peer:
-            raise CepnbError("--peer: not with --growth, expected one of the two")
-        record = growth(options.rows, options.repeats, options.full)
+        record = growth(options.rows, full=options.full, **counts)
+    elif options.toys:
+        from cepnb.speed.quality import markdown, quality
+
+        record = quality(options.rows, peer=options.peer, **counts)
     else:
         from cepnb.speed.table import markdown, measured
 
-        if options.full:
-            raise CepnbError("--full: expected with --growth alone")
-        record = measured(options.rows, options.repeats, options.peer)
+        record = measured(options.rows, peer=options.peer, **counts)
     print(json.dumps(record, indent=2) if options.json else markdown(record))
 
 

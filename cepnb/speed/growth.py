@@ -64,7 +64,7 @@ SERIES: dict[str, Series] = {
 }
 
 
-def growth(names: Sequence[str] = (), repeats: int = 5, full: bool = False, progress: bool = True) -> dict:
+def growth(names: Sequence[str] = (), repeats: int = 7, full: bool = False, progress: bool = True) -> dict:
     """A record of the machine and of each of the series named (all by default): `repeats` turns through its sizes.
 
     `full` adds datasets of 10⁷ rows. Raises `CepnbError` on a series that is not known.
@@ -75,7 +75,7 @@ def growth(names: Sequence[str] = (), repeats: int = 5, full: bool = False, prog
         for name in names:
             bar.set_description(name)
             series.append(_measured(name, sizes, repeats, full, bar.update))
-    return conditions(repeats) | {"series": series}
+    return conditions(turns=repeats) | {"series": series}
 
 
 def _measured(name: str, made: Sizes, repeats: int, full: bool, watch: Callable[[], object]) -> dict:

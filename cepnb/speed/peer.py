@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cepnb.errors import CepnbError
+from cepnb.exact import Density
 from cepnb.networks import parameter_count
 from cepnb.speed.rows import EPISODES, SUPPORT_STATES, TOY, Inputs
 from cepnb.toys import density
@@ -116,12 +117,16 @@ class Peer:
 
     def toy(self) -> Callable[[], object]:
         """A step of the energy in its bandit_toy.py, on samples of our density: its class would make its own on a GPU."""
-        points, energies = density("8gaussians").sample(TOY.K * 100, seeded(0, "bench toy"))
+        return self.toy_model(density("8gaussians"), BETA, TOY.K * 100).energy_step
+
+    def toy_model(self, of: Density, beta: float, points: int) -> "ToyModel":
+        """Its two networks for a density, untrained, and so many samples of it."""
         examples = object.__new__(self.dataset.Toy_dataset)
-        examples.datanum, examples.datas, examples.energy = len(points), points, energies.unsqueeze(1)
-        batches = _endless(DataLoader(examples, batch_size=TOY.K, shuffle=True))
-        net = self.unconditional.Bandit_MlpScoreNet(2, 2, self.schedule.marginal_prob_std, args=self.arguments)
-        return lambda: net.q[0].update_qt(next(batches))
+        x, energy = of.sample(points, seeded(0, "bench toy"))
+        examples.datanum, examples.datas, examples.energy = points, x, -energy.unsqueeze(1)  # its energies are high where p_0 is
+        arguments = Namespace(**{**vars(self.arguments), "alpha": beta})
+        net = self.unconditional.Bandit_MlpScoreNet(2, 2, self.schedule.marginal_prob_std, args=arguments)
+        return ToyModel(net, self.loss.loss_fn, self.schedule.marginal_prob_std, DataLoader(examples, batch_size=TOY.K, shuffle=True))
 
     def _check(self, path: Path) -> None:
         """That both have networks of one size, but for the linear layer and frequencies of its time embedding."""
@@ -131,6 +136,33 @@ class Peer:
             if parameter_count(theirs) - extra != parameter_count(ours):
                 raise CepnbError(f"{path}: its {name} has {parameter_count(theirs) - extra} parameters without its time "
                                  f"embedding, expected {parameter_count(ours)}")
+
+
+class ToyModel:
+    """Its score and energy of a density, with the steps of its bandit_toy.py and what they have learned in our terms."""
+
+    def __init__(self, net: nn.Module, loss: Callable, marginal_prob_std: Callable, loader: DataLoader) -> None:
+        self.net, self._loss, self._std, self._batches = net, loss, marginal_prob_std, _endless(loader)
+        self._adam = torch.optim.Adam(net.parameters(), lr=1e-4)
+
+    def score_step(self) -> None:
+        error = self._loss(self.net, next(self._batches)["a"], self._std)
+        self._adam.zero_grad()
+        error.backward()
+        self._adam.step()
+
+    def energy_step(self) -> None:
+        self.net.q[0].update_qt(next(self._batches))
+
+    def eps(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Noise prediction −σ_t · score."""
+        t = t.expand(len(xt)).to(xt.dtype)
+        with torch.no_grad():
+            return -self._std(t)[1].unsqueeze(1) * self.net(xt, t)
+
+    def gradient(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """∇f: its energy has the other sign."""
+        return -self.net.q[0].calculate_guidance(xt.detach().clone(), t.expand(len(xt)).to(xt.dtype))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from cepnb.speed.rows import ROWS, Inputs
 from cepnb.speed.turns import asked_for, conditions, copy, in_turns, matrix_product, median_ratio, operations, said
 
 
-def measured(names: Sequence[str] = (), repeats: int = 5, peer: Path | None = None, progress: bool = True) -> dict:
+def measured(names: Sequence[str] = (), repeats: int = 7, peer: Path | None = None, progress: bool = True) -> dict:
     """A record of the machine and of each of the rows named (all of `ROWS` by default), `repeats` turns each.
 
     A turn of a row is a call of ours, one of the paper's code where `peer` is a checkout of it, and one of what the
@@ -31,7 +31,7 @@ def measured(names: Sequence[str] = (), repeats: int = 5, peer: Path | None = No
             for name in names:
                 bar.set_description(name)
                 rows.append(_row(name, inputs, theirs.get(name), repeats, bar.update))
-    return conditions(repeats) | {"rows": rows}
+    return conditions(turns=repeats) | {"rows": rows}
 
 
 def _row(name: str, inputs: Inputs, peer: Callable[[], Callable[[], object]] | None, repeats: int,

@@ -81,16 +81,16 @@ def copy() -> tuple[Callable[[], object], int]:
     return lambda: target.copy_(source), 4 * COPIED
 
 
-def conditions(turns: int) -> dict:
-    """What a record of times begins with: on what they were taken, when, and in how many turns."""
-    return {"machine": machine(), "threads": torch.get_num_threads(), "torch": torch.__version__, "date": date.today().isoformat(),
-            "turns": turns}
+def conditions(device: torch.device = torch.device("cpu"), **counts: int) -> dict:
+    """What a record of times begins with: on what they were taken and when, and in how many `turns` or with how many `seeds`."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine()
+    return {"machine": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "date": date.today().isoformat(), **counts}
 
 
 def said(record: dict) -> str:
     """The conditions of a record in a line."""
-    return (f"{record['machine']}, threads: {record['threads']}, torch {record['torch']}, {record['date']}; "
-            f"medians of {record['turns']} turns.")
+    turns = f"; medians of {record['turns']} turns" if "turns" in record else ""
+    return f"{record['machine']}, threads: {record['threads']}, torch {record['torch']}, {record['date']}{turns}."
 
 
 def machine() -> str:

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
-from datetime import date
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -24,7 +23,7 @@ from cepnb.offline.support import sample_support
 from cepnb.profiles import Settings
 from cepnb.speed.peer import Peer
 from cepnb.speed.rows import SCHEDULE, SUPPORT_STATES, Inputs
-from cepnb.speed.turns import machine
+from cepnb.speed.turns import conditions
 from cepnb.training import training
 
 LEAST = 10  # steps, calls of the paper's code and states that are measured, however small the fraction
@@ -66,9 +65,8 @@ def whole_run(settings: Settings, way: Way, dataset: OfflineDataset | None = Non
         device = torch.device(way.device, torch.cuda.current_device()) if way.device == "cuda" else torch.device(way.device)
         inputs = Inputs(Path(folder), settings, settings.transitions, dataset, device)
         parts = _parts(inputs, way, progress)
-        record = {"machine": torch.cuda.get_device_name(device) if device.type == "cuda" else machine(), "torch": torch.__version__,
-                  "date": date.today().isoformat(), **vars(way),
-                  "transitions": len(inputs.data.states), "states": len(inputs.data.distinct), "parts": parts}
+        record = conditions(device) | vars(way) | {
+            "transitions": len(inputs.data.states), "states": len(inputs.data.distinct), "parts": parts}
         theirs = _of_the_peer(peer, inputs, way) if peer else {}
     record["groups"] = _groups({part["part"]: part["seconds"] for part in parts}, theirs, way.seeds)
     return record
