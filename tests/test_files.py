@@ -73,6 +73,8 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CEPNB_PROFILE", "phone")
     with pytest.raises(CepnbError, match="profile 'phone': expected one of ci, laptop, paper"):
         settings()
+    assert settings("laptop", "locomotion").beta == 1.0 and settings("laptop", "locomotion", beta=2.0).beta == 2.0
+    assert settings("laptop", "maze2d") == PROFILES["laptop"]
     json.dumps({name: vars(chosen) for name, chosen in PROFILES.items()})  # a run writes them down
 
 
@@ -83,3 +85,5 @@ def test_the_paper_profile_has_the_reference_settings() -> None:
     assert (paper.q_width, paper.q_depth, paper.q_rate, paper.q_batch, paper.q_steps) == (256, 3, 3e-4, 256, 500_000)
     assert (paper.discount, paper.target_rate, paper.K, paper.sampler_steps) == (0.99, 0.005, 16, 15)
     assert (paper.energy_width, paper.energy_depth, paper.energy_rate, paper.energy_steps) == (256, 4, 3e-4, 1_000_000)
+    bodies = settings("paper", "locomotion")
+    assert (bodies.beta, bodies.beta_q, bodies.reward_tuning, bodies.headline_scale) == (3.0, 1.0, "return_range", 1.0)
