@@ -27,9 +27,9 @@ from cepnb.toys import DENSITIES, density
 from cepnb.training import seeded
 
 BETA = 3.0
-BAR = 1.25  # W2 over the floor that samples have to reach: of two exact sets it is 1
+BAR = 1.25  # W2 over its floor, where two exact sets have 1; the paper's code has to reach this, or what ours has if it is more
 SHARE = 0.25  # of the steps of the laptop profile: the first of 1/8, 1/4, ... that reached the bar everywhere on seed 100
-CHECKS = (1, 2, 4, 8, 14, 20)  # the paper's code is looked at after so many times our seconds, until it has reached the bar
+CHECKS = (1, 2, 4, 8, 14, 20)  # the paper's code is looked at after so many times our seconds, until it is as good
 POINTS = 1_000_000  # samples in its dataset
 BLOCK = 20  # steps of its score, before as many of its energy
 
@@ -45,7 +45,8 @@ def quality(names: Sequence[str] = (), repeats: int = 1, peer: Path | None = Non
     """A record of the machine and of each density named (all by default) at β = `BETA`, under `repeats` training seeds.
 
     Ours is one training of score and energy (self-normalised labels), whose learning rate falls to its end. The paper's code
-    trains at its own sizes and constant rates, as many steps of the score as of the energy, and is looked at on the way.
+    trains at its own sizes and constant rates, as many steps of the score as of the energy, and is looked at on the way until
+    its W2 over the floor is `BAR`, or ours if that is more.
     Seconds are those of training alone; both are sampled by our solver. Raises `CepnbError` on a density that is not known,
     and where `peer` is no checkout of the paper's code.
     """
@@ -78,12 +79,13 @@ def _case(name: str, seed: int, settings: ToySettings, peer: Peer | None, watch:
     seconds = perf_counter() - start
     ours = over_floor(score.requires_grad_(False), energy_gradient(energy.requires_grad_(False)))
     watch(f"{seconds:.0f} s: {ours:.2f}")
-    checks = _of_the_peer(peer, of, seed, seconds, over_floor, watch) if peer and ours <= BAR else []
-    return {"density": name, "seed": seed, "seconds": seconds, "w2_ratio": ours, "peer": checks}
+    target = max(BAR, ours)
+    checks = _of_the_peer(peer, of, seed, seconds, target, over_floor, watch) if peer else []
+    return {"density": name, "seed": seed, "seconds": seconds, "w2_ratio": ours, "target": target, "peer": checks}
 
 
-def _of_the_peer(peer: Peer, of: Density, seed: int, unit: float, over_floor: Callable[[EpsFunction, EpsFunction], float],
-                 watch: Callable[[str], object]) -> list[dict]:
+def _of_the_peer(peer: Peer, of: Density, seed: int, unit: float, target: float,
+                 over_floor: Callable[[EpsFunction, EpsFunction], float], watch: Callable[[str], object]) -> list[dict]:
     torch.manual_seed(seed)
     model, seconds, steps, checks = peer.toy_model(of, BETA, POINTS), 0.0, 0, []
     for times in CHECKS:
@@ -95,22 +97,22 @@ def _of_the_peer(peer: Peer, of: Density, seed: int, unit: float, over_floor: Ca
             seconds, steps = seconds + perf_counter() - start, steps + BLOCK
         checks.append({"seconds": seconds, "steps": steps, "w2_ratio": over_floor(model.eps, model.gradient)})
         watch(f"the paper's code, {seconds:.0f} s: {checks[-1]['w2_ratio']:.2f}")
-        if checks[-1]["w2_ratio"] <= BAR:
+        if checks[-1]["w2_ratio"] <= target:
             break
     return checks
 
 
 def times_as_long(case: dict) -> tuple[float, float] | None:
-    """Between how many times our seconds the paper's code reached the bar (inf if it never did); None where it was not tried."""
+    """Between how many times our seconds the paper's code reached its target (inf if it never did); None where it was not tried."""
     if not case["peer"]:
         return None
     passed = [0.0, *(check["seconds"] / case["seconds"] for check in case["peer"])]
-    return (passed[-2], passed[-1]) if case["peer"][-1]["w2_ratio"] <= BAR else (passed[-1], float("inf"))
+    return (passed[-2], passed[-1]) if case["peer"][-1]["w2_ratio"] <= case["target"] else (passed[-1], float("inf"))
 
 
 def markdown(record: dict) -> str:
     """A record as a table, with what it was measured on below it."""
-    lines = [f"| density, β = {record['beta']:g} | seed | seconds | W2 over its floor | of the paper's code, after so many times as long | reached {record['bar']:g} |",
+    lines = [f"| density, β = {record['beta']:g} | seed | seconds | W2 over its floor | of the paper's code, after so many times as long | as good |",
              "|---|---|---|---|---|---|"]
     for case in record["cases"]:
         on_the_way = ", ".join(f"{check['w2_ratio']:.2f} ({check['seconds'] / case['seconds']:.0f})" for check in case["peer"])
