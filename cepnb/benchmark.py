@@ -153,6 +153,7 @@ def _cell(values: list[float], interval: bool) -> str:
 
 
 def exact_sets(density: Density, beta: float, settings: ToySettings, seed: int, repeat: int) -> list[torch.Tensor]:
+    """Two independent sets of exact samples of p_0, `settings.samples` each: the `repeat`-th pair of a seed."""
     generator, p = seeded(seed, f"toy exact {repeat}"), density.tilted(beta)
     return [p.sample(settings.samples, generator)[0] for _ in range(2)]
 
