@@ -6,10 +6,12 @@ that hand over our dataset.
 """
 
 import importlib
+import io
 import sys
+import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -163,6 +165,14 @@ class ToyModel:
     def gradient(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """∇f: its energy has the other sign."""
         return -self.net.q[0].calculate_guidance(xt.detach().clone(), t.expand(len(xt)).to(xt.dtype))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, what the paper's code prints and warns of is not seen."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager

@@ -1,10 +1,7 @@
 """How long training takes until guided samples of a toy density are good: W2 over its floor, here and by the paper's code."""
 
-import io
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +17,7 @@ from cepnb.guidance import EpsFunction, energy_gradient
 from cepnb.methods import guided_samples, train_energy, train_score
 from cepnb.metrics import w2
 from cepnb.profiles import ToySettings, toy_settings
-from cepnb.speed.peer import Peer
+from cepnb.speed.peer import Peer, quiet
 from cepnb.speed.rows import Inputs
 from cepnb.speed.turns import asked_for, conditions, said
 from cepnb.toys import DENSITIES, density
@@ -51,8 +48,7 @@ def quality(names: Sequence[str] = (), repeats: int = 1, peer: Path | None = Non
     and where `peer` is no checkout of the paper's code.
     """
     names, settings = asked_for("density", names, DENSITIES, repeats), settings or chosen()
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")  # of the paper's code, which also prints
+    with tempfile.TemporaryDirectory() as folder, quiet(), torch.random.fork_rng(devices=[]):
         theirs = Peer(peer, Inputs(Path(folder), rows=2_000)) if peer else None
         cases = [(name, seed) for name in names for seed in range(first_seed, first_seed + repeats)]
         with tqdm(total=len(cases), disable=not progress, leave=False) as bar:

@@ -1,16 +1,13 @@
 """The rows measured and set out: speeds, shares of the machine's limits, and ratios to the paper's code."""
 
-import io
 import tempfile
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
 from pathlib import Path
 from statistics import median
 
 from tqdm.auto import tqdm
 
-from cepnb.speed.peer import Peer
+from cepnb.speed.peer import Peer, quiet
 from cepnb.speed.rows import ROWS, Inputs
 from cepnb.speed.turns import asked_for, conditions, copy, in_turns, matrix_product, median_ratio, operations, said
 
@@ -22,8 +19,7 @@ def measured(names: Sequence[str] = (), repeats: int = 7, peer: Path | None = No
     machine's limit is measured by. Raises `CepnbError` on a row that is not known, and where `peer` is no such checkout.
     """
     names = asked_for("row", names, ROWS, repeats)
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")  # of the paper's code, which also prints
+    with tempfile.TemporaryDirectory() as folder, quiet():
         inputs = Inputs(Path(folder))
         theirs = Peer(peer, inputs).calls() if peer else {}
         with tqdm(total=len(names) * (repeats + 1), disable=not progress, leave=False) as bar:

@@ -1,10 +1,8 @@
 """The paper's whole training of one task on one device, steps 1 to 4 at their full sizes: how long each part takes there."""
 
-import io
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -21,7 +19,7 @@ from cepnb.offline.data import OfflineDataset
 from cepnb.offline.seeds import Fit, behaviour_fit, critic_fit, energy_fit
 from cepnb.offline.support import sample_support
 from cepnb.profiles import Settings
-from cepnb.speed.peer import Peer
+from cepnb.speed.peer import Peer, quiet
 from cepnb.speed.rows import SCHEDULE, SUPPORT_STATES, Inputs
 from cepnb.speed.turns import conditions
 from cepnb.training import training
@@ -121,8 +119,7 @@ def _of_the_peer(path: Path, inputs: Inputs, way: Way) -> dict[str, float]:
     """Seconds that the paper's code would take for one seed, by the median of its calls. It has its states sampled twice, as
     states and as next states, and trains the energy beside the critic and after it."""
     settings = inputs.settings
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with quiet():
         peer = Peer(path, inputs)
 
         def each(call: Callable[[], object], count: int) -> float:
