@@ -1,6 +1,7 @@
 """The benchmark runs, and what does not depend on the machine is held: operations, evaluations, bytes."""
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,13 @@ from torch import Tensor, nn
 
 from cepnb.cli import main
 from cepnb.guidance import energy_gradient, guided
-from cepnb.networks import EpsNet
+from cepnb.networks import EnergyNet, EpsNet
 from cepnb.offline.behaviour import behaviour_loss, train_behaviour
 from cepnb.offline.policy import guided_policy, sample_actions
 from cepnb.offline.support import sample_support
 from cepnb.profiles import Settings
 from cepnb.speed import rows
-from cepnb.speed.rows import ACTION_DIM, ROWS, SCHEDULE, STATE_DIM, Inputs
+from cepnb.speed.rows import ACTION_DIM, EPISODES, ROWS, SCHEDULE, STATE_DIM, Inputs
 from cepnb.speed.turns import in_turns, median_ratio, operations
 from cepnb.training import seeded
 
@@ -130,6 +131,22 @@ def test_guidance_that_is_off_is_not_evaluated(eps: EpsNet) -> None:
     guided_policy(eps, energy, 1.0, ACTION_DIM, SMALL, SCHEDULE)(states, seeded(0, "on"))
     assert len(calls) == SMALL.sampler_steps
     assert guided(eps, energy_gradient(energy), SCHEDULE, 0.0) is eps
+
+
+def test_all_scales_are_one_batch_the_behaviour_among_them(eps: EpsNet) -> None:
+    """A step of the solver asks the network once for all of them, and s = 0 acts as the behaviour does."""
+    chosen = replace(SMALL, clip_actions=False)
+    inputs = Inputs(Path("nowhere"), chosen)
+    inputs.__dict__ |= {"data": Namespace(states=torch.randn(EPISODES, STATE_DIM)), "eps": eps,
+                        "energy": EnergyNet(ACTION_DIM, STATE_DIM, SMALL.energy_width, schedule=SCHEDULE)}
+    seen = rows_seen(eps.out, ROWS["evaluation"](inputs).call)
+    assert seen == [(1 + len(SMALL.scales)) * EPISODES] * SMALL.sampler_steps
+
+    states, scales = torch.randn(6, STATE_DIM), torch.tensor([0.0, 1.0, 8.0]).repeat_interleave(2)
+    actions = guided_policy(eps, inputs.energy, scales, ACTION_DIM, chosen, SCHEDULE)(states, seeded(0, "scales"))
+    plain = sample_actions(eps, states, ACTION_DIM, chosen, SCHEDULE, seeded(0, "scales")).squeeze(1)
+    torch.testing.assert_close(actions[:2], plain[:2], rtol=1e-4, atol=1e-4)
+    assert (actions[2:] - plain[2:]).abs().max() > 1e-3
 
 
 def test_blocks_draw_the_same_actions(eps: EpsNet) -> None:

@@ -108,7 +108,7 @@ def test_a_rollout_asks_no_more_for_the_dead_and_does_not_hang() -> None:
         rollout(policy_of, Endless("hopper", 3, 0), scaling, torch.Generator(), progress=False)
     bad = lambda rows: lambda states, generator: torch.full((len(states), 3), torch.nan)
     with pytest.raises(CepnbError, match="^hopper: actions of values that are not finite"):
-        evaluate([("behaviour", lambda scales: bad(scales), (0.0,))], "hopper", 2, scaling, 0, torch.Generator(), progress=False)
+        evaluate([([("behaviour", 0.0)], lambda scales: bad(scales))], "hopper", 2, scaling, 0, torch.Generator(), progress=False)
 
 
 def test_an_agent_is_the_squashed_gaussian_of_its_weights() -> None:

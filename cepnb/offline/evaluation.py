@@ -52,16 +52,18 @@ def score_record(method: str, scale: float | None, returns: Float[Tensor, "episo
             "normalised": low, "normalised_se": high - low}
 
 
-def evaluate(policies: list[tuple[str, Callable[[Tensor], Policy], tuple[float | None, ...]]], environment: str,
-             episodes: int, scaling: Scaling, seed: int, generator: torch.Generator, progress: bool = True) -> list[dict]:
-    """Score policies given as (method, policy of a tensor of scales, scales): one record a method and scale.
+def evaluate(batches: list[tuple[list[tuple[str, float | None]], Callable[[Tensor], Policy]]], environment: str, episodes: int,
+             scaling: Scaling, seed: int, generator: torch.Generator, progress: bool = True) -> list[dict]:
+    """Score policies: one record each, in their order.
 
-    All scales of a method run as one batch of len(scales) × episodes rows, from the same start states.
+    `batches` are pairs of a list of (method, scale) and what makes the policy of a tensor of scales (0 for None). All of a list
+    are stepped together, as len(list) × episodes rows, from the same start states.
     """
     records = []
-    for method, policy_at, scales in policies:
-        strength = torch.tensor([scale or 0.0 for scale in scales]).repeat_interleave(episodes)
-        env = episodes_of(environment, episodes, seed, len(scales))
-        returns, _ = rollout(lambda rows: policy_at(strength[rows]), env, scaling, generator, method, progress)
-        records += [score_record(method, scale, part, environment) for scale, part in zip(scales, returns.split(episodes))]
+    for policies, policy_at in batches:
+        strength = torch.tensor([scale or 0.0 for _, scale in policies]).repeat_interleave(episodes)
+        env = episodes_of(environment, episodes, seed, len(policies))
+        label = ", ".join(dict(policies))
+        returns, _ = rollout(lambda rows: policy_at(strength[rows]), env, scaling, generator, label, progress)
+        records += [score_record(*policy, part, environment) for policy, part in zip(policies, returns.split(episodes), strict=True)]
     return records

@@ -23,7 +23,7 @@ from cepnb.offline.environments import episodes_of
 from cepnb.offline.evaluation import evaluate
 from cepnb.offline.gain import q_gains
 from cepnb.offline.joint import joint_nets, train_joint
-from cepnb.offline.policy import behaviour_policy, best_of_policy, guided_policy
+from cepnb.offline.policy import best_of_policy, guided_policy
 from cepnb.offline.scaling import Scaling, Transitions, prepare, with_jitter
 from cepnb.offline.support import sample_support
 from cepnb.profiles import Settings
@@ -134,13 +134,14 @@ class Steps:
 def score(trained: Steps, environment: str) -> list[dict]:
     """Step 5: a list of score records for behaviour, best of K, and each energy over the grid of scales."""
     settings, schedule, da = trained.settings, trained.schedule, trained.action_dim
-    plain = behaviour_policy(trained.eps, da, settings, schedule)
+    batches, behaviour = [], [("behaviour", 0.0)]
+    for method, energy in trained.energies.items():
+        policies = behaviour + [(method, scale) for scale in settings.scales]  # s = 0 beside the others of the first energy
+        batches.append((policies, lambda scales, energy=energy: guided_policy(trained.eps, energy, scales, da, settings, schedule)))
+        behaviour = []
     best = best_of_policy(trained.eps, trained.q, da, settings, schedule)
-    policies = [("behaviour", lambda scales: plain, (0.0,)), ("best_of_k", lambda scales: best, (None,))]
-    policies += [
-        (method, lambda scales, energy=energy: guided_policy(trained.eps, energy, scales, da, settings, schedule),
-         settings.scales) for method, energy in trained.energies.items()]
-    return evaluate(policies, environment, settings.episodes, trained.scaling, trained.seed + 10_000,
+    batches.append(([("best_of_k", None)], lambda scales: best))
+    return evaluate(batches, environment, settings.episodes, trained.scaling, trained.seed + 10_000,
                     seeded(trained.seed, "evaluation"), trained.progress)
 
 

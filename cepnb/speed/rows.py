@@ -21,7 +21,7 @@ from cepnb.offline.critic import critic_loss, critic_net, following
 from cepnb.offline.data import OfflineDataset
 from cepnb.offline.energy import batch_loss, energy_net
 from cepnb.offline.hdf5 import load_hdf5
-from cepnb.offline.policy import behaviour_policy, guided_policy
+from cepnb.offline.policy import guided_policy
 from cepnb.offline.scaling import Transitions, prepare
 from cepnb.offline.support import sample_support
 from cepnb.offline.waypoint import collect_maze
@@ -150,15 +150,14 @@ def support_bfloat16(inputs: Inputs) -> Row:
 
 
 def evaluation(inputs: Inputs) -> Row:
-    """The policies of all scales: the behaviour's at s = 0, and one batch of all others."""
+    """The policies of all scales in one batch, the behaviour's at s = 0 among them."""
     settings, states = inputs.settings, inputs.data.states[:EPISODES]
-    scales, generator = settings.scales, seeded(0, "bench evaluation")
-    plain = behaviour_policy(inputs.eps, ACTION_DIM, settings, SCHEDULE)
+    scales, generator = (0.0, *settings.scales), seeded(0, "bench evaluation")
     strength = torch.tensor(scales).repeat_interleave(EPISODES)
     guided = guided_policy(inputs.eps, inputs.energy, strength, ACTION_DIM, settings, SCHEDULE)
-    return Row(lambda: (plain(states, generator), guided(states.repeat(len(scales), 1), generator)),
-               f"{EPISODES} states at {1 + len(scales)} scales, {settings.sampler_steps} evaluations", "actions",
-               (1 + len(scales)) * EPISODES)
+    return Row(lambda: guided(states.repeat(len(scales), 1), generator),
+               f"{EPISODES} states at {len(scales)} scales, {settings.sampler_steps} evaluations", "actions",
+               len(scales) * EPISODES)
 
 
 def toy(inputs: Inputs) -> Row:
