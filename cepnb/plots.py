@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from collections.abc import Iterable
 from itertools import chain
 
@@ -182,45 +183,52 @@ def task_figure(lines: list[Line]) -> Figure:
     return made
 
 
-def ablation_figure(rows: list[Row]) -> Figure:
-    """What changing one setting adds to CEP's score: a row for each task, a panel for each setting that options change.
+def ablation_figure(rows: list[Row], columns: int = 4) -> Figure:
+    """What changing one setting adds to CEP's score: for each task a panel for each setting that its options change.
 
     Each value is shown by its differences to the option "base" seed by seed, which share what the setting does not touch: their
     mean and its 95 % interval by Student's t (none for one seed), one line a guidance scale that all of the options have, the
-    headline's filled. The last panel has the scores of base itself, all methods over the scales. Raises `CepnbError` without it.
+    headline's filled. The last panel of a task has the scores of base itself, all methods over the scales. A task begins a row,
+    and has as many as it needs. Raises `CepnbError` without a base.
     """
     tasks: dict[tuple, list[Row]] = {}
     for row in rows:
         tasks.setdefault((row["dataset"], row["environment"]), []).append(row)
     found = {task: ablations(own) for task, own in tasks.items()}
-    panels = list(dict.fromkeys(chain.from_iterable(found.values())))
-    made, axes = figure(len(panels) + 1, len(tasks), size=2.8)
-    for (*own, last), (task, values) in zip(axes, found.items()):
-        lines = summed_up(tasks[task])
-        for panel, setting in zip(own, panels):
+    heights = [math.ceil((len(values) + 1) / columns) for values in found.values()]
+    made, axes = figure(min(columns, 1 + max(map(len, found.values()))), sum(heights), size=2.8)
+    for (task, values), first, height in zip(found.items(), np.cumsum([0, *heights]), heights):
+        panels = axes[first:first + height].ravel()
+        own, last, lines = panels[:len(values)], panels[len(values)], summed_up(tasks[task])
+        for panel, (setting, options) in zip(own, values.items()):
             panel.sharey(own[0])
-            _ablation_panel(panel, setting, values.get(setting, []), [line for line in lines if line.method == "cep"])
-        score_panel(last, [(line.method, line.scale, *_bar(line)) for line in lines if line.option == "base"])
-        last.set(title="base: all methods", ylabel="D4RL-normalised score")
-        for panel in own[:1]:
+            _ablation_panel(panel, setting, options, [line for line in lines if line.method == "cep"])
+        for panel in own[::axes.shape[1]]:  # the first of each row
             panel.set_ylabel(f"{task_name(*task)}\nscore less base, seed by seed")
-        for panel in [panel for panel in own if panel.containers][:1]:
+        for panel in own[:1]:
             panel.legend(fontsize=7)
-        last.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        score_panel(last, [(line.method, line.scale, *_bar(line)) for line in lines if line.option == "base"])
+        last.set_title(f"{task_name(*task)}, base", fontsize=10)
+        last.set_ylabel("D4RL-normalised score")
+        legend = last.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        legend.set_in_layout(last in axes[:, -1])  # else it is where panels were removed, and has room enough
+        for panel in panels[len(values) + 1:]:
+            panel.remove()
     return made
 
 
 def _ablation_panel(axes: Axes, setting: str, values: list[tuple[object, str]], lines: list[Line]) -> None:
     of_option = {option: {line.scale: line for line in lines if line.option == option} for _, option in values}
     axes.axhline(0, color=COLOURS["behaviour"], linewidth=1)
-    for scale in sorted(set.intersection(*(set(own) for own in of_option.values()))) if values else []:
+    for scale in sorted(set.intersection(*(set(own) for own in of_option.values()))):
         base = of_option["base"][scale]
         means, halves = zip(*(mean_interval(of_option[option][scale].less(base)) for _, option in values))
         axes.errorbar(range(len(values)), means, np.nan_to_num(halves), marker="o", capsize=3,
                       color=COLOURS["cep" if base.headline else "cep_raw"],
                       markerfacecolor=None if base.headline else "white", label=f"CEP, s = {scale:g}")
-    axes.set_xticks(range(len(values)), [f"{value:g}" if isinstance(value, (int, float)) else str(value) for value, _ in values])
-    axes.set_xlim(-0.5, max(len(values), 1) - 0.5)
+    names = [f"{value:g}" if isinstance(value, (int, float)) else str(value).replace("_", "\n") for value, _ in values]
+    axes.set_xticks(range(len(values)), names)
+    axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_title(setting, fontsize=10)
 
 

@@ -163,8 +163,10 @@ def test_the_figure_of_ablations_has_a_panel_for_each_setting() -> None:
     assert ablations(rows) == {"K": [(4, "base"), (16, "K_16")], "beta": [(5.0, "beta_5"), (20.0, "base"), (40.0, "beta_40")],
                                "labels": [("self_normalised", "base"), ("state_value", "labels")]}
     axes = ablation_figure(rows).axes
-    assert [panel.get_title() for panel in axes] == ["K", "beta", "labels", "base: all methods"]
+    assert [panel.get_title() for panel in axes] == ["K", "beta", "labels", "local/maze2d-umaze, base"]
     assert [label.get_text() for label in axes[1].get_xticklabels()] == ["5", "20", "40"]
+    narrow = ablation_figure(rows, columns=2).axes
+    assert [panel.get_subplotspec().num1 for panel in narrow] == [0, 1, 2, 3] and narrow[2].get_ylabel() and not narrow[1].get_ylabel()
     exact, headline = axes[1].containers
     assert [exact.get_label(), headline.get_label()] == ["CEP, s = 1", "CEP, s = 3"]
     # differences of 1, 2, 3 and of 3, 6, 9: 2 ± 4.3027/√3 and 6 ± 3 · 4.3027/√3
@@ -183,8 +185,9 @@ def test_the_figure_of_ablations_compares_options_within_a_task() -> None:
     rows = [row for dataset, options in changed.items() for option, changes in options.items()
             for row in rows_of(metrics(0, THREE[0], dataset=dataset, settings=SETTINGS | changes), option)]
     axes = ablation_figure(rows).axes
-    assert [panel.get_title() for panel in axes] == ["beta", "base: all methods"] * 2
-    assert [len(axes[place].containers) for place in (0, 2)] == [2, 0]
+    assert [panel.get_title() for panel in axes] == ["beta", "local/maze2d-umaze, base", "local/maze2d-umaze-noisy, base"]
+    assert [len(panel.containers) for panel in axes] == [2, 2, 2]
+    assert axes[2].get_subplotspec().rowspan.start == 1 and axes[2].get_subplotspec().colspan.start == 0  # a task begins a row
 
 
 @pytest.mark.parametrize("changes, seed, complaint", [
