@@ -73,7 +73,7 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CEPNB_PROFILE", "phone")
     with pytest.raises(CepnbError, match="profile 'phone': expected one of ci, laptop, paper"):
         settings()
-    assert settings("laptop", "locomotion").beta == 1.0 and settings("laptop", "locomotion", beta=2.0).beta == 2.0
+    assert settings("laptop", "locomotion").beta == 0.3 and settings("laptop", "locomotion", beta=2.0).beta == 2.0
     assert settings("laptop", "maze2d") == PROFILES["laptop"]
     json.dumps({name: vars(chosen) for name, chosen in PROFILES.items()})  # a run writes them down
 
