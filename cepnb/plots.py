@@ -5,7 +5,6 @@ import html
 import io
 import math
 from collections.abc import Iterable
-from itertools import chain
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -195,15 +194,16 @@ def ablation_figure(rows: list[Row], columns: int = 4) -> Figure:
     for row in rows:
         tasks.setdefault((row["dataset"], row["environment"]), []).append(row)
     found = {task: ablations(own) for task, own in tasks.items()}
+    columns = min(columns, 1 + max(map(len, found.values())))
     heights = [math.ceil((len(values) + 1) / columns) for values in found.values()]
-    made, axes = figure(min(columns, 1 + max(map(len, found.values()))), sum(heights), size=2.8)
+    made, axes = figure(columns, sum(heights), size=2.8)
     for (task, values), first, height in zip(found.items(), np.cumsum([0, *heights]), heights):
         panels = axes[first:first + height].ravel()
         own, last, lines = panels[:len(values)], panels[len(values)], summed_up(tasks[task])
         for panel, (setting, options) in zip(own, values.items()):
             panel.sharey(own[0])
             _ablation_panel(panel, setting, options, [line for line in lines if line.method == "cep"])
-        for panel in own[::axes.shape[1]]:  # the first of each row
+        for panel in own[::columns]:  # the first of each row
             panel.set_ylabel(f"{task_name(*task)}\nscore less base, seed by seed")
         for panel in own[:1]:
             panel.legend(fontsize=7)

@@ -24,7 +24,7 @@ from cepnb.offline.evaluation import evaluate
 from cepnb.offline.gain import q_gains
 from cepnb.offline.joint import joint_nets, train_joint
 from cepnb.offline.policy import best_of_policy, guided_policy
-from cepnb.offline.scaling import Scaling, Transitions, prepare, with_jitter
+from cepnb.offline.scaling import Transitions, prepare, with_jitter
 from cepnb.offline.support import sample_support
 from cepnb.profiles import Settings
 from cepnb.runs import Run

@@ -8,7 +8,6 @@ from statistics import fmean
 from time import perf_counter
 
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from cepnb.benchmark import exact_sets
