@@ -27,6 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     qgpo.add_argument("--seed", type=int, default=0, help="seed of training and evaluation (the data has its own)")
     qgpo.add_argument("--out", type=Path, required=True, help="folder for models and metrics.json; resumed if begun")
     qgpo.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
+    qgpo.add_argument("--device", default="cpu", help="where networks are trained and asked: cpu (the default) or cuda")
     qgpo.set_defaults(command=_qgpo)
 
     sweep = commands.add_parser("sweep", help="QGPO for many tasks, seeds and options in parallel processes, into one table")
@@ -34,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--out", type=Path, help="folder for runs and tables (default: runs/NAME for NAME.toml); gone on with if begun")
     sweep.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="runs at a time (default: one a core)")
     sweep.add_argument("--cluster", metavar="ADDRESS", help="run on the Dask cluster of this scheduler, tcp://HOST:PORT, whose workers see the same folder")
+    sweep.add_argument("--device", default="cpu", help="as of qgpo; all workers share one GPU")
     sweep.set_defaults(command=_sweep)
 
     report = commands.add_parser("report", help="the scores of a sweep or of finished runs as tables, over their seeds")
@@ -91,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _qgpo(options: argparse.Namespace) -> None:
+    from cepnb.devices import device_named
     from cepnb.offline.environments import family_of
     from cepnb.offline.pipeline import run_qgpo, score_table
     from cepnb.offline.sources import evaluated_in, load_task
@@ -99,14 +102,16 @@ def _qgpo(options: argparse.Namespace) -> None:
     environment = evaluated_in(options.dataset, options.environment)
     chosen = settings(profile, family_of(environment), **dict(_assignment(text) for text in options.set))
     _check_seed(options.seed)
+    device = device_named(options.device)
     dataset = load_task(options.dataset, environment, chosen)
-    metrics = run_qgpo(dataset, environment, chosen, profile, options.seed, options.out)
+    metrics = run_qgpo(dataset, environment, chosen, profile, options.seed, options.out, device=device)
     print(score_table(metrics["scores"]))
     print(f"\n{sum(metrics['seconds'].values()):.0f} s; all numbers are in {options.out / 'metrics.json'}")
 
 
 def _sweep(options: argparse.Namespace) -> None:
     from cepnb.cluster import jobs_at
+    from cepnb.devices import device_named
     from cepnb.files import atomic_path, write_text
     from cepnb.jobs import run_jobs
     from cepnb.offline.report import report
@@ -119,9 +124,11 @@ def _sweep(options: argparse.Namespace) -> None:
         raise CepnbError(f"--workers {options.workers}: expected at least 1")
     sweep = read_sweep(options.config)
     folder, run = options.out or Path("runs") / options.config.stem, run_jobs
-    if options.cluster:
+    if not options.cluster:
+        device_named(options.device)  # of another machine that machine will say it
+    else:
         folder, run = folder.absolute(), jobs_at(options.cluster)  # a worker's own folder is another
-    rows, failures = run_sweep(sweep, folder, options.workers, run=run)
+    rows, failures = run_sweep(sweep, folder, options.workers, run=run, device=options.device)
     if rows:
         write_text(folder / "table.md", report(rows) + "\n")
         with atomic_path(folder / "scores.png") as path:

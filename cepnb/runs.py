@@ -76,8 +76,11 @@ def cached_run(configuration: dict) -> Run:
 
 
 def refuse_changes(path: Path, configuration: dict) -> None:
-    """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for."""
-    stored, wanted = (completed(c | c.pop("settings")) for c in (read_json(path), json.loads(json.dumps(configuration))))
+    """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for.
+
+    One that names no device is of a processor.
+    """
+    stored, wanted = ({"device": "cpu"} | completed(c | c.pop("settings")) for c in (read_json(path), json.loads(json.dumps(configuration))))
     for key, value in wanted.items():
         if stored.get(key) != value:
             raise CepnbError(f"{path}: made with {key} {stored.get(key)}, now {value}; use another folder")

@@ -30,6 +30,7 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     (["--dataset", "d4rl/maze2d-umaze-v7"], "dataset 'd4rl/maze2d-umaze-v7': not in d4rl's table, expected a name such as maze2d-umaze-v1"),
     (["--profile", "huge"], "profile 'huge': expected one of ci, laptop, paper"),
     (["--seed", "-1"], "seed -1: expected an integer from 0 to 2147483647"),
+    (["--device", "tpu"], "--device tpu: expected cpu or cuda"),
     (["--set", "K=1"], "K 1: expected at least 2 actions to contrast"),
     (["--set", "energy_K=1"], "energy_K 1: expected at least 2 actions to contrast"),
     (["--set", "energy_states=0"], "energy_K 8: expected K, which is 4, for the support set as it is"),

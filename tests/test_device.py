@@ -1,28 +1,38 @@
 """Steps stay on the device that they are given, and read nothing of it between two records; no GPU is needed to see that.
 
 On the device "meta", which has shapes and no numbers, whatever would ask for a number fails, and a watch counts what would
-make a GPU wait, or work elsewhere. What a CUDA graph does is played by stand-ins.
+make a GPU wait, or work elsewhere. What a CUDA graph does is played by stand-ins; and the processor plays a second device that
+has numbers, on which the five steps are run.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from elsewhere import PLACE, Elsewhere, Played, Streams
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cepnb.capture import WARM_UP, captured
+from cepnb.errors import CepnbError
+from cepnb.files import load_tensors
 from cepnb.guidance import energy_gradient, guided
-from cepnb.offline import seeds
+from cepnb.offline import seeds, support as support_set
 from cepnb.offline.behaviour import behaviour_loss, behaviour_net
 from cepnb.offline.critic import critic_loss, critic_net, following, support_values
 from cepnb.offline.energy import METHODS, batch_loss, energy_net
+from cepnb.offline.maze import LAYOUTS
+from cepnb.offline.pipeline import Steps, run_qgpo
 from cepnb.offline.policy import sample_actions
 from cepnb.offline.scaling import Transitions
+from cepnb.offline.sources import load_dataset
+from cepnb.runs import Run
 from cepnb.profiles import settings
 from cepnb.samplers import ancestral, last
 from cepnb.schedule import VPSchedule
@@ -30,15 +40,8 @@ from cepnb.training import Plan, StepLoss, seeded, training
 
 SCHEDULE = VPSchedule()
 CHOSEN = settings("ci", energy_states=0, K=8, energy_K=8, labels="state_value")
-META = torch.device("meta")
 # Operations whose result, or its shape, is a number that the host must have before it goes on.
 READS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "repeat_interleave"}
-
-
-class Draws(torch.Generator):
-    """A generator of the device without numbers, which torch itself does not have."""
-
-    device = META
 
 
 class Watch(TorchDispatchMode):
@@ -105,23 +108,23 @@ def test_a_record_reads_one_number_and_the_steps_none(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_stays_on_its_device(kind: str) -> None:
     """All but Adam, which torch does not have on this device."""
-    loss, modules, after = tasks(META)[kind]
-    with Watch(META) as watch:
-        loss(Draws()).mean().backward()
+    loss, modules, after = tasks(PLACE)[kind]
+    with Watch(PLACE) as watch:
+        loss(Streams(PLACE)).mean().backward()
         if after is not None:
             after()
     assert watch.operations > 50 and not watch.found("read", "mixed", "host")
     for module in modules.values():
-        assert all(p.grad.device == META for p in module.parameters() if p.requires_grad)
+        assert all(p.grad.device == PLACE for p in module.parameters() if p.requires_grad)
 
 
 def test_a_step_of_several_seeds_stays_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(seeds, "seeded", lambda seed, purpose, device: Draws())
-    data, support, q = transitions(META)
+    monkeypatch.setattr(seeds, "seeded", lambda seed, purpose, device: Streams(PLACE))
+    data, support, q = transitions(PLACE)
     for fit in (seeds.behaviour_fit(data.states, data.actions, CHOSEN, SCHEDULE, range(3)),
                 seeds.critic_fit(data, [support] * 3, CHOSEN, range(3)),
                 seeds.energy_fit("cep", data.distinct, [support] * 3, [q] * 3, CHOSEN, SCHEDULE, range(3))):
-        with Watch(META) as watch:
+        with Watch(PLACE) as watch:
             fit.loss(fit.streams).mean().backward()
             if fit.after_step is not None:
                 fit.after_step()
@@ -129,18 +132,18 @@ def test_a_step_of_several_seeds_stays_on_its_device(monkeypatch: pytest.MonkeyP
 
 
 def test_sampling_stays_on_its_device() -> None:
-    data, support, _ = transitions(META)
-    eps, f, q = (net.to(META) for net in (behaviour_net(5, 2, CHOSEN, SCHEDULE, 0), energy_net(5, 2, CHOSEN, SCHEDULE, 0),
+    data, support, _ = transitions(PLACE)
+    eps, f, q = (net.to(PLACE) for net in (behaviour_net(5, 2, CHOSEN, SCHEDULE, 0), energy_net(5, 2, CHOSEN, SCHEDULE, 0),
                                          critic_net(data, CHOSEN, 0)))
-    with Watch(META) as watch:
-        actions = sample_actions(eps, data.distinct, 2, CHOSEN, SCHEDULE, Draws(), 8)
+    with Watch(PLACE) as watch:
+        actions = sample_actions(eps, data.distinct, 2, CHOSEN, SCHEDULE, Streams(PLACE), 8)
         values = support_values(q, data.distinct, actions)
-        steered = sample_actions(guided(eps, energy_gradient(f), SCHEDULE, 3.0), data.distinct, 2, CHOSEN, SCHEDULE, Draws())
+        steered = sample_actions(guided(eps, energy_gradient(f), SCHEDULE, 3.0), data.distinct, 2, CHOSEN, SCHEDULE, Streams(PLACE))
     # The solver's own times and coefficients are numbers of the host, but none is copied to the device.
     assert watch.operations > 500 and not watch.found("read", "mixed")
-    assert actions.device == values.device == steered.device == META and actions.shape == support.shape
-    trajectory = ancestral(eps, torch.randn(4, 2, device=META), SCHEDULE.times(3), SCHEDULE, data.states[:4], Draws())
-    assert last(trajectory).device == META
+    assert actions.device == values.device == steered.device == PLACE and actions.shape == support.shape
+    trajectory = ancestral(eps, torch.randn(4, 2, device=PLACE), SCHEDULE.times(3), SCHEDULE, data.states[:4], Streams(PLACE))
+    assert last(trajectory).device == PLACE
 
 
 def test_steps_are_replayed_on_cuda_and_each_call_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,3 +196,49 @@ def test_a_rate_that_is_filled_is_the_rate_that_is_used() -> None:
         places.append(weight.weight.item())
     moved = [before - after for before, after in zip(places, places[1:])]
     assert moved == pytest.approx([plan.rate(step) for step in range(6)], rel=1e-3)  # of weights near 1 in float32
+
+
+@pytest.fixture
+def second_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Generators of it, an Adam that any device has, in plain operations, and support sets in as many pieces as here."""
+    adam = torch.optim.Adam
+    monkeypatch.setattr(support_set, "GPU_CHUNK", support_set.CHUNK)
+    monkeypatch.setattr(torch, "Generator", Streams)
+    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, **_: adam(parameters, lr=torch.zeros((), dtype=torch.float64), foreach=False))
+
+
+@pytest.mark.parametrize("training", ["staged", "joint"])
+def test_the_five_steps_run_on_another_device_to_the_same_numbers(second_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                                  training: str) -> None:
+    chosen = settings("ci", training=training, behaviour_steps=5, q_steps=5, energy_steps=5, checkpoint_every=100, labels="state_value",
+                      sampler_steps=2, energy_states=50, episodes=2, best_of=2, scales=(1.0,), headline_scale=1.0, guidance=("cep", "mse", "dps"))
+    dataset = load_dataset("local/maze2d-umaze", chosen.transitions, chosen.data_seed)
+    monkeypatch.setitem(LAYOUTS, "umaze", replace(LAYOUTS["umaze"], max_steps=10))
+    here, there = tmp_path / "here", tmp_path / "there"
+    expected = run_qgpo(dataset, "maze2d-umaze", chosen, "ci", 0, here, progress=False)
+    with Played() as played:
+        found = run_qgpo(dataset, "maze2d-umaze", chosen, "ci", 0, there, progress=False, device=PLACE)
+        loaded = Steps(dataset, chosen, 0, Run(there), progress=False, device=PLACE)
+        kept = [loaded.data.states, loaded.support, loaded.contrast_actions, loaded.values, next(loaded.eps.parameters())]
+    assert played.there > 2_000 and all(isinstance(x, Elsewhere) for x in kept)
+    assert [found[key] for key in ("q_mean", "gains", "scores")] == [expected[key] for key in ("q_mean", "gains", "scores")]
+    assert found["device"] == PLACE.type and "device" not in expected
+    files = sorted(path.name for path in here.glob("*.safetensors"))
+    assert len(files) == (4 if training == "joint" else 6) and files == sorted(path.name for path in there.glob("*.safetensors"))
+    for name in files:
+        ours, theirs = (load_tensors(folder / name)[0] for folder in (here, there))
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_the_other_device_refuses_what_a_gpu_would() -> None:
+    with Played(), pytest.raises(RuntimeError, match="addmm: tensors of two devices"):
+        nn.Linear(2, 2).to(PLACE)(torch.ones(3, 2))
+
+
+def test_a_run_is_of_one_device(tmp_path: Path) -> None:
+    Run(tmp_path / "gpu", {"settings": {}, "device": "cuda"})
+    Run(tmp_path / "processor", {"settings": {}})
+    with pytest.raises(CepnbError, match="made with device cuda, now cpu; use another folder"):
+        Run(tmp_path / "gpu", {"settings": {}})
+    with pytest.raises(CepnbError, match="made with device cpu, now cuda; use another folder"):
+        Run(tmp_path / "processor", {"settings": {}, "device": "cuda"})

@@ -239,6 +239,7 @@ def test_other_bad_input(tmp_path: Path, config: Path, capsys: pytest.CaptureFix
     for arguments, complaint in [
         ([str(tmp_path / "none.toml")], f"{tmp_path}/none.toml: could not be read (No such file or directory), expected a sweep as a TOML file"),
         ([str(config), "--workers", "0"], "--workers 0: expected at least 1"),
+        ([str(config), "--device", "tpu"], "--device tpu: expected cpu or cuda"),
     ]:
         assert main(["sweep", *arguments]) == 2
         assert capsys.readouterr().err == f"cepnb: error: {complaint}\n"

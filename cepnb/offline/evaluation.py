@@ -20,7 +20,8 @@ def rollout(policy_of: Callable[[Int[Tensor, "rows"]], Policy], env: Episodes, s
             label: str = "rollout", progress: bool = True, watch: Callable[[], None] = lambda: None) -> tuple[Float[Tensor, "n"], Float[Tensor, "steps n ds"]]:
     """Undiscounted return of each episode of `env`, and the states passed (an ended episode stays where it ended).
 
-    `policy_of` gives the policy of some rows of `env`; those whose episode has ended are not asked for actions any more.
+    `policy_of` gives the policy of some rows of `env`; those whose episode has ended are not asked for actions any more. It
+    acts where the generator draws, and the simulation runs on the processor.
     `watch` is called after each step.
     Raises `CepnbError` on actions that are not finite, and if an episode has not ended after the `max_steps` of `env`.
     """
@@ -31,7 +32,7 @@ def rollout(policy_of: Callable[[Int[Tensor, "rows"]], Policy], env: Episodes, s
         for _ in range(env.max_steps):
             path.append(states)
             rows = alive.nonzero().squeeze(1)
-            actions[rows] = policy_of(rows)(scaling(states[rows]), generator)
+            actions[rows] = policy_of(rows)(scaling(states[rows]).to(generator.device), generator).cpu()
             observation, reward, terminated, truncated = env.step(actions.double().numpy())
             states = torch.as_tensor(observation, dtype=torch.float32)
             returns += torch.as_tensor(reward, dtype=torch.float32) * alive
@@ -64,6 +65,6 @@ def evaluate(batches: list[tuple[list[tuple[str, float | None]], Callable[[Tenso
         strength = torch.tensor([scale or 0.0 for _, scale in policies]).repeat_interleave(episodes)
         env = episodes_of(environment, episodes, seed, len(policies))
         label = ", ".join(dict(policies))
-        returns, _ = rollout(lambda rows: policy_at(strength[rows]), env, scaling, generator, label, progress)
+        returns, _ = rollout(lambda rows: policy_at(strength[rows].to(generator.device)), env, scaling, generator, label, progress)
         records += [score_record(*policy, part, environment) for policy, part in zip(policies, returns.split(episodes), strict=True)]
     return records

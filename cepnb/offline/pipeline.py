@@ -1,6 +1,7 @@
 """QGPO end to end: the five steps in a folder, each skipped when its file is there and resumed when it is half done."""
 
 import platform
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
@@ -29,46 +30,51 @@ from cepnb.offline.support import sample_support
 from cepnb.profiles import Settings
 from cepnb.runs import Run
 from cepnb.schedule import VPSchedule
-from cepnb.training import draw, seeded
+from cepnb.training import Module, draw, seeded
+
+CPU = torch.device("cpu")
 
 
 class Steps:
-    """Steps 1 to 4 for one seed, each made when it is first asked for and kept in the folder of `run`.
+    """Steps 1 to 4 for one seed, each made on `device` when it is first asked for, and kept in the folder of `run`.
 
     With `settings.state_jitter` steps 2 to 4 see jittered copies of the data beside it. With `settings.energy_states` the
     energies are trained on so many of these states, with fresh actions of μ_θ and their Q: the minimiser of Eq. 20 does
     not depend on how states are distributed, and needs nothing but the trained models.
     """
 
-    def __init__(self, dataset: OfflineDataset, settings: Settings, seed: int, run: Run, progress: bool = True) -> None:
+    def __init__(self, dataset: OfflineDataset, settings: Settings, seed: int, run: Run, progress: bool = True,
+                 device: torch.device = CPU) -> None:
         self.settings, self.seed, self.run, self.progress, self.schedule = settings, seed, run, progress, VPSchedule()
-        self.data, self.scaling = prepare(dataset, settings.reward_tuning)
+        self.device = device
+        data, self.scaling = prepare(dataset, settings.reward_tuning)
+        self.data = data.to(device)
         self.state_dim, self.action_dim = self.data.states.shape[1], self.data.actions.shape[1]
 
     @cached_property
     def seen(self) -> Transitions:
         """What steps 2 to 4 see of the data."""
         jitter = self.settings.state_jitter
-        return with_jitter(self.data, jitter, seeded(self.seed, "jitter")) if jitter else self.data
+        return with_jitter(self.data, jitter, self.stream("jitter")) if jitter else self.data
 
     @cached_property
     def eps(self) -> EpsNet:
         """1. The behaviour model ε_θ."""
-        return self.run.module(
+        return self._module(
             "behaviour", lambda: behaviour_net(self.state_dim, self.action_dim, self.settings, self.schedule, self.seed),
             lambda path: train_behaviour(self.data.states, self.data.actions, self.settings, self.schedule, self.seed, path,
                                          self.progress))
 
     @cached_property
     def support(self) -> Float[Tensor, "n K da"]:
-        """2. K actions of μ_θ for each distinct state of `seen`, mapped from their file."""
+        """2. K actions of μ_θ for each distinct state of `seen`."""
         return self._actions("support", self.seen.distinct, self.settings.K)
 
     @cached_property
     def joint(self) -> nn.ModuleDict:
         """Steps 3 and 4 together, if `settings.training` is "joint"."""
         support, states, actions = self.support, self.contrast_states, self.contrast_actions
-        return self.run.module(
+        return self._module(
             "joint", lambda: joint_nets(self.data, self.action_dim, self.settings, self.schedule, self.seed),
             lambda path: train_joint(self.seen, support, states, actions, self.settings, self.schedule, self.seed, path,
                                      self.progress))
@@ -79,7 +85,7 @@ class Steps:
         if self.settings.training == "joint":
             return self.joint["q"]
         support = self.support  # first, so that each step's time is its own
-        return self.run.module("critic", lambda: critic_net(self.data, self.settings, self.seed),
+        return self._module("critic", lambda: critic_net(self.data, self.settings, self.seed),
                                lambda path: train_critic(self.seen, support, self.settings, self.seed, path, self.progress))
 
     @cached_property
@@ -87,7 +93,7 @@ class Steps:
         """The states of step 4."""
         if not self.settings.energy_states:
             return self.seen.distinct
-        return draw(seeded(self.seed, "energy states"), self.settings.energy_states, self.seen.distinct)[0]
+        return draw(self.stream("energy states"), self.settings.energy_states, self.seen.distinct)[0]
 
     @cached_property
     def contrast_actions(self) -> Float[Tensor, "n energy_K da"]:
@@ -113,11 +119,19 @@ class Steps:
         if self.settings.training == "joint" and method in self.joint:
             return self.joint[method]
         examples = self.contrast_states, self.contrast_actions, self.values
-        return self.run.module(
+        return self._module(
             f"energy_{method}", lambda: energy_net(self.state_dim, self.action_dim, self.settings, self.schedule, self.seed),
             lambda path: train_energy(method, *examples, self.settings, self.schedule, self.seed, path, self.progress))
 
+    def stream(self, purpose: str) -> torch.Generator:
+        """The random stream of this seed for a purpose, on the device."""
+        return seeded(self.seed, purpose, self.device)
+
+    def _module(self, step: str, build: Callable[[], Module], fit: Callable[[Path], Module]) -> Module:
+        return self.run.module(step, build, fit).to(self.device)
+
     def _actions(self, step: str, states: Float[Tensor, "n ds"], K: int) -> Float[Tensor, "n K da"]:
+        """From their file: on a processor mapped, so that they need not fit into memory."""
         path, eps = self.run.folder / f"{step}.safetensors", self.eps
 
         def make() -> None:
@@ -128,7 +142,7 @@ class Steps:
         wanted = (len(states), K, self.action_dim)
         if actions.shape != wanted:
             raise CepnbError(f"{path}: actions of shape {tuple(actions.shape)}, expected {wanted}")
-        return actions
+        return actions.to(self.device)
 
 
 def score(trained: Steps, environment: str) -> list[dict]:
@@ -142,38 +156,43 @@ def score(trained: Steps, environment: str) -> list[dict]:
     best = best_of_policy(trained.eps, trained.q, da, settings, schedule)
     batches.append(([("best_of_k", None)], lambda scales: best))
     return evaluate(batches, environment, settings.episodes, trained.scaling, trained.seed + 10_000,
-                    seeded(trained.seed, "evaluation"), trained.progress)
+                    trained.stream("evaluation"), trained.progress)
 
 
-def configuration_of(dataset: OfflineDataset, environment: str, settings: Settings, profile: str, seed: int) -> dict:
-    """What a run's folder is told apart by. Raises `CepnbError` on data that cannot be learned from or evaluated there."""
+def configuration_of(dataset: OfflineDataset, environment: str, settings: Settings, profile: str, seed: int,
+                     device: str = "cpu") -> dict:
+    """What a run's folder is told apart by; a processor, where runs are made by default, is not named.
+
+    Raises `CepnbError` on data that cannot be learned from or evaluated there.
+    """
     check_rewards_vary(dataset)
     widths, env = (dataset.observations.shape[1], dataset.actions.shape[1]), episodes_of(environment, 1, seed)
     if widths != (env.state_dim, env.action_dim):
         raise CepnbError(f"{dataset.name}: states and actions of width {widths}, expected {(env.state_dim, env.action_dim)} "
                          f"for {environment}")
     return {"dataset": dataset.name, "rows": len(dataset.rewards), "environment": environment,
-            "profile": profile, "seed": seed, "settings": asdict(settings)}
+            "profile": profile, "seed": seed, "settings": asdict(settings)} | ({} if device == "cpu" else {"device": device})
 
 
 def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, profile: str, seed: int, folder: Path,
-             progress: bool = True) -> dict:
+             progress: bool = True, device: torch.device = CPU) -> dict:
     """All five steps into `folder`; returns (and writes) the contents of `metrics.json`.
 
-    `environment` is where the policies are evaluated, such as maze2d-umaze. A folder that was begun is gone on with;
-    raises `CepnbError` if it was begun with another dataset, seed or setting.
+    `environment` is where the policies are evaluated, such as maze2d-umaze, and `device` where networks are
+    trained and asked; simulations run on the processor. A folder that was begun is gone on with; raises `CepnbError` if it was
+    begun with another dataset, seed, setting or device: random numbers of a GPU are others.
     """
-    configuration = configuration_of(dataset, environment, settings, profile, seed)
+    configuration = configuration_of(dataset, environment, settings, profile, seed, device.type)
     run = Run(folder, configuration)
     path = folder / "metrics.json"
     if path.exists():
         return read_json(path)
-    trained = Steps(dataset, settings, seed, run, progress)
+    trained = Steps(dataset, settings, seed, run, progress, device)
     energies = trained.energies  # and with them all that they need, before the time of the evaluation is taken
     scores = run.timed("evaluation", lambda: score(trained, environment))
-    (few,) = draw(seeded(seed, "gain states"), 1_000, trained.contrast_states)
+    (few,) = draw(trained.stream("gain states"), 1_000, trained.contrast_states)
     gains = q_gains(trained.eps, trained.q, energies, few, trained.action_dim, settings, trained.schedule,
-                    seeded(seed, "gain"))
+                    trained.stream("gain"))
     spread = trained.values.std(dim=1)
     metrics = configuration | {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "mujoco", "numpy")},

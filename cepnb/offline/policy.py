@@ -51,6 +51,6 @@ def best_of_policy(eps: EpsFunction, q: TwinQ, action_dim: int, settings: Settin
         actions = sample_actions(eps, states, action_dim, settings, schedule, generator, settings.best_of, BLOCK)
         with torch.no_grad():
             best = q(states.unsqueeze(1), actions).argmax(dim=1)
-        return actions[torch.arange(len(actions)), best]
+        return actions.take_along_dim(best[:, None, None], dim=1).squeeze(1)
 
     return act

@@ -75,7 +75,7 @@ def with_jitter(data: Transitions, jitter: float, generator: torch.Generator) ->
     says that the same action does there what it does nearby, with the same reward (data augmentation as in S4RL, Sinha
     et al. 2021). Rows n to 2n and distinct states m to 2m are the copies.
     """
-    noise = jitter * torch.randn(data.distinct.shape, generator=generator)
+    noise = jitter * torch.randn(data.distinct.shape, generator=generator, device=generator.device)
     twice = {name: torch.cat([value, value]) for name, value in vars(data).items() if name in ("actions", "rewards", "terminals")}
     return Transitions(
         states=torch.cat([data.states, data.states + noise[data.next_row]]), **twice,

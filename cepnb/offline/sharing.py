@@ -63,7 +63,7 @@ def rounds(options: dict[str, Settings]) -> list[list[str]]:
 def take_over(run: Run, settings: Settings, others: Iterable[Path]) -> list[str]:
     """Link the files of finished steps from other runs' folders into that of `run`; returns the steps.
 
-    A step is taken from the first folder whose run has the same dataset and seed, and the same settings as far as the
+    A step is taken from the first folder whose run has the same dataset, seed and device, and the same settings as far as the
     step depends on them: its file is then the one that `run` would make, to the bit if by as many threads. The seconds
     that it took are taken over with it. Steps that `run` has are left as they are.
     """
@@ -80,7 +80,7 @@ def take_over(run: Run, settings: Settings, others: Iterable[Path]) -> list[str]
 
 
 def _agree(step: str, wanted: dict, found: dict) -> bool:
-    if any(wanted[key] != found[key] for key in ("dataset", "rows", "seed")):
+    if any(wanted.get(key) != found.get(key) for key in ("dataset", "rows", "seed", "device")):
         return False
     ours, theirs = (completed(configuration["settings"]) for configuration in (wanted, found))
     return all(ours.get(name) == theirs.get(name) for name in settings_of(step))

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from cepnb.devices import device_named
 from cepnb.errors import CepnbError
 from cepnb.files import read_json
 from cepnb.jobs import run_jobs
@@ -35,16 +36,17 @@ class Job:
     folder: Path
     others: tuple[Path, ...]  # folders of the other options on this task and seed, whose steps may be taken over
     threads: int | None  # of torch; None leaves them as they are
+    device: str  # a name of `cepnb.devices`
 
     @property
     def metrics(self) -> Path:
         return self.folder / "metrics.json"
 
     def configuration(self, dataset: OfflineDataset) -> dict:
-        return configuration_of(dataset, self.environment, self.settings, self.profile, self.seed)
+        return configuration_of(dataset, self.environment, self.settings, self.profile, self.seed, self.device)
 
 
-def run_sweep(sweep: Sweep, folder: Path, workers: int, progress: bool = True,
+def run_sweep(sweep: Sweep, folder: Path, workers: int, progress: bool = True, device: str = "cpu",
               run: Callable[..., list[tuple[Job, str]]] = run_jobs) -> tuple[list[Row], list[tuple[Job, str]]]:
     """Every run that is not finished, `workers` at a time; returns the rows of scores, and the jobs that failed with the reason.
 
@@ -55,7 +57,7 @@ def run_sweep(sweep: Sweep, folder: Path, workers: int, progress: bool = True,
     Raises `CepnbError` before any run begins on a dataset that cannot be had or learned from, and if a run's folder was
     begun under another configuration.
     """
-    jobs = jobs_of(sweep, folder, threads=1 if workers > 1 else None)
+    jobs = jobs_of(sweep, folder, threads=1 if workers > 1 else None, device=device)
     _refuse_impossible(sweep, jobs)
     failures = []
     with tqdm(total=len(jobs), initial=sum(job.metrics.exists() for job in jobs), desc="runs", disable=not progress) as bar:
@@ -70,7 +72,7 @@ def run_sweep(sweep: Sweep, folder: Path, workers: int, progress: bool = True,
     return _write(folder, jobs), failures
 
 
-def jobs_of(sweep: Sweep, folder: Path, threads: int | None = None) -> list[Job]:
+def jobs_of(sweep: Sweep, folder: Path, threads: int | None = None, device: str = "cpu") -> list[Job]:
     """All runs, in the order of the table."""
     jobs = []
     for task in sweep.tasks:
@@ -78,7 +80,7 @@ def jobs_of(sweep: Sweep, folder: Path, threads: int | None = None) -> list[Job]
         for seed in sweep.seeds:
             places = {option: folder / task.folder / option / f"seed{seed}" for option in task.options}
             jobs += [Job(task.dataset, task.environment, option, task.options[option], sweep.profile, seed, order[option], place,
-                         tuple(other for other in places.values() if other != place), threads)
+                         tuple(other for other in places.values() if other != place), threads, device)
                      for option, place in places.items()]
     return jobs
 
@@ -89,7 +91,7 @@ def run_job(job: Job) -> None:
         torch.set_num_threads(job.threads)
     dataset = load_task(job.dataset, job.environment, job.settings)
     take_over(Run(job.folder, job.configuration(dataset)), job.settings, job.others)
-    run_qgpo(dataset, job.environment, job.settings, job.profile, job.seed, job.folder, progress=False)
+    run_qgpo(dataset, job.environment, job.settings, job.profile, job.seed, job.folder, progress=False, device=device_named(job.device))
 
 
 def _refuse_impossible(sweep: Sweep, jobs: list[Job]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cepnb.capture import WARM_UP
+from cepnb.devices import device_named
 from cepnb.errors import CepnbError
 from cepnb.networks import TwinQ
 from cepnb.offline.critic import support_values
@@ -26,7 +27,6 @@ from cepnb.training import training
 
 LEAST = 10  # steps, calls of the paper's code and states that are measured, however small the fraction
 PEER_CALLS = 200  # of the paper's code at most: each takes as long as any other
-DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,7 @@ class Way:
     tf32: bool = False  # products of matrices are of TensorFloat-32 where the device has it, in the paper's code too
 
     def __post_init__(self) -> None:
-        if self.device not in DEVICES:
-            raise CepnbError(f"--device {self.device}: expected {' or '.join(DEVICES)}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise CepnbError(f"--device cuda: torch {torch.__version__} finds no GPU on this machine, expected one")
+        device_named(self.device)
         if self.seeds < 1:
             raise CepnbError(f"--seeds {self.seeds}: expected at least 1")
         if not 0 < self.fraction <= 1:
@@ -60,7 +57,7 @@ def whole_run(settings: Settings, way: Way, dataset: OfflineDataset | None = Non
     is run, what was not sampled of the support set and labels are random numbers: times do not depend on them.
     """
     with tempfile.TemporaryDirectory() as folder, _matrix_products(way.tf32):
-        device = torch.device(way.device, torch.cuda.current_device()) if way.device == "cuda" else torch.device(way.device)
+        device = device_named(way.device)
         inputs = Inputs(Path(folder), settings, settings.transitions, dataset, device)
         parts = _parts(inputs, way, progress)
         record = conditions(device) | vars(way) | {

@@ -1,0 +1,76 @@
+"""A second device, played by the processor: tensors that say they are elsewhere, and refuse to be mixed with those that are here.
+
+torch knows no such device without a GPU, but its name "meta" may be given to tensors that hold numbers after all.
+"""
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
+from torch.utils._pytree import tree_leaves, tree_map
+
+PLACE = torch.device("meta")
+BETWEEN = {"_to_copy", "copy_"}  # operations that may have tensors of both devices
+
+
+class Elsewhere(Tensor):
+    """A tensor of that device, over one of the processor that holds its numbers."""
+
+    @staticmethod
+    def __new__(cls, here: Tensor) -> "Elsewhere":
+        return Tensor._make_wrapper_subclass(cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(),
+                                             dtype=here.dtype, device=PLACE)
+
+    def __init__(self, here: Tensor) -> None:
+        self.here = here
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        return dispatched(function, args, kwargs or {})
+
+
+def dispatched(function, args: tuple, kwargs: dict) -> object:
+    """The operation on what is here; its results are elsewhere if it is asked for there, or if what it is given is there."""
+    given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    name = function._overloadpacket.__name__
+    there = [x for x in given if isinstance(x, Elsewhere)]
+    stray = [x for x in given if not isinstance(x, Elsewhere) and x.ndim]  # a number of the processor may be used by a GPU
+    if there and stray and name not in BETWEEN:
+        raise RuntimeError(f"{name}: tensors of two devices, of shapes {[tuple(x.shape) for x in there]} and {[tuple(x.shape) for x in stray]}")
+    device = kwargs.get("device", PLACE if there else None)
+    if name == "copy_":
+        device = PLACE if isinstance(args[0], Elsewhere) else None
+    held = {key: value for key, value in kwargs.items() if key != "device"} | ({"device": "cpu"} if kwargs.get("device") is not None else {})
+    args_here, kwargs_here = tree_map(lambda x: x.here if isinstance(x, Elsewhere) else x, (args, held))
+    result = function(*args_here, **kwargs_here)
+    if device is None or torch.device(device).type != PLACE.type:
+        return result
+    wrapped = tree_map(lambda x: Elsewhere(x) if isinstance(x, Tensor) else x, result)
+    return return_and_correct_aliasing(function, args, kwargs, wrapped)
+
+
+class Played(TorchDispatchMode):
+    """Within it that device is played, and operations that happened there are counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.there = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = dispatched(function, args, kwargs or {})
+        self.there += any(isinstance(x, Elsewhere) for x in tree_leaves(result))
+        return result
+
+
+class Streams(torch.Generator):
+    """Generators of either device."""
+
+    def __new__(cls, device: torch.device | str = "cpu") -> "Streams":
+        there = torch.device(device).type == PLACE.type
+        made = super().__new__(cls, "cpu" if there else device)
+        made.there = there
+        return made
+
+    @property
+    def device(self) -> torch.device:
+        """Where it draws."""
+        return PLACE if self.there else torch.device("cpu")
