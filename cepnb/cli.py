@@ -124,10 +124,10 @@ def _sweep(options: argparse.Namespace) -> None:
         raise CepnbError(f"--workers {options.workers}: expected at least 1")
     sweep = read_sweep(options.config)
     folder, run = options.out or Path("runs") / options.config.stem, run_jobs
-    if not options.cluster:
-        device_named(options.device)  # of another machine that machine will say it
+    if options.cluster:
+        folder, run = folder.absolute(), jobs_at(options.cluster)  # a worker's own folder is another, and so is its device
     else:
-        folder, run = folder.absolute(), jobs_at(options.cluster)  # a worker's own folder is another
+        device_named(options.device)
     rows, failures = run_sweep(sweep, folder, options.workers, run=run, device=options.device)
     if rows:
         write_text(folder / "table.md", report(rows) + "\n")

@@ -39,8 +39,9 @@ def dispatched(function, args: tuple, kwargs: dict) -> object:
     device = kwargs.get("device", PLACE if there else None)
     if name == "copy_":
         device = PLACE if isinstance(args[0], Elsewhere) else None
-    held = {key: value for key, value in kwargs.items() if key != "device"} | ({"device": "cpu"} if kwargs.get("device") is not None else {})
-    args_here, kwargs_here = tree_map(lambda x: x.here if isinstance(x, Elsewhere) else x, (args, held))
+    args_here, kwargs_here = tree_map(lambda x: x.here if isinstance(x, Elsewhere) else x, (args, kwargs))
+    if kwargs.get("device") is not None:
+        kwargs_here["device"] = "cpu"
     result = function(*args_here, **kwargs_here)
     if device is None or torch.device(device).type != PLACE.type:
         return result

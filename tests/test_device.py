@@ -32,8 +32,8 @@ from cepnb.offline.pipeline import Steps, run_qgpo
 from cepnb.offline.policy import sample_actions
 from cepnb.offline.scaling import Transitions
 from cepnb.offline.sources import load_dataset
-from cepnb.runs import Run
 from cepnb.profiles import settings
+from cepnb.runs import Run
 from cepnb.samplers import ancestral, last
 from cepnb.schedule import VPSchedule
 from cepnb.training import Plan, StepLoss, seeded, training

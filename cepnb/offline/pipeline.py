@@ -86,7 +86,7 @@ class Steps:
             return self.joint["q"]
         support = self.support  # first, so that each step's time is its own
         return self._module("critic", lambda: critic_net(self.data, self.settings, self.seed),
-                               lambda path: train_critic(self.seen, support, self.settings, self.seed, path, self.progress))
+                            lambda path: train_critic(self.seen, support, self.settings, self.seed, path, self.progress))
 
     @cached_property
     def contrast_states(self) -> Float[Tensor, "n ds"]:
