@@ -65,7 +65,7 @@ class Settings:
     episodes: int = 100  # of each method and scale
     scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 8.0, 10.0)  # guidance scales s; s = 1 is exact
     headline_scale: float = 1.0  # the one to be judged by, fixed before any test return is seen
-    best_of: int = 32  # behaviour actions of which the baseline takes the one of highest Q
+    best_of: int = 32  # behaviour actions of which the baseline takes the one of highest Q; 0 leaves it out
     # All training
     checkpoint_every: int = 1_000  # steps between checkpoints, of which a killed run loses at most the last
 
@@ -96,7 +96,7 @@ class Settings:
             raise CepnbError(f"scales {self.scales}: expected finite values above 0, {self.headline_scale} among them")
         for field in fields(self):
             value = getattr(self, field.name)
-            zero = field.name in ("data_seed", "energy_states", "state_jitter")  # 0 means something
+            zero = field.name in ("data_seed", "energy_states", "state_jitter", "best_of")  # 0 means something
             if field.type is int and value < (0 if zero else 1):
                 raise CepnbError(f"{field.name} {value}: expected at least {0 if zero else 1}")
             if field.type is float and not (0 < value < math.inf or (zero and value == 0)):

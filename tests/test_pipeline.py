@@ -142,6 +142,12 @@ def test_the_other_energies_from_the_same_models(unbroken: tuple[Path, dict], tm
     assert set(gain) == {"reweighted", "cep", "exp_mse", "dps"} and gain["reweighted"] > 0
 
 
+def test_without_best_of_k_the_other_scores_stay(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+    for path in unbroken[0].glob("*.safetensors"):
+        shutil.copy(path, tmp_path)
+    assert run(tmp_path, best_of=0)["scores"] == unbroken[1]["scores"][:-1]
+
+
 @pytest.mark.parametrize("changes, complaint", [
     ({"beta": 3.0}, r"settings.json: made with beta 20.0, now 3.0; use another folder"),
     ({"transitions": 3_000}, r"settings.json: made with rows \d+, now \d+; use another folder"),

@@ -153,8 +153,9 @@ def score(trained: Steps, environment: str) -> list[dict]:
         policies = behaviour + [(method, scale) for scale in settings.scales]  # s = 0 beside the others of the first energy
         batches.append((policies, lambda scales, energy=energy: guided_policy(trained.eps, energy, scales, da, settings, schedule)))
         behaviour = []
-    best = best_of_policy(trained.eps, trained.q, da, settings, schedule)
-    batches.append(([("best_of_k", None)], lambda scales: best))
+    if settings.best_of:
+        best = best_of_policy(trained.eps, trained.q, da, settings, schedule)
+        batches.append(([("best_of_k", None)], lambda scales: best))
     return evaluate(batches, environment, settings.episodes, trained.scaling, trained.seed + 10_000,
                     trained.stream("evaluation"), trained.progress)
 

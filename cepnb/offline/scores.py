@@ -106,15 +106,16 @@ def summed_up(rows: list[Row]) -> list[Line]:
 def ablations(rows: list[Row]) -> dict[str, list[tuple[object, str]]]:
     """For each setting that options of one task change, its values in ascending order with the option of each, "base" among them.
 
-    How much is trained and evaluated (`guidance`, `scales`, `episodes`) is no ablation. An option that changes several
+    How much is trained and evaluated (`guidance`, `scales`, `episodes`, `best_of`) is no ablation. An option that changes several
     settings stands under the first. Raises `CepnbError` without an option "base".
     """
     options = {row["option"]: row for row in rows}
     if "base" not in options:
         raise CepnbError(f"options {', '.join(options)}: expected one named base among them")
     found: dict[str, list[tuple[object, str]]] = {}
+    amounts = ("guidance", "scales", "episodes", "best_of")
     for option, row in options.items():
-        changed = [key for key in SETTINGS if key not in ("guidance", "scales", "episodes") and row[key] != options["base"][key]]
+        changed = [key for key in SETTINGS if key not in amounts and row[key] != options["base"][key]]
         if changed:
             found.setdefault(changed[0], [(options["base"][changed[0]], "base")]).append((row[changed[0]], option))
     return {setting: sorted(values) for setting, values in found.items()}
