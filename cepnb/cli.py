@@ -94,13 +94,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _qgpo(options: argparse.Namespace) -> None:
     from cepnb.devices import device_named
-    from cepnb.offline.environments import family_of
+    from cepnb.offline.environments import tuning_of
     from cepnb.offline.pipeline import run_qgpo, score_table
     from cepnb.offline.sources import evaluated_in, load_task
 
     profile = profile_name(options.profile)
     environment = evaluated_in(options.dataset, options.environment)
-    chosen = settings(profile, family_of(environment), **dict(_assignment(text) for text in options.set))
+    chosen = settings(profile, tuning_of(environment), **dict(_assignment(text) for text in options.set))
     _check_seed(options.seed)
     device = device_named(options.device)
     dataset = load_task(options.dataset, environment, chosen)

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from cepnb.errors import CepnbError
 from cepnb.exact import Density
+from cepnb.features import PlaneFeatures
 from cepnb.guidance import EnergyFunction, EpsFunction, dps_energy, energy_gradient, guided
 from cepnb.losses import cep, cep_self_normalised, exponentiated_mse, mse, noise_prediction
-from cepnb.networks import EnergyNet, PlaneEpsNet, PlaneFeatures
+from cepnb.networks import EnergyNet, PlaneEpsNet
 from cepnb.profiles import ToySettings
 from cepnb.runs import Run
 from cepnb.samplers import dpm_solver_pp, last

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cepnb.errors import CepnbError
+from cepnb.features import PlaceFeatures, PlaneFeatures, TimeFeatures
 from cepnb.schedule import VPSchedule, expand_as
 
 
@@ -40,50 +41,6 @@ class JointLinear(nn.Module):
             bias = None
         # The smallest first: what is shared by K actions meets their K rows once, and once on the way back.
         return reduce(torch.add, sorted(products, key=torch.numel))
-
-
-class TimeFeatures(nn.Module):
-    """Fourier features of diffusion time: sin and cos of 2π w u(t), u = λ_t rescaled to [0, 1], w ~ N(0, scale²).
-
-    λ_t is half the log signal-to-noise ratio, in which the targets of all three losses change at an even pace; in t
-    itself almost all change happens below 0.1. t of shape (*axes) gives (*axes, dim), with axes of length one put in
-    to match `x`; a single t for a whole batch is embedded once. The frequencies are fixed, not trained.
-    """
-
-    def __init__(self, schedule: VPSchedule, dim: int = 32, scale: float = 1.0) -> None:
-        super().__init__()
-        self.schedule = schedule
-        first, last = schedule.half_log_snr(torch.tensor([1.0, schedule.t_min], dtype=torch.float64)).tolist()
-        self.offset, self.span = first, last - first
-        self.register_buffer("frequencies", 2 * math.pi * scale * torch.randn(dim // 2))
-
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
-        u = (self.schedule.half_log_snr(t) - self.offset) / self.span
-        phase = u.reshape(t.shape + (1,) * (x.ndim - t.ndim)) * self.frequencies
-        return torch.cat([phase.sin(), phase.cos()], dim=-1)
-
-
-class PlaneFeatures(nn.Module):
-    """x_t of unit scale, with sin and cos of it at random frequencies: for densities with details finer than their extent.
-
-    u = x_t/(α_t² m² + σ_t²)^½, m being the deviation of the data, gives (u, sin Wu, cos Wu), W ~ N(0, scale²) fixed
-    (Tancik et al. 2020). An MLP of x_t alone takes long to see rings that are a twentieth as thick as they are wide.
-    """
-
-    def __init__(self, schedule: VPSchedule, dim: int, count: int, scale: float, deviation: float) -> None:
-        super().__init__()
-        self.schedule, self.deviation = schedule, deviation
-        self.width = dim + 2 * count
-        self.register_buffer("frequencies", scale * torch.randn(dim, count))
-
-    def variance(self, t: Tensor, x: Tensor) -> Tensor:
-        """α_t² m² + σ_t², broadcastable to x_t."""
-        return expand_as(self.schedule.alpha(t), x) ** 2 * self.deviation**2 + expand_as(self.schedule.sigma(t), x) ** 2
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        unit = x / self.variance(t, x).sqrt()
-        phase = unit @ self.frequencies
-        return torch.cat([unit, phase.sin(), phase.cos()], dim=-1)
 
 
 class ResidualBlock(nn.Module):
@@ -184,16 +141,20 @@ class PlaneEpsNet(nn.Module):
 
 
 class QNet(nn.Module):
-    """Action value Q_ψ(s, a): a ReLU MLP (the paper's is 3 × 256). Shapes (*batch, ds), (*batch, da) → (*batch,)."""
+    """Action value Q_ψ(s, a): a ReLU MLP (the paper's is 3 × 256). Shapes (*batch, ds), (*batch, da) → (*batch,).
 
-    def __init__(self, state_dim: int, action_dim: int, width: int = 256, depth: int = 3) -> None:
+    With `place_frequencies` above 0 the state enters with its `PlaceFeatures` of so many frequencies.
+    """
+
+    def __init__(self, state_dim: int, action_dim: int, width: int = 256, depth: int = 3, place_frequencies: int = 0) -> None:
         super().__init__()
-        self.first = JointLinear((state_dim, action_dim), width)
+        self.place = PlaceFeatures(state_dim, place_frequencies) if place_frequencies else None
+        self.first = JointLinear((self.place.width if self.place else state_dim, action_dim), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.out = nn.Linear(width, 1)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        h = F.relu_(self.first(state, action))
+        h = F.relu_(self.first(self.place(state) if self.place else state, action))
         for layer in self.hidden:
             h = F.relu_(layer(h))
         return self.out(h).squeeze(-1)
@@ -203,10 +164,10 @@ class TwinQ(nn.Module):
     """Two independent Q networks; `both` gives each, calling the module gives the smaller (clipped double Q-learning,
     Fujimoto et al. 2018). States may broadcast against actions: (batch, 1, ds) with (batch, K, da) → (batch, K)."""
 
-    def __init__(self, state_dim: int, action_dim: int, width: int = 256, depth: int = 3) -> None:
+    def __init__(self, state_dim: int, action_dim: int, width: int = 256, depth: int = 3, place_frequencies: int = 0) -> None:
         super().__init__()
-        self.q1 = QNet(state_dim, action_dim, width, depth)
-        self.q2 = QNet(state_dim, action_dim, width, depth)
+        self.q1 = QNet(state_dim, action_dim, width, depth, place_frequencies)
+        self.q2 = QNet(state_dim, action_dim, width, depth, place_frequencies)
 
     def both(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return self.q1(state, action), self.q2(state, action)

@@ -43,6 +43,7 @@ class Settings:
     discount: float = 0.99  # γ
     q_width: int = 256
     q_depth: int = 3  # hidden layers
+    place_frequencies: int = 0  # in the critic's input, of the state's first two coordinates (`PlaceFeatures`); 0 for none
     q_steps: int = 500_000
     q_batch: int = 256
     q_rate: float = 3e-4
@@ -96,7 +97,7 @@ class Settings:
             raise CepnbError(f"scales {self.scales}: expected finite values above 0, {self.headline_scale} among them")
         for field in fields(self):
             value = getattr(self, field.name)
-            zero = field.name in ("data_seed", "energy_states", "state_jitter", "best_of")  # 0 means something
+            zero = field.name in ("data_seed", "energy_states", "state_jitter", "place_frequencies", "best_of")  # 0 means something
             if field.type is int and value < (0 if zero else 1):
                 raise CepnbError(f"{field.name} {value}: expected at least {0 if zero else 1}")
             if field.type is float and not (0 < value < math.inf or (zero and value == 0)):
@@ -104,7 +105,8 @@ class Settings:
 
 
 # Settings that came when there were results already, and what was done before there was a choice.
-LATER = {"behaviour_precision": "float32", "support_precision": "float32", "support_storage": "float32"}
+LATER = {"behaviour_precision": "float32", "support_precision": "float32", "support_storage": "float32",
+         "place_frequencies": 0}
 
 
 def completed(stored: dict) -> dict:
@@ -178,13 +180,17 @@ TOY_PROFILES = {
 PROFILES = {"ci": Settings(**_CI), "laptop": Settings(**_LAPTOP), "paper": Settings()}
 # What another family of tasks changes. Locomotion: returns of the data span 1000, β and β_Q of arXiv:2304.12824; the exact
 # scale, and no jitter: its data covers what is around it (hopper-medium-replay, training seed 101).
-FAMILIES = {"maze2d": {}, "locomotion": dict(reward_tuning="return_range", beta=3.0, beta_q=1.0, discount=0.99,
-                                             state_jitter=0.0, headline_scale=1.0)}
+FAMILIES = {"maze2d": {}, "maze2d-large": {}, "locomotion": dict(
+    reward_tuning="return_range", beta=3.0, beta_q=1.0, discount=0.99, state_jitter=0.0, headline_scale=1.0)}
 # And in the small profiles alone. Their Q, of few rows and steps, cannot be trusted as far: chosen at training seed 101, where
 # actions drawn by e^{βQ} from 32 scored, for behaviours of 12.1, 9.0, 7.8 (hopper, halfcheetah, walker2d, all medium-replay),
 # 37.5 and 31.5 (hopper and walker2d, medium): with β_Q = 0.01, the value of the behaviour itself, 23.0, 16.3, 8.7, 41.9, 35.7 at
 # β = 0.3 and 24.3, 20.8, 8.1, 48.3, 26.1 at 1; with β_Q = 1, 15.9, (not run), 9.2, 40.2, 29.5 at 0.3 and 19.1, -, 10.5, 40.6, 17.8.
-SMALL_FAMILIES = {"maze2d": {}, "locomotion": dict(beta=0.3, beta_q=0.01)}
+# The large maze: its goal is too far for 0.98, and a deviation of its states is a longer way. A critic without frequencies has
+# false summits behind walls: on training seed 101 the best of 32 by it scores 38, by this one 211 (20 episodes).
+_SMALL = {"maze2d-large": dict(discount=0.99, target_rate=0.03, state_jitter=0.07, place_frequencies=32),
+          "locomotion": dict(beta=0.3, beta_q=0.01)}
+OF_PROFILE = {"ci": _SMALL, "laptop": _SMALL | {"maze2d-large": _SMALL["maze2d-large"] | dict(q_steps=30_000)}, "paper": {}}
 
 
 def profile_name(name: str | None = None) -> str:
@@ -203,7 +209,7 @@ def toy_settings(name: str | None = None) -> ToySettings:
 def settings(name: str | None = None, family: str = "maze2d", **changes: object) -> Settings:
     """Settings of a profile for a family of tasks, with single fields changed by keyword."""
     profile = profile_name(name)
-    base = replace(PROFILES[profile], **FAMILIES[family] | ({} if profile == "paper" else SMALL_FAMILIES[family]))
+    base = replace(PROFILES[profile], **FAMILIES[family] | OF_PROFILE[profile].get(family, {}))
     unknown = set(changes) - set(asdict(base))
     if unknown:
         raise CepnbError(f"setting '{min(unknown)}': expected one of {', '.join(asdict(base))}")

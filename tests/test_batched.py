@@ -132,7 +132,8 @@ def test_several_seeds_resume_bit_for_bit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("make, shapes", [
     (lambda: EpsNet(2, 5, (16, 8), embedding=8), ((9, 4, 2), (9,), (9, 1, 5))), (lambda: EpsNet(2, 0, (16, 8), embedding=8), ((9, 2), (9,))),
-    (lambda: EnergyNet(2, 5, 16, 2), ((9, 4, 2), (9,), (9, 1, 5))), (lambda: QNet(5, 2, 16, 2), ((9, 1, 5), (9, 4, 2)))])
+    (lambda: EnergyNet(2, 5, 16, 2), ((9, 4, 2), (9,), (9, 1, 5))), (lambda: QNet(5, 2, 16, 2), ((9, 1, 5), (9, 4, 2))),
+    (lambda: QNet(5, 2, 16, 2, 3), ((9, 1, 5), (9, 4, 2)))])
 def test_a_stack_is_its_networks_side_by_side(make: Callable[[], nn.Module], shapes: tuple[tuple[int, ...], ...]) -> None:
     nets, inputs = [make() for _ in range(3)], [0.1 + 0.8 * torch.rand(3, *shape) for shape in shapes]
     stack = together(nets)

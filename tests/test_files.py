@@ -75,6 +75,9 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
         settings()
     assert settings("laptop", "locomotion").beta == 0.3 and settings("laptop", "locomotion", beta=2.0).beta == 2.0
     assert settings("laptop", "maze2d") == PROFILES["laptop"]
+    large = {name: settings(name, "maze2d-large") for name in PROFILES}
+    assert [large[name].place_frequencies for name in ("ci", "laptop", "paper")] == [32, 32, 0] and large["paper"] == PROFILES["paper"]
+    assert large["ci"].q_steps == PROFILES["ci"].q_steps < large["laptop"].q_steps
     json.dumps({name: vars(chosen) for name, chosen in PROFILES.items()})  # a run writes them down
 
 

@@ -11,7 +11,7 @@ from cepnb.files import save_tensors
 from cepnb.offline.agents import QUALITIES, SHIPPED, Agent, collect_locomotion, episode_returns, read_history, roll, shipped_agents
 from cepnb.offline.collect import local_dataset
 from cepnb.offline.d4rl_bridge import normalised_score, reference_scores
-from cepnb.offline.environments import ENVIRONMENTS, episodes_of, family_of
+from cepnb.offline.environments import ENVIRONMENTS, episodes_of, family_of, tuning_of
 from cepnb.offline.evaluation import evaluate, rollout
 from cepnb.offline.hdf5 import load_hdf5
 from cepnb.offline.locomotion import TASKS, LocomotionEnv
@@ -54,6 +54,7 @@ def test_making_them_says_and_writes_nothing(tmp_path, monkeypatch: pytest.Monke
 
 def test_names_and_dimensions() -> None:
     assert [family_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 3 + ["locomotion"] * 3
+    assert [tuning_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 2 + ["maze2d-large"] + ["locomotion"] * 3
     assert [(e.state_dim, e.action_dim, e.max_steps) for e in (episodes_of(name, 1, 0) for name in ENVIRONMENTS)] == [
         (4, 2, 300), (4, 2, 600), (4, 2, 800), (11, 3, 1000), (17, 6, 1000), (17, 6, 1000)]
     with pytest.raises(CepnbError, match="environment 'ant': expected one of maze2d-umaze, .*, walker2d"):

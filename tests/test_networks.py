@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cepnb.errors import CepnbError
-from cepnb.networks import EnergyNet, EpsNet, JointLinear, TwinQ, parameter_count
+from cepnb.networks import EnergyNet, EpsNet, JointLinear, QNet, TwinQ, parameter_count
 
 
 def test_paper_size() -> None:
@@ -37,6 +37,42 @@ def test_twin_q_is_the_smaller_of_two_different_networks() -> None:
     one, two = q.both(s, a)
     assert one.shape == (6, 5) and not torch.allclose(one, two)
     torch.testing.assert_close(q(s, a), torch.minimum(one, two))
+
+
+@pytest.mark.parametrize("frequencies", [0, 3])
+def test_q_takes_waves_of_the_place_alone(frequencies: int) -> None:
+    """Every coordinate enters as it is; of the first two there are sin and cos at fixed frequencies as well."""
+    q, s, a = QNet(4, 2, 16, 2, frequencies), torch.randn(6, 1, 4), torch.randn(6, 5, 2)
+    assert q(s, a).shape == (6, 5)
+    if not frequencies:
+        assert q.place is None and q.first.widths_in == (4, 2)
+        return
+    features = q.place(s)
+    assert features.shape == (6, 1, 10) and torch.equal(features[..., :4], s)
+    phase = s[..., :1] * q.place.frequencies[0] + s[..., 1:2] * q.place.frequencies[1]
+    torch.testing.assert_close(features[..., 4:], torch.cat([phase.sin(), phase.cos()], dim=-1))
+    assert "place.frequencies" in q.state_dict() and not q.place.frequencies.requires_grad
+    with pytest.raises(CepnbError, match="states of width 1: expected at least the two coordinates"):
+        QNet(1, 2, 16, 2, frequencies)
+
+
+def test_a_value_that_jumps_at_a_wall_is_learned_with_waves_of_the_place() -> None:
+    """1 on one side of a thin wall and 0 on the other: the mean squared error beside the wall, after as many steps."""
+    place = torch.linspace(-1, 1, 400)
+    states = torch.stack([place, torch.zeros(400), torch.zeros(400), torch.zeros(400)], dim=1)
+    actions, value = torch.zeros(400, 2), ((place * 4).floor() % 2)
+    errors = []
+    for frequencies in (0, 32):
+        torch.manual_seed(0)
+        q = QNet(4, 2, 64, 2, frequencies)
+        optimiser = torch.optim.Adam(q.parameters(), 1e-3)
+        for _ in range(400):
+            loss = (q(states, actions) - value).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        errors.append(loss.item())
+    assert errors[1] < 0.05 < 0.15 < errors[0]
 
 
 def test_wrong_inputs_are_named() -> None:

@@ -75,7 +75,7 @@ def critic_plan(settings: Settings) -> Plan:
 def critic_net(data: Transitions, settings: Settings, seed: int) -> TwinQ:
     """An untrained twin Q of the profile's size."""
     return initialised(seed, "critic", lambda: TwinQ(
-        data.states.shape[1], data.actions.shape[1], settings.q_width, settings.q_depth))
+        data.states.shape[1], data.actions.shape[1], settings.q_width, settings.q_depth, settings.place_frequencies))
 
 
 @torch.no_grad()

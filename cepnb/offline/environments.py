@@ -4,6 +4,7 @@ from cepnb.errors import CepnbError
 from cepnb.offline.episodes import Episodes
 from cepnb.offline.locomotion import TASKS, LocomotionEnv
 from cepnb.offline.maze import LAYOUTS, MazeEnv, maze_of
+from cepnb.profiles import FAMILIES
 
 ENVIRONMENTS = (*(f"maze2d-{maze}" for maze in LAYOUTS), *TASKS)
 
@@ -16,7 +17,13 @@ def episodes_of(environment: str, count: int, seed: int, copies: int = 1) -> Epi
 
 
 def family_of(environment: str) -> str:
-    """"maze2d" or "locomotion": what settings hang on. Raises `CepnbError` on an environment that is neither."""
+    """"maze2d" or "locomotion". Raises `CepnbError` on an environment that is neither."""
     if environment not in ENVIRONMENTS:
         raise CepnbError(f"environment '{environment}': expected one of {', '.join(ENVIRONMENTS)}")
     return "maze2d" if environment.startswith("maze2d-") else "locomotion"
+
+
+def tuning_of(environment: str) -> str:
+    """The key of an environment in `profiles.FAMILIES`: its own where it has one, else its family's. Raises as `family_of`."""
+    family = family_of(environment)
+    return environment if environment in FAMILIES else family

@@ -14,8 +14,8 @@ from cepnb.runs import Run
 # step say what it reads, and wants every setting to be somewhere here.
 _SAMPLING = {"sampler_steps", "clip_actions"}
 _STORING = {"support_precision", "support_storage"}
-_CRITIC = {"training", "beta_q", "discount", "q_width", "q_depth", "q_steps", "q_batch", "q_rate", "q_final", "target_rate",
-           "checkpoint_every"}
+_CRITIC = {"training", "beta_q", "discount", "q_width", "q_depth", "place_frequencies", "q_steps", "q_batch", "q_rate", "q_final",
+           "target_rate", "checkpoint_every"}
 _ENERGY = {"beta", "labels", "energy_width", "energy_depth", "energy_batch"}
 STEPS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "data": ({"transitions", "data_seed", "reward_tuning"}, ()),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from cepnb.errors import CepnbError
-from cepnb.offline.environments import family_of
+from cepnb.offline.environments import tuning_of
 from cepnb.offline.sources import evaluated_in
 from cepnb.profiles import Settings, fitting, profile_name, settings
 
@@ -104,7 +104,7 @@ def _options(path: Path, options: dict[str, dict], profile: str, environment: st
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise CepnbError(f"{path}: options: found {name!r}, expected names of letters, digits, '_', '.' and '-'")
         try:
-            chosen[name] = settings(profile, family_of(environment), **changes)
+            chosen[name] = settings(profile, tuning_of(environment), **changes)
         except CepnbError as error:
             raise _at(path, error, f"options.{name}") from None
     for one, other in combinations(chosen, 2):
