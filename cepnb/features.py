@@ -27,8 +27,7 @@ class TimeFeatures(nn.Module):
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         u = (self.schedule.half_log_snr(t) - self.offset) / self.span
-        phase = u.reshape(t.shape + (1,) * (x.ndim - t.ndim)) * self.frequencies
-        return torch.cat([phase.sin(), phase.cos()], dim=-1)
+        return _waves(u.reshape(t.shape + (1,) * (x.ndim - t.ndim)) * self.frequencies)
 
 
 class PlaneFeatures(nn.Module):
@@ -50,8 +49,7 @@ class PlaneFeatures(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         unit = x / self.variance(t, x).sqrt()
-        phase = unit @ self.frequencies
-        return torch.cat([unit, phase.sin(), phase.cos()], dim=-1)
+        return _waves(unit @ self.frequencies, beside=unit)
 
 
 class PlaceFeatures(nn.Module):
@@ -71,5 +69,9 @@ class PlaceFeatures(nn.Module):
         self.register_buffer("frequencies", scale * torch.randn(2, count))
 
     def forward(self, state: Float[Tensor, "*batch ds"]) -> Float[Tensor, "*batch width"]:
-        phase = state[..., :2] @ self.frequencies
-        return torch.cat([state, phase.sin(), phase.cos()], dim=-1)
+        return _waves(state[..., :2] @ self.frequencies, beside=state)
+
+
+def _waves(phase: Tensor, *, beside: Tensor | None = None) -> Tensor:
+    """sin and cos of the phases, behind what they are features of where that is given."""
+    return torch.cat([phase.sin(), phase.cos()] if beside is None else [beside, phase.sin(), phase.cos()], dim=-1)

@@ -209,7 +209,8 @@ def toy_settings(name: str | None = None) -> ToySettings:
 
 
 def settings(name: str | None = None, family: str = "maze2d", **changes: object) -> Settings:
-    """Settings of a profile for a family of tasks, with single fields changed by keyword."""
+    """Settings of a profile for a family of tasks, or for an environment with settings of its own, as keys of `FAMILIES`; single
+    fields changed by keyword."""
     profile = profile_name(name)
     base = replace(PROFILES[profile], **FAMILIES[family] | OF_PROFILE[profile].get(family, {}))
     unknown = set(changes) - set(asdict(base))

@@ -57,7 +57,7 @@ def test_q_takes_waves_of_the_place_alone(frequencies: int) -> None:
 
 
 def test_a_value_that_jumps_at_a_wall_is_learned_with_waves_of_the_place() -> None:
-    """1 on one side of a thin wall and 0 on the other: the mean squared error beside the wall, after as many steps."""
+    """0 and 1 by turns in eight cells along a line, a wall between two of them: the mean squared error after as many steps."""
     place = torch.linspace(-1, 1, 400)
     states = torch.stack([place, torch.zeros(400), torch.zeros(400), torch.zeros(400)], dim=1)
     actions, value = torch.zeros(400, 2), ((place * 4).floor() % 2)
