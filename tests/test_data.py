@@ -62,12 +62,23 @@ def test_columns_metadata_and_float64_are_read_as_d4rl_reads_them(tmp_path: Path
     assert_as_d4rl(path, arrays)
 
 
-def test_episode_returns_count_every_row_of_true_episodes(tmp_path: Path) -> None:
-    arrays = example(7)
-    arrays["rewards"] = np.array([1, 2, 4, 8, 16, 32, 64], dtype=np.float32)
-    arrays["terminals"] = np.array([0, 1, 0, 0, 0, 0, 0], dtype=bool)
-    arrays["timeouts"] = np.array([0, 0, 0, 0, 1, 0, 0], dtype=bool)
-    assert load_hdf5(write(tmp_path / "f.hdf5", arrays)).episode_returns.tolist() == [3, 28, 96]
+@pytest.mark.parametrize("terminals, timeouts, limit, returns", [
+    ([1], [4], None, [3, 28]),  # the last piece has no end
+    ([1, 6], [4], None, [3, 28, 96]),
+    ([1], [4, 6], None, [3, 28, 96]),  # a file without a limit is believed
+    ([1], [4, 6], 3, [3, 28, 96]),  # an end by time may be a row early
+    ([1], [4, 6], 4, [3, 28]),  # two rows are too few for one: the collection has ended
+    ([1], None, 3, [3, 28]),  # without timeouts, every three rows from the terminal on
+    ([], [], None, [127]),  # nothing is whole: what there is
+    ([], [3], 20, [15, 112]),
+])
+def test_episode_returns_are_of_whole_episodes(tmp_path: Path, terminals: list[int], timeouts: list[int] | None, limit: int | None,
+                                               returns: list[float]) -> None:
+    arrays = example(7) | {"rewards": 2.0 ** np.arange(7), "terminals": np.isin(np.arange(7), terminals)}
+    arrays["timeouts"] = np.isin(np.arange(7), timeouts if timeouts is not None else [])
+    if timeouts is None:
+        del arrays["timeouts"]
+    assert load_hdf5(write(tmp_path / "f.hdf5", arrays), episode_limit=limit).episode_returns.tolist() == returns
 
 
 @given(st.integers(2, 60), st.integers(0, 1000))

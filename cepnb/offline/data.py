@@ -19,7 +19,7 @@ class OfflineDataset:
     rewards: Float[Tensor, "n"]
     next_observations: Float[Tensor, "n ds"]
     terminals: Bool[Tensor, "n"]  # true ends, behind which there is no value; a timeout is not one
-    episode_returns: Float[Tensor, "episodes"]  # undiscounted, over whole true episodes, every row counted
+    episode_returns: Float[Tensor, "episodes"]  # undiscounted, of whole episodes, every row counted
 
 
 def distinct_states(dataset: OfflineDataset) -> tuple[Float[Tensor, "m ds"], Int[Tensor, "n"]]:

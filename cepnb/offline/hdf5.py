@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray as Array
 
 from cepnb.errors import CepnbError
@@ -17,8 +17,10 @@ def load_hdf5(path: Path, name: str | None = None, episode_limit: int | None = N
     """Read a D4RL HDF5 file; the transitions equal `d4rl.qlearning_dataset` on it, row for row.
 
     A row whose `timeouts` is set is dropped: the next row begins another episode. Older files have no `timeouts`; an
-    episode then ends after `episode_limit` rows, counted as d4rl counts them. Raises `CepnbError` naming file, key and
-    fault on anything missing, damaged, of unequal length or not finite.
+    episode then ends after `episode_limit` rows, counted as d4rl counts them. Returns are those of whole episodes, which end by
+    a terminal or by time: what the end of a collection has cut, without a flag or before `episode_limit` if that is given, counts
+    for nothing unless there is nothing else. Raises `CepnbError` naming file, key and fault on anything missing, damaged, of
+    unequal length or not finite.
     """
     arrays = _read(path)
     observations, actions, rewards = (arrays[key].astype(np.float32, copy=False) for key in KEYS[:3])
@@ -33,11 +35,26 @@ def load_hdf5(path: Path, name: str | None = None, episode_limit: int | None = N
     if not kept.any():
         raise CepnbError(f"{path}: no transition is left, expected two rows of one episode")
     columns = (observations[:-1][kept], actions[:-1][kept], rewards[:-1][kept], observations[1:][kept], terminals[:-1][kept])
-    ends = terminals | timeouts
-    ends[-1] = True
-    totals = np.add.reduceat(rewards.astype(np.float64), np.concatenate([[0], np.nonzero(ends)[0][:-1] + 1]))
+    returns = _episode_returns(rewards, terminals, arrays.get("timeouts"), episode_limit)
     return OfflineDataset(name or str(path), *(torch.from_numpy(np.ascontiguousarray(c)) for c in columns),
-                          torch.from_numpy(totals.astype(np.float32)))
+                          torch.from_numpy(returns.astype(np.float32)))
+
+
+def _episode_returns(rewards: Float[Array, "n"], terminals: Bool[Array, "n"], timeouts: Shaped[Array, "n"] | None,
+                     limit: int | None) -> Float[Array, "episodes"]:
+    """Of whole episodes, every row counted; of all pieces if none is whole. An end by time may be a row short of the limit."""
+    if timeouts is None:
+        rows, begun = np.arange(len(rewards)), np.concatenate([[True], terminals[:-1]])
+        timed = (rows - np.maximum.accumulate(np.where(begun, rows, 0))) % limit == limit - 1
+    else:
+        timed = timeouts.astype(bool)
+    last = np.nonzero(terminals | timed)[0]
+    if not len(last) or last[-1] != len(rewards) - 1:
+        last = np.append(last, len(rewards) - 1)
+    starts = np.concatenate([[0], last[:-1] + 1])
+    returns, lengths = np.add.reduceat(rewards.astype(np.float64), starts), last - starts + 1
+    whole = terminals[last] | (timed[last] & (lengths >= (limit or 1) - 1))
+    return returns[whole] if whole.any() else returns
 
 
 def _read(path: Path) -> dict[str, Array]:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from cepnb.errors import CepnbError
-from cepnb.offline.collect import local_dataset
+from cepnb.offline.collect import BODIES, local_dataset
 from cepnb.offline.d4rl_bridge import episode_limit as published_limit, published
 from cepnb.offline.data import OfflineDataset
 from cepnb.offline.environments import family_of
@@ -25,7 +25,8 @@ def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | No
     """
     door, _, rest = name.partition("/")
     if door == "local":
-        return load_hdf5(local_dataset(name, transitions, seed), name)
+        # Of the bodies' files the last row of each agent is marked as a timeout, where it may be the collection that ends.
+        return load_hdf5(local_dataset(name, transitions, seed), name, published_limit(environment_of(name)) if name in BODIES else None)
     if door == "d4rl":
         return load_hdf5(published(rest), name, published_limit(rest))
     if door == "minari":
