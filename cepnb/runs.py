@@ -78,9 +78,11 @@ def cached_run(configuration: dict) -> Run:
 def refuse_changes(path: Path, configuration: dict) -> None:
     """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for.
 
-    One that names no device is of a processor.
+    One that names no device is of a processor, and one without a digest of its data was made before there were any: by name and
+    number of rows it is taken for the same.
     """
     stored, wanted = ({"device": "cpu"} | completed(c | c.pop("settings")) for c in (read_json(path), json.loads(json.dumps(configuration))))
+    stored = {"digest": wanted.get("digest")} | stored
     for key, value in wanted.items():
         if stored.get(key) != value:
             raise CepnbError(f"{path}: made with {key} {stored.get(key)}, now {value}; use another folder")

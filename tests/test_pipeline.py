@@ -159,12 +159,20 @@ def test_another_setting_in_the_same_folder_is_refused(
         run(unbroken[0], **changes)
 
 
+def test_other_data_under_the_same_name_is_refused(unbroken: tuple[Path, dict]) -> None:
+    other = dataset(ci())
+    other.rewards[7] += 1
+    with pytest.raises(CepnbError, match=r"settings.json: made with digest \w{16}, now \w{16}; use another folder"):
+        run_qgpo(other, "maze2d-umaze", ci(), "ci", 0, unbroken[0], progress=False)
+
+
 def test_a_folder_older_than_a_setting_is_gone_on_with_as_it_was_made(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
     """Also finished: the metrics are those that are there. Asked for otherwise it is refused."""
     for name in ("settings.json", "metrics.json"):
         older = read_json(unbroken[0] / name)
         assert older["settings"].keys() > LATER.keys()
         older["settings"] = {key: value for key, value in older["settings"].items() if key not in LATER}
+        older.pop("digest")
         write_json(tmp_path / name, older)
     assert run(tmp_path)["scores"] == unbroken[1]["scores"]
     assert LATER.items() <= rows_of(read_json(tmp_path / "metrics.json"))[0].items()

@@ -18,7 +18,7 @@ from cepnb.mapped import mapped_tensor
 from cepnb.networks import EpsNet, TwinQ
 from cepnb.offline.behaviour import behaviour_net, train_behaviour
 from cepnb.offline.critic import critic_net, support_values, train_critic
-from cepnb.offline.data import OfflineDataset, check_rewards_vary
+from cepnb.offline.data import OfflineDataset, check_rewards_vary, digest
 from cepnb.offline.energy import energy_net, train_energy
 from cepnb.offline.environments import episodes_of
 from cepnb.offline.evaluation import evaluate
@@ -171,7 +171,7 @@ def configuration_of(dataset: OfflineDataset, environment: str, settings: Settin
     if widths != (env.state_dim, env.action_dim):
         raise CepnbError(f"{dataset.name}: states and actions of width {widths}, expected {(env.state_dim, env.action_dim)} "
                          f"for {environment}")
-    return {"dataset": dataset.name, "rows": len(dataset.rewards), "environment": environment,
+    return {"dataset": dataset.name, "rows": len(dataset.rewards), "digest": digest(dataset), "environment": environment,
             "profile": profile, "seed": seed, "settings": asdict(settings)} | ({} if device == "cpu" else {"device": device})
 
 

@@ -80,7 +80,7 @@ def take_over(run: Run, settings: Settings, others: Iterable[Path]) -> list[str]
 
 
 def _agree(step: str, wanted: dict, found: dict) -> bool:
-    if any(wanted.get(key) != found.get(key) for key in ("dataset", "rows", "seed", "device")):
+    if any(wanted.get(key) != found.get(key) for key in ("dataset", "rows", "digest", "seed", "device")):
         return False
     ours, theirs = (completed(configuration["settings"]) for configuration in (wanted, found))
     return all(ours.get(name) == theirs.get(name) for name in settings_of(step))
