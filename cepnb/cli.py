@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     qgpo = commands.add_parser("qgpo", help="train and evaluate QGPO on an offline dataset, all five steps")
-    qgpo.add_argument("--dataset", required=True, help="local/maze2d-umaze, d4rl/maze2d-umaze-v1, minari/D4RL/pointmaze/umaze-v2 and the like, or a D4RL HDF5 file")
+    qgpo.add_argument("--dataset", required=True, help="local/maze2d-umaze, d4rl/maze2d-umaze-v1, minari/mujoco/hopper/medium-v0 and the like, or a D4RL HDF5 file")
     qgpo.add_argument("--environment", help="maze2d-umaze, -medium or -large, hopper, halfcheetah or walker2d: where to evaluate, if the dataset does not say it")
     qgpo.add_argument("--profile", help=f"{', '.join(PROFILES)} (default: $CEPNB_PROFILE, else laptop)")
     qgpo.add_argument("--seed", type=int, default=0, help="seed of training and evaluation (the data has its own)")
@@ -240,7 +240,7 @@ def _assignment(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     try:
         parsed = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         parsed = None
     known = {field: type(default) for field, default in vars(Settings()).items()}
     if name in known:

@@ -9,16 +9,18 @@ class CepnbError(ValueError):
 
 
 def in_a_line(error: BaseException) -> str:
-    """What is said of an error: its own line if it is ours, else its kind and its text on one line."""
-    return str(error) if isinstance(error, CepnbError) else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    """What is said of an error, on one line: its own text if it is ours, else its kind and its text."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, CepnbError) else f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def exit_status(program: str, command: Callable[[], None]) -> int:
-    """Run a command: 0 if it is done, 2 after an error of ours, which is printed in a line, 130 if it was interrupted."""
+    """Run a command: 0 if it is done, 2 after an error of ours, of the system or of memory, which is printed in a line, 130 if it was
+    interrupted. Any other exception is a fault of the program and is raised."""
     try:
         command()
-    except CepnbError as error:
-        print(f"{program}: error: {error}", file=sys.stderr)
+    except (CepnbError, OSError, MemoryError) as error:
+        print(f"{program}: error: {in_a_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted; the same command goes on from here", file=sys.stderr)

@@ -32,14 +32,17 @@ def guided(eps: EpsFunction, gradient: EpsFunction, schedule: VPSchedule, scale:
     """Noise prediction of the guided score (Eq. 11, arXiv:2304.12824): ε_θ + s σ_t ∇f, since score = −ε/σ_t.
 
     `scale` s = 1 is exact guidance; a tensor gives each example its own (leading axes of x_t). Another s is not
-    another β: s E_t is not the intermediate energy of s β. With s = 0 the unguided function itself is returned.
+    another β: s E_t is not the intermediate energy of s β. With s = 0 the unguided function itself is returned, and of a
+    tensor the examples with s = 0 are unguided whatever the gradient is.
     """
     if isinstance(scale, (int, float)) and scale == 0:
         return eps
 
     def guided_eps(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        strength = schedule.sigma(t) * scale
-        return eps(xt, t, condition) + expand_as(strength, xt) * gradient(xt, t, condition)
+        push = expand_as(schedule.sigma(t) * scale, xt) * gradient(xt, t, condition)
+        if isinstance(scale, Tensor):
+            push = push.masked_fill(expand_as(scale == 0, xt), 0.0)
+        return eps(xt, t, condition) + push
 
     return guided_eps
 

@@ -65,11 +65,10 @@ def _in_process(work: Callable[[Job], object], job: Job, sender: Connection) -> 
     tqdm.set_lock(threading.RLock())  # its own would be one between processes, and left behind by a process that is killed
     try:
         work(job)
-    except CepnbError as error:
-        sender.send(in_a_line(error))
-        raise SystemExit(1) from None
     except Exception as error:
-        sender.send(in_a_line(error))
+        sender.send(in_a_line(error)[:4_000])  # more may not fit into the pipe, which is read only when this process has ended
+        if isinstance(error, CepnbError):
+            raise SystemExit(1) from None
         raise
 
 

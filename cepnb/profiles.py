@@ -98,6 +98,8 @@ class Settings:
         for field in fields(self):
             value = getattr(self, field.name)
             zero = field.name in ("data_seed", "energy_states", "state_jitter", "place_frequencies", "best_of")  # 0 means something
+            if get_args(field.type)[:1] == (int,) and min(value) < 1:
+                raise CepnbError(f"{field.name} {value}: expected numbers of at least 1")
             if field.type is int and value < (0 if zero else 1):
                 raise CepnbError(f"{field.name} {value}: expected at least {0 if zero else 1}")
             if field.type is float and not (0 < value < math.inf or (zero and value == 0)):
@@ -208,7 +210,7 @@ def toy_settings(name: str | None = None) -> ToySettings:
     return TOY_PROFILES[profile_name(name)]
 
 
-def settings(name: str | None = None, family: str = "maze2d", **changes: object) -> Settings:
+def settings(name: str | None = None, family: str = "maze2d", /, **changes: object) -> Settings:
     """Settings of a profile for a family of tasks, or for an environment with settings of its own, as keys of `FAMILIES`; single
     fields changed by keyword."""
     profile = profile_name(name)

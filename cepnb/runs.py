@@ -13,6 +13,8 @@ from cepnb.errors import CepnbError
 from cepnb.files import cache_dir, load_module, load_tensors, read_json, save_tensors, write_json
 from cepnb.profiles import completed
 
+KEYS = ("dataset", "environment", "rows", "profile", "seed", "settings", "threads", "seconds", "scores")  # needed of a run
+
 
 class Run:
     """A folder of results: `settings.json`, one file a finished step, `metrics.json` at the end.
@@ -75,13 +77,31 @@ def cached_run(configuration: dict) -> Run:
     return Run(cache_dir() / "runs" / f"{name}-{digest[:8]}", configuration)
 
 
+def read_metrics(path: Path) -> dict:
+    """A run's `metrics.json`; raises `CepnbError` naming what of it is not there."""
+    metrics = read_json(path)
+    for key in KEYS:
+        if not isinstance(metrics, dict) or key not in metrics:
+            raise CepnbError(f"{path}: '{key}' is missing, expected the metrics.json of a finished run")
+    for key, kind in {"settings": dict, "seconds": dict, "scores": list}.items():
+        if not isinstance(metrics[key], kind):
+            raise CepnbError(f"{path}: '{key}' is {metrics[key]!r}, expected the metrics.json of a finished run")
+    for record in metrics["scores"]:
+        if not isinstance(record, dict) or not {"method", "scale", "normalised", "episodes"} <= set(record):
+            raise CepnbError(f"{path}: scores: found {record!r}, expected records with method, scale, normalised and episodes")
+    return metrics
+
+
 def refuse_changes(path: Path, configuration: dict) -> None:
     """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for.
 
     One that names no device is of a processor, and one without a digest of its data was made before there were any: by name and
     number of rows it is taken for the same.
     """
-    stored, wanted = ({"device": "cpu"} | completed(c | c.pop("settings")) for c in (read_json(path), json.loads(json.dumps(configuration))))
+    found = read_json(path)
+    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+        raise CepnbError(f"{path}: not the settings of a run, expected a folder of its own for each")
+    stored, wanted = ({"device": "cpu"} | completed(c | c.pop("settings")) for c in (found, json.loads(json.dumps(configuration))))
     stored = {"digest": wanted.get("digest")} | stored
     for key, value in wanted.items():
         if stored.get(key) != value:

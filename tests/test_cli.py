@@ -50,6 +50,11 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     (["--set", "labels=raw"], "labels 'raw': expected one of self_normalised, state_value"),
     (["--set", "guidance=('cep', 'cfg')"], "guidance 'cfg': expected some of cep, mse, exp_mse, dps"),
     (["--set", "guidance=cep"], "--set guidance=cep: expected NAME=VALUE with a tuple"),
+    (["--set", "name=1"], "setting 'name': expected one of transitions, "),
+    (["--set", "family=1"], "setting 'family': expected one of transitions, "),
+    (["--set", "beta={[]: 1}"], "--set beta={[]: 1}: expected NAME=VALUE with a float"),
+    (["--set", "behaviour_widths=(-5,)"], "behaviour_widths (-5,): expected numbers of at least 1"),
+    (["--dataset", "x" * 300 + ".hdf5", "--environment", "maze2d-umaze"], "OSError: [Errno 36] File name too long"),
     (["--set", "betta=3"], "setting 'betta': expected one of transitions, "),
 ])
 def test_bad_input_is_one_line(changes: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -86,6 +91,10 @@ def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) 
 def test_an_out_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["data", "--dataset", "local/maze2d-umaze", "--profile", "ci"]) == 0  # with its progress bar
     capsys.readouterr()
+    (tmp_path / "other").mkdir()
+    for content, expected in (("{}", "not the settings of a run"), ('{"settings": 3}', "not the settings of a run"), ("{", "expected a readable JSON file")):
+        (tmp_path / "other" / "settings.json").write_text(content)
+        assert complaint([*UMAZE, "--out", str(tmp_path / "other")], capsys).startswith(f"{tmp_path}/other/settings.json: {expected}")
     (tmp_path / "file").write_text("in the way")
     line = complaint([*UMAZE, "--out", str(tmp_path / "file" / "run")], capsys)
     assert line.startswith(f"{tmp_path}/file/run/settings.json: could not be written (Not a directory)")

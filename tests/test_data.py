@@ -121,6 +121,8 @@ def poison(value: float):
     ({k: v for k, v in example().items() if k != "timeouts"}, "has no 'timeouts'"),
     ({k: v[:1] for k, v in example().items()}, "has 1 rows, expected at least 2"),
     (broken("timeouts", np.ones_like), "no transition is left"),
+    (broken("rewards", lambda a: a.astype(np.complex64)), "'rewards' is of type complex64, expected numbers"),
+    (broken("rewards", lambda a: np.full(60, 1e300)), "'rewards' has values that are not finite"),
 ])
 def test_bad_files_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(CepnbError, match=f"f.hdf5: .*{message}") as caught:
@@ -137,6 +139,36 @@ def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:
     for name in ("cut.hdf5", "text.hdf5"):
         with pytest.raises(CepnbError, match=f"{name}: not a whole HDF5 file"):
             load_hdf5(tmp_path / name)
+    with h5py.File(write(tmp_path / "odd.hdf5", {k: v for k, v in example().items() if k != "rewards"}), "a") as file:
+        file["rewards"] = h5py.SoftLink("/elsewhere")
+    with pytest.raises(CepnbError, match="odd.hdf5: 'rewards' is missing|odd.hdf5: not a whole HDF5 file"):
+        load_hdf5(tmp_path / "odd.hdf5")
+    with h5py.File(tmp_path / "odd.hdf5", "a") as file:
+        del file["rewards"]
+        file.create_group("rewards")
+    with pytest.raises(CepnbError, match="odd.hdf5: 'rewards' is no array, expected numbers"):
+        load_hdf5(tmp_path / "odd.hdf5")
+    with h5py.File(tmp_path / "odd.hdf5", "a") as file:
+        del file["rewards"]
+        file.create_dataset("rewards", (10**13,), np.float32, chunks=(1000,))
+    with pytest.raises(CepnbError, match="odd.hdf5: not a whole HDF5 file .MemoryError"):
+        load_hdf5(tmp_path / "odd.hdf5")
+
+
+def test_any_damage_is_one_line(tmp_path: Path) -> None:
+    whole, random = write(tmp_path / "f.hdf5", example()).read_bytes(), np.random.default_rng(0)
+    for _ in range(150):
+        spoilt = bytearray(whole)
+        for place in random.integers(len(whole), size=3):
+            spoilt[place] = random.integers(256)
+        (tmp_path / "f.hdf5").write_bytes(spoilt)
+        try:
+            load_hdf5(tmp_path / "f.hdf5")
+        except CepnbError as error:
+            assert str(error).startswith(str(tmp_path)) and "\n" not in str(error)
+
+
+def test_names_that_are_no_datasets() -> None:
     with pytest.raises(CepnbError, match="dataset 'hopper': not found"):
         load_dataset("hopper", 100, 0)
     with pytest.raises(CepnbError, match="expected one of local/maze2d-umaze, "):

@@ -15,10 +15,10 @@ CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
 class Server:
     """Serves CONTENT. `faults` is a list of what to do to the next requests: "cut", "stall", 503, 404, "whole" (ignores
-    ranges) or "ok"."""
+    ranges), "gzip" (says that it has compressed) or "ok". Without `ranges` it ignores all of them."""
 
     def __init__(self) -> None:
-        self.content, self.tag, self.faults, self.asked = CONTENT, '"one"', [], []
+        self.content, self.tag, self.faults, self.asked, self.ranges = CONTENT, '"one"', [], [], True
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -30,7 +30,7 @@ class Server:
                     self.send_error(fault)
                     return
                 start, body = 0, outer.content
-                if wanted and fault != "whole" and self.headers.get("If-Range") == outer.tag:
+                if wanted and outer.ranges and fault != "whole" and self.headers.get("If-Range") == outer.tag:
                     start = int(wanted.removeprefix("bytes=").removesuffix("-"))
                     if start >= len(body):
                         self.send_response(416)
@@ -43,9 +43,11 @@ class Server:
                     self.send_response(200)
                 self.send_header("Content-Length", str(len(body) - start))
                 self.send_header("ETag", outer.tag)
+                if fault == "gzip":
+                    self.send_header("Content-Encoding", "gzip")
                 self.end_headers()
-                if fault in ("cut", "stall"):
-                    self.wfile.write(body[start:start + 5 * CHUNK + 100])
+                if fault in ("cut", "cut early", "stall"):
+                    self.wfile.write(body[start:start + (2 if fault == "cut early" else 5) * CHUNK + 100])
                     self.wfile.flush()
                     if fault == "stall":
                         outer.silence.wait(20)
@@ -102,6 +104,16 @@ def test_another_version_or_no_ranges_begin_anew(server: Server, tmp_path: Path)
     (tmp_path / "data.hdf5").unlink()
     server.faults = ["cut", "whole"]
     assert get(server, tmp_path).read_bytes() == CONTENT[::-1]
+
+
+def test_a_server_that_never_gets_further_is_given_up(server: Server, tmp_path: Path) -> None:
+    server.ranges, server.faults = False, ["cut early", "cut"] * 50
+    with pytest.raises(CepnbError, match="not downloaded after 5 attempts"):
+        get(server, tmp_path)
+    assert len(server.asked) < 10
+    server.ranges, server.faults = True, ["gzip"]
+    with pytest.raises(CepnbError, match=r"not downloaded \(it was sent in the encoding gzip, expected none\)$"):
+        get(server, tmp_path)
 
 
 def test_a_part_that_is_whole_or_too_long(server: Server, tmp_path: Path) -> None:

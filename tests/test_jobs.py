@@ -27,21 +27,24 @@ def work(job: tuple[Path, str]) -> None:
             raise CepnbError("K 1: expected at least 2")
         case "bug":
             raise KeyError("not foreseen")
+        case "long story":
+            raise CepnbError("long " * 100_000)
         case "endless":
             time.sleep(1000)
 
 
 def test_each_job_ends_in_its_own_way_and_the_others_go_on(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    jobs = [(tmp_path / end.replace(" ", "_"), end) for end in ("killed once", "killed", "bad input", "bug", "well", "well again")]
+    jobs = [(tmp_path / end.replace(" ", "_"), end) for end in ("killed once", "killed", "bad input", "long story", "bug", "well", "well again")]
     ended = []
     failures = run_jobs(work, jobs, 2, ended.append)
-    assert {end: message for (_, end), message in failures} == {
+    assert {end: message[:80] for (_, end), message in failures} == {
+        "long story": "long " * 16,
         "killed": f"its process was killed {TRIES} times, the last by SIGKILL",
         "bad input": "K 1: expected at least 2",
         "bug": "KeyError: 'not foreseen'",
     }
     begun = {end: len(path.read_text().split()) for path, end in jobs}
-    assert begun == {"killed once": 2, "killed": TRIES, "bad input": 1, "bug": 1, "well": 1, "well again": 1}
+    assert begun == {"killed once": 2, "killed": TRIES, "bad input": 1, "long story": 1, "bug": 1, "well": 1, "well again": 1}
     assert sorted(ended) == sorted(jobs)
     printed = capfd.readouterr().err
     assert printed.count("Traceback") == 1 and "not foreseen" in printed  # of the bug alone

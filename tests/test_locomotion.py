@@ -1,5 +1,7 @@
 """Locomotion: the batch against single gymnasium environments, agents, and datasets by D4RL's recipe."""
 
+from pathlib import Path
+
 import gymnasium
 import h5py
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from cepnb.errors import CepnbError
-from cepnb.files import save_tensors
+from cepnb.files import save_tensors, write_json
 from cepnb.offline.agents import QUALITIES, SHIPPED, Agent, collect_locomotion, episode_returns, read_history, roll, shipped_agents
 from cepnb.offline.collect import local_dataset
 from cepnb.offline.d4rl_bridge import normalised_score, reference_scores
@@ -15,6 +17,8 @@ from cepnb.offline.environments import ENVIRONMENTS, episodes_of, family_of, tun
 from cepnb.offline.evaluation import evaluate, rollout
 from cepnb.offline.hdf5 import load_hdf5
 from cepnb.offline.locomotion import TASKS, LocomotionEnv
+from cepnb.offline.maze import MazeEnv, PointMass
+from cepnb.offline.sac import SETTINGS, make_history
 from cepnb.offline.scaling import Scaling, prepare
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -109,7 +113,37 @@ def test_a_rollout_asks_no_more_for_the_dead_and_does_not_hang() -> None:
         rollout(policy_of, Endless("hopper", 3, 0), scaling, torch.Generator(), progress=False)
     bad = lambda rows: lambda states, generator: torch.full((len(states), 3), torch.nan)
     with pytest.raises(CepnbError, match="^hopper: actions of values that are not finite"):
-        evaluate([([("behaviour", 0.0)], lambda scales: bad(scales))], "hopper", 2, scaling, 0, torch.Generator(), progress=False)
+        rollout(bad, LocomotionEnv("hopper", 2, 0), scaling, torch.Generator(), progress=False)
+
+
+def test_a_policy_that_is_not_finite_is_named_and_the_others_are_scored() -> None:
+    scaling = Scaling(torch.zeros(11), torch.ones(11))
+    policies = [("behaviour", 0.0), ("cep", 1.0), ("cep", 3.0)]
+
+    def policy_at(scales: torch.Tensor):
+        return lambda states, generator: torch.where(scales[:, None] == 3, torch.nan, scales[:, None].expand(-1, 3) / 10)
+
+    def scored(batches: list, faults: list[str] | None) -> list[dict]:
+        return evaluate(batches, "hopper", 2, scaling, 0, torch.Generator(), progress=False, faults=faults)
+
+    faults: list[str] = []
+    assert scored([(policies, policy_at)], faults) == scored([(policies[:2], policy_at)], None)
+    assert faults == ["cep at s = 3: actions that are not finite"]
+    with pytest.raises(CepnbError, match="^cep at s = 3: actions that are not finite$"):
+        scored([(policies, policy_at)], None)
+
+
+@pytest.mark.parametrize("moment", ["reset", "step"])
+def test_an_engine_that_raises_is_named(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+    for env, part in ((LocomotionEnv("hopper", 1, 0), None), (MazeEnv("umaze", 1, 0), PointMass)):
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("broken\nthing")
+
+        name = "set_state" if moment == "reset" and part else moment
+        monkeypatch.setattr(part or type(env._bodies[0]), name, fail)
+        with pytest.raises(CepnbError, match=f"^{env.name}: {moment}( 1)? failed .RuntimeError: broken thing.$"):
+            env.reset()
+            env.step(np.zeros((1, env.action_dim)))
 
 
 def test_an_agent_is_the_squashed_gaussian_of_its_weights() -> None:
@@ -165,6 +199,17 @@ def test_datasets_by_recipe() -> None:
     assert all(np.array_equal(again[key], arrays[key]) for key in arrays)
     other = roll("halfcheetah", shipped_agents("halfcheetah").of("medium")[0], 100, 7, progress=False)
     assert not np.array_equal(other["observations"], again["observations"][:100])
+
+
+def test_agents_of_another_seed_are_not_taken_for_those_asked_for(tmp_path: Path) -> None:
+    kept = tmp_path / "hopper-training"
+    write_json(kept / "settings.json", {"environment": "hopper", "steps": 2_000, "seed": 0, "settings": SETTINGS})
+    write_json(kept / "ended.json", {})
+    for seed, steps, complaint in ((7, 2_000, "seed 0, now 7"), (0, 9_000, "steps 2000, now 9000")):
+        with pytest.raises(CepnbError, match=f"hopper-training/settings.json: made with {complaint}; use another folder"):
+            make_history("hopper", steps, seed, tmp_path, progress=False)
+    with pytest.raises(CepnbError, match="hopper: no agent has reached a return of 1078 in 2000 steps"):
+        make_history("hopper", 2_000, 0, tmp_path, progress=False)
 
 
 def test_a_file_that_holds_no_agents(tmp_path) -> None:

@@ -1,6 +1,7 @@
 """The five steps in one folder: killed anywhere they go on to the same numbers, and refuse what does not fit."""
 
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -196,6 +197,19 @@ def test_weights_of_another_shape_are_refused(unbroken: tuple[Path, dict], tmp_p
     save_tensors(tmp_path / "behaviour.safetensors", tensors | {"out.bias": torch.zeros(3)}, metadata)
     with pytest.raises(CepnbError, match=r"behaviour.safetensors: tensor 'out.bias' has shape \(3,\), expected \(2,\)"):
         run(tmp_path)
+
+
+def test_an_energy_that_is_not_finite_costs_its_own_scores_alone(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+    for path in unbroken[0].glob("*.safetensors"):
+        shutil.copy(path, tmp_path)
+    tensors, metadata = load_tensors(tmp_path / "energy_cep.safetensors")
+    save_tensors(tmp_path / "energy_cep.safetensors", tensors | {"out.bias": torch.zeros(1), "out.weight": tensors["out.weight"] * math.nan}, metadata)
+    for _ in range(2):  # what is there is not forgotten by a second call
+        with pytest.raises(CepnbError, match=r"metrics.json: cep at s = 1: actions that are not finite; .*; all other scores are there$"):
+            run(tmp_path)
+    found = read_json(tmp_path / "metrics.json")
+    assert {record["method"] for record in found["scores"]} == {"behaviour", "mse", "best_of_k"} == {
+        record["method"] for record in found["gains"]} - {"reweighted"} | {"behaviour", "best_of_k"}
 
 
 def test_a_full_disk_is_one_line_and_what_was_there_stays(unbroken: tuple[Path, dict], tmp_path: Path,

@@ -214,6 +214,9 @@ def test_runs_that_do_not_belong_together(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize("name, content, complaint", [
     ("metrics.json", "[1, 2]", "'dataset' is missing, expected the metrics.json of a finished run"),
     ("metrics.json", "{", "expected a readable JSON file"),
+    ("metrics.json", json.dumps(metrics(0, THREE[0]) | {"settings": None}), "'settings' is None, expected the metrics.json of a finished run"),
+    ("metrics.json", json.dumps(metrics(0, THREE[0]) | {"scores": [{}]}), "scores: found {}, expected records with method, scale, normalised and episodes"),
+    ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n", "has no row, expected the scores.csv of a sweep"),
     ("scores.csv", "a,b\n1,2\n", "line 2: 'seed' is None, expected the scores.csv of a sweep"),
     ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n0,x,1,1,1,1\n", "line 2: 'normalised' is x, expected"),
     ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n0,1,1,1,1,1\n", "line 2: 'dataset' is None, expected"),

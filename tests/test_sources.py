@@ -17,7 +17,7 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from cepnb.errors import CepnbError
 from cepnb.offline import d4rl_bridge
 from cepnb.offline.data import distinct_states
-from cepnb.offline.sources import environment_of, load_dataset
+from cepnb.offline.sources import environment_of, evaluated_in, load_dataset
 
 # d4rl registers its environments only where mujoco_py can be imported; any module of that name will do for the limits.
 REGISTRY = """
@@ -50,6 +50,9 @@ def test_episode_limits_are_those_that_d4rl_registers() -> None:
 
 
 def test_environments_by_name() -> None:
+    with pytest.raises(CepnbError, match="^dataset 'd4rl/maze2d-umaze-dense-v1': of dense rewards, expected an environment with it"):
+        evaluated_in("d4rl/maze2d-umaze-dense-v1")
+    assert evaluated_in("d4rl/maze2d-umaze-dense-v1", "maze2d-umaze") == "maze2d-umaze"
     assert environment_of("local/maze2d-umaze-noisy") == environment_of("d4rl/maze2d-umaze-dense-v1") == "maze2d-umaze"
     assert environment_of("d4rl/hopper-medium-replay-v2") == "hopper" and environment_of("local/maze2d-large") == "maze2d-large"
     assert environment_of("some/file.hdf5") is None and environment_of("minari/D4RL/hopper/medium-v0") is None
@@ -136,9 +139,17 @@ def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
     store("test/discrete-v0", VECTOR, spaces.Discrete(4))
     store("test/image-v0", spaces.Box(0, 255, (8, 8, 3), np.uint8))
     store("test/nan-v0", VECTOR, spoil=np.nan)
+    store("test/uneven-v0", spaces.Box(np.zeros((2, 4)), np.arange(8.0).reshape(2, 4)))
+    store("test/cut-v0", VECTOR)
+    path = shelf / "test/cut-v0/data/main_data.hdf5"
+    path.write_bytes(path.read_bytes()[:3_000])
+    store("test/half-v0", VECTOR)
+    (shelf / "test/half-v0/data/main_data.hdf5").unlink()
     for name, message in (("discrete-v0", r"actions of the space Discrete\(4\), expected vectors"),
                           ("image-v0", "observations of the space Box.*, expected vectors"),
                           ("nan-v0", "'rewards' has values that are not finite"), ("none-v0", "neither here nor downloaded"),
+                          ("uneven-v0", "observations of the space Box"), ("cut-v0", f"not whole .*; delete {shelf}/test/cut-v0 to"),
+                          ("half-v0", f"neither here nor downloaded .*; delete {shelf}/test/half-v0 to"),
                           ("none", "neither here nor downloaded")):
         with pytest.raises(CepnbError, match=f"^dataset 'minari/test/{name}': {message}") as caught:
             load_dataset(f"minari/test/{name}", 0, 0)

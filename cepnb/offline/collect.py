@@ -68,7 +68,7 @@ def verify(path: Path) -> None:
         with h5py.File(path) as file:
             file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
             whole = checksum({n: file[n][()] for n in names}) == file.attrs.get("sha256")
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
         raise CepnbError(f"{path}: not a whole HDF5 file; delete it to have it made again") from error
     if not whole:
         raise CepnbError(f"{path}: its arrays do not match its checksum; delete it to have it made again")

@@ -21,7 +21,7 @@ def download(url: str, path: Path, accept: Callable[[Path], bool] = lambda path:
 
     What arrives is kept beside `path` as `.NAME.part` and moved there only when as many bytes are in as the server has
     announced. A line that breaks, or is silent for `patience` seconds, is taken up again where it broke: by this call,
-    until `attempts` in a row have brought nothing (waiting `pause`, 2 `pause`, 4 `pause` ... seconds), or by a later
+    until `attempts` in a row have brought no more than there was before (waiting `pause`, 2 `pause`, 4 `pause` ... seconds), or by a later
     one. If the file on the server has changed meanwhile (its ETag or date), it is begun anew. What `accept` refuses
     (the page of a proxy, say) is dropped. Two processes that want the same file wait for one another. Raises `CepnbError`
     naming the address if it cannot be had.
@@ -32,18 +32,17 @@ def download(url: str, path: Path, accept: Callable[[Path], bool] = lambda path:
         with FileLock(path.with_name(f".{path.name}.lock")):
             if path.exists():
                 return path
-            failures = 0
+            failures, most = 0, part.stat().st_size if part.exists() else 0
             while True:
-                before = part.stat().st_size if part.exists() else 0
                 try:
                     _continue(url, part, notes, path.name, patience, progress)
                     break
                 except _Refused as error:
                     raise CepnbError(f"{url}: not downloaded ({error})") from error
                 except (requests.RequestException, _Short) as error:
-                    failures = 0 if part.exists() and part.stat().st_size > before else failures + 1
+                    kept = part.stat().st_size if part.exists() else 0
+                    failures, most = (0, kept) if kept > most else (failures + 1, most)  # a server without ranges begins anew each time
                     if failures >= attempts:
-                        kept = part.stat().st_size if part.exists() else 0
                         raise CepnbError(f"{url}: not downloaded after {attempts} attempts ({_reason(error)}); the {kept:,} "
                                          "bytes so far are kept, and the same call goes on from there") from error
                     time.sleep(pause * 2 ** max(failures - 1, 0))
@@ -82,6 +81,8 @@ def _continue(url: str, part: Path, notes: Path, name: str, patience: float, pro
         if 400 <= answer.status_code < 500 and answer.status_code not in (408, 429):
             raise _Refused(f"{answer.status_code} {answer.reason}")
         answer.raise_for_status()
+        if answer.headers.get("Content-Encoding", "identity") != "identity":
+            raise _Refused(f"it was sent in the encoding {answer.headers['Content-Encoding']}, expected none")
         resumed = answer.status_code == 206
         if resumed and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             raise _Refused(f"asked for bytes from {have:,} on, got {answer.headers.get('Content-Range')}")

@@ -1,12 +1,14 @@
 """What every environment is to the evaluation: many episodes stepped together, each from a start state of its own."""
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, in_a_line
 
 
 class Episodes(ABC):
@@ -38,6 +40,16 @@ class Episodes(ABC):
 
         Raises `CepnbError` on actions that are not finite or of another shape.
         """
+
+    @contextlib.contextmanager
+    def engine(self, doing: str) -> Iterator[None]:
+        """Around what the simulator does: an exception of it, of whatever kind, becomes a `CepnbError` that names this."""
+        try:
+            yield
+        except CepnbError:
+            raise
+        except Exception as error:
+            raise CepnbError(f"{self.name}: {doing} failed ({in_a_line(error)})") from error
 
     def clipped(self, actions: Float[Array, "..."]) -> Float[Array, "count da"]:
         """Actions in [-1, 1]; raises `CepnbError` if they cannot be taken."""

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -54,17 +54,43 @@ def score_record(method: str, scale: float | None, returns: Float[Tensor, "episo
 
 
 def evaluate(batches: list[tuple[list[tuple[str, float | None]], Callable[[Tensor], Policy]]], environment: str, episodes: int,
-             scaling: Scaling, seed: int, generator: torch.Generator, progress: bool = True) -> list[dict]:
+             scaling: Scaling, seed: int, generator: torch.Generator, progress: bool = True,
+             faults: list[str] | None = None) -> list[dict]:
     """Score policies: one record each, in their order.
 
     `batches` are pairs of a list of (method, scale) and what makes the policy of a tensor of scales (0 for None). All of a list
-    are stepped together, as len(list) × episodes rows, from the same start states.
+    are stepped together, as len(list) × episodes rows, from the same start states. A policy whose actions are not finite has no
+    record, and `faults` gets a line that names it; without such a list that line is raised as `CepnbError`, when all have ended.
     """
-    records = []
+    records, found = [], [] if faults is None else faults
     for policies, policy_at in batches:
         strength = torch.tensor([scale or 0.0 for _, scale in policies]).repeat_interleave(episodes)
         env = episodes_of(environment, episodes, seed, len(policies))
         label = ", ".join(dict(policies))
-        returns, _ = rollout(lambda rows: policy_at(strength[rows].to(generator.device)), env, scaling, generator, label, progress)
-        records += [score_record(*policy, part, environment) for policy, part in zip(policies, returns.split(episodes), strict=True)]
+        broken = torch.zeros(len(strength), dtype=torch.bool)
+
+        def policy_of(rows: Int[Tensor, "rows"]) -> Policy:
+            policy = policy_at(strength[rows].to(generator.device))
+            return lambda states, generator: _finite(policy(states, generator).cpu(), rows, broken)
+
+        returns, _ = rollout(policy_of, env, scaling, generator, label, progress)
+        for policy, part, bad in zip(policies, returns.split(episodes), broken.split(episodes), strict=True):
+            if bad.any():
+                found.append(f"{policy_name(*policy)}: actions that are not finite")
+            else:
+                records.append(score_record(*policy, part, environment))
+    if found and faults is None:
+        raise CepnbError("; ".join(found))
     return records
+
+
+def policy_name(method: str, scale: float | None) -> str:
+    """As in `cep at s = 3`."""
+    return f"{method} at s = {scale:g}" if scale else method
+
+
+def _finite(actions: Float[Tensor, "rows da"], rows: Int[Tensor, "rows"], broken: Bool[Tensor, "all"]) -> Float[Tensor, "rows da"]:
+    """Actions with rows of 0 for those that are not finite, which are noted in `broken`."""
+    good = actions.isfinite().all(dim=1)
+    broken[rows[~good]] = True
+    return torch.where(good.unsqueeze(1), actions, torch.zeros_like(actions))

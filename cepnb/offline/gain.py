@@ -20,8 +20,8 @@ def q_gains(eps: EpsFunction, q: Callable[[Tensor, Tensor], Tensor], energies: d
     """Records of `method`, `scale` and `gain` = mean over states of E_policy[Q] − E_μ[Q].
 
     For π ∝ μ e^{βQ} both means are taken over `draws` actions of μ_θ, weighted by e^{βQ} ("reweighted", scale None):
-    right up to the error of self-normalised sampling, which falls short where good actions are rare. A method guides
-    exactly if at s = 1 it gains the same.
+    right up to the error of self-normalised sampling, which falls short where good actions are rare. A method that
+    guides exactly gains no less at s = 1; the converse does not hold, since other policies may gain as much.
     """
     actions = sample_actions(eps, states, action_dim, settings, schedule, generator, draws)
     with torch.no_grad():

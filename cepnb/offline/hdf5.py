@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray as Array
 
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, in_a_line
 from cepnb.offline.data import OfflineDataset
 
 KEYS = ("observations", "actions", "rewards", "terminals")
@@ -67,9 +67,16 @@ def _read(path: Path) -> dict[str, Array]:
             missing = [key for key in KEYS if key not in file]
             if missing:
                 raise CepnbError(f"{path}: '{missing[0]}' is missing, expected {', '.join(KEYS)}")
-            arrays = {key: file[key][()] for key in (*KEYS, "timeouts") if key in file}
-    except (OSError, RuntimeError) as error:
-        raise CepnbError(f"{path}: not a whole HDF5 file ({str(error).splitlines()[0]})") from error
+            arrays = {}
+            for key in (*KEYS, "timeouts"):
+                if key in file:
+                    if not isinstance(file[key], h5py.Dataset) or file[key].shape is None:
+                        raise CepnbError(f"{path}: '{key}' is no array, expected numbers")
+                    arrays[key] = file[key][()]
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:  # h5py raises any of them on damage
+        if isinstance(error, CepnbError):
+            raise
+        raise CepnbError(f"{path}: not a whole HDF5 file ({in_a_line(error)})") from error
     for key in ("rewards", "terminals", "timeouts"):
         if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
             arrays[key] = arrays[key][:, 0]  # some published files store columns
@@ -80,9 +87,11 @@ def _read(path: Path) -> dict[str, Array]:
             raise CepnbError(f"{path}: '{key}' has {value.ndim} axes, expected {axes}")
         if len(value) != rows:
             raise CepnbError(f"{path}: '{key}' has {len(value)} rows, 'observations' {rows}")
-        if not np.issubdtype(value.dtype, np.number) and value.dtype != bool:
+        if value.dtype.kind not in "biuf":
             raise CepnbError(f"{path}: '{key}' is of type {value.dtype}, expected numbers")
-        if not np.isfinite(value).all():
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(value.astype(np.float32, copy=False)).all()
+        if not finite:
             raise CepnbError(f"{path}: '{key}' has values that are not finite, expected finite numbers")
     if rows < 2:
         raise CepnbError(f"{path}: has {rows} rows, expected at least 2")

@@ -37,19 +37,18 @@ class LocomotionEnv(Episodes):
 
     def reset(self) -> Float[Array, "count ds"]:
         seeds = np.random.SeedSequence(self.seed).generate_state(self.starts).tolist()
-        for row, body in enumerate(self._bodies):
-            self._observations[row] = body.reset(seed=seeds[row % self.starts])[0]
+        with self.engine("reset"):
+            for row, body in enumerate(self._bodies):
+                self._observations[row] = body.reset(seed=seeds[row % self.starts])[0]
         self._ended[:], self._elapsed = False, 0
         return self._observations.copy()
 
     def step(self, actions: Float[Array, "count da"]) -> tuple[
             Float[Array, "count ds"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]]:
         moves, rewards, terminated = self.clipped(actions), np.zeros(self.count), self._ended.copy()
-        for row in np.flatnonzero(~self._ended):
-            try:
+        with self.engine(f"step {self._elapsed + 1}"):
+            for row in np.flatnonzero(~self._ended):
                 self._observations[row], rewards[row], terminated[row], *_ = self._bodies[row].step(moves[row])
-            except Exception as error:  # the engine's or gymnasium's, of whatever kind
-                raise CepnbError(f"{self.name}: step {self._elapsed + 1} failed ({type(error).__name__}: {error})") from error
         self._elapsed += 1
         self._ended |= terminated
         return self._observations.copy(), rewards, terminated, np.full(self.count, self._elapsed >= self.max_steps)

@@ -148,14 +148,16 @@ class MazeEnv(Episodes):
     def set_state(self, observations: Float[Array, "count 4"]) -> Float[Array, "count 4"]:
         """Put the episodes into given states at step 0."""
         self._elapsed = 0
-        for mass, row in zip(self._masses, observations.tolist(), strict=True):
-            mass.set_state(*row)
+        with self.engine("reset"):
+            for mass, row in zip(self._masses, observations.tolist(), strict=True):
+                mass.set_state(*row)
         return observations
 
     def step(self, actions: Float[Array, "count 2"]) -> tuple[
             Float[Array, "count 4"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]]:
         moves = self.clipped(actions).tolist()  # a step is 0.01 s
-        observations = np.array([mass.step(*move) for mass, move in zip(self._masses, moves)])
+        with self.engine(f"step {self._elapsed + 1}"):
+            observations = np.array([mass.step(*move) for mass, move in zip(self._masses, moves)])
         self._elapsed += 1
         rewards = goal_reward(self.layout, observations)
         over = np.full(self.count, self._elapsed >= self.max_steps)

@@ -1,17 +1,18 @@
 """Minari datasets, read through minari itself."""
 
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from numpy import ndarray as Array
 
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, in_a_line
 from cepnb.offline.data import OfflineDataset
 
 
 def load_minari(name: str) -> OfflineDataset:
-    """A Minari dataset such as D4RL/hopper/medium-v0, downloaded by minari if it is not there.
+    """A Minari dataset such as mujoco/hopper/medium-v0, downloaded by minari if it is not there.
 
     An episode of T steps has T + 1 observations, so that s' of its last step is known and all T transitions are kept;
     a termination is terminal, a truncation is not. A dictionary of observations becomes one vector: of a goal task the
@@ -19,6 +20,7 @@ def load_minari(name: str) -> OfflineDataset:
     dataset that is neither here nor to be had, and on observations or actions other than vectors of numbers.
     """
     import minari  # here, since it takes long
+    from minari.storage.local import get_dataset_path
 
     label = f"dataset 'minari/{name}'"
     with warnings.catch_warnings():
@@ -26,12 +28,13 @@ def load_minari(name: str) -> OfflineDataset:
         try:
             stored = minari.load_dataset(name, download=True)
         except Exception as error:  # minari's own, its storage's or the line's: anything
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CepnbError(f"{label}: neither here nor downloaded ({reason})") from error
+            folder = get_dataset_path(name)
+            advice = f"; delete {folder} to have it downloaded again" if folder.exists() else ""
+            raise CepnbError(f"{label}: neither here nor downloaded ({in_a_line(error)}){advice}") from error
         _check_vectors(stored.action_space, f"{label}: actions")
         _check_vectors(stored.observation_space, f"{label}: observations")
         states, actions, rewards, after, terminals, totals = [], [], [], [], [], []
-        for episode in stored.iterate_episodes():
+        for episode in _episodes(stored, label):
             path = _vectors(episode.observations)
             if len(path) != len(episode) + 1:
                 raise CepnbError(f"{label}: episode {episode.id} has {len(path)} observations, expected {len(episode) + 1}")
@@ -52,6 +55,14 @@ def load_minari(name: str) -> OfflineDataset:
                           episode_returns=torch.tensor(np.array(totals), dtype=torch.float32))
 
 
+def _episodes(stored: object, label: str) -> Iterator:
+    """The episodes of a Minari dataset; raises `CepnbError` on files that cannot be read, as of a download that broke off."""
+    try:
+        yield from stored.iterate_episodes()
+    except Exception as error:  # its storage's: anything
+        raise CepnbError(f"{label}: not whole ({in_a_line(error)}); delete {stored.storage.data_path.parent} to have it downloaded again") from error
+
+
 def _check_vectors(space: object, label: str) -> None:
     """Raises `CepnbError` unless the values of a gymnasium space are vectors, or dictionaries of such."""
     from gymnasium import spaces
@@ -60,7 +71,7 @@ def _check_vectors(space: object, label: str) -> None:
         for part in _parts(space.spaces):
             _check_vectors(part, label)
     elif not isinstance(space, spaces.Box) or len(space.shape) != 1:
-        raise CepnbError(f"{label} of the space {space}, expected vectors of numbers (a Box with one axis)")
+        raise CepnbError(f"{label} of the space {' '.join(str(space).split())}, expected vectors of numbers (a Box with one axis)")
 
 
 def _vectors(values: Array | dict) -> Array:

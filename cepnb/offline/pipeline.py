@@ -1,5 +1,6 @@
 """QGPO end to end: the five steps in a folder, each skipped when its file is there and resumed when it is half done."""
 
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cepnb.errors import CepnbError
-from cepnb.files import read_json, write_json
+from cepnb.files import write_json
 from cepnb.guidance import EnergyFunction, dps_energy
 from cepnb.mapped import mapped_tensor
 from cepnb.networks import EpsNet, TwinQ
@@ -21,14 +22,14 @@ from cepnb.offline.critic import critic_net, support_values, train_critic
 from cepnb.offline.data import OfflineDataset, check_rewards_vary, digest
 from cepnb.offline.energy import energy_net, train_energy
 from cepnb.offline.environments import episodes_of
-from cepnb.offline.evaluation import evaluate
+from cepnb.offline.evaluation import evaluate, policy_name
 from cepnb.offline.gain import q_gains
 from cepnb.offline.joint import joint_nets, train_joint
 from cepnb.offline.policy import best_of_policy, guided_policy
 from cepnb.offline.scaling import Transitions, prepare, with_jitter
 from cepnb.offline.support import sample_support
 from cepnb.profiles import Settings
-from cepnb.runs import Run
+from cepnb.runs import Run, read_metrics
 from cepnb.schedule import VPSchedule
 from cepnb.training import Module, draw, seeded
 
@@ -145,8 +146,11 @@ class Steps:
         return actions.to(self.device)
 
 
-def score(trained: Steps, environment: str) -> list[dict]:
-    """Step 5: a list of score records for behaviour, best of K, and each energy over the grid of scales."""
+def score(trained: Steps, environment: str, faults: list[str]) -> list[dict]:
+    """Step 5: a list of score records for behaviour, best of K, and each energy over the grid of scales.
+
+    A policy whose actions are not finite has no record: `faults` gets a line that names it, and the others go on.
+    """
     settings, schedule, da = trained.settings, trained.schedule, trained.action_dim
     batches, behaviour = [], [("behaviour", 0.0)]
     for method, energy in trained.energies.items():
@@ -157,7 +161,7 @@ def score(trained: Steps, environment: str) -> list[dict]:
         best = best_of_policy(trained.eps, trained.q, da, settings, schedule)
         batches.append(([("best_of_k", None)], lambda scales: best))
     return evaluate(batches, environment, settings.episodes, trained.scaling, trained.seed + 10_000,
-                    trained.stream("evaluation"), trained.progress)
+                    trained.stream("evaluation"), trained.progress, faults)
 
 
 def configuration_of(dataset: OfflineDataset, environment: str, settings: Settings, profile: str, seed: int,
@@ -181,19 +185,21 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
 
     `environment` is where the policies are evaluated, such as maze2d-umaze, and `device` where networks are
     trained and asked; simulations run on the processor. A folder that was begun is gone on with; raises `CepnbError` if it was
-    begun with another dataset, seed, setting or device: random numbers of a GPU are others.
+    begun with another dataset, seed, setting or device (random numbers of a GPU are others), and, after all others are written, if the
+    actions of a policy are not finite.
     """
     configuration = configuration_of(dataset, environment, settings, profile, seed, device.type)
     run = Run(folder, configuration)
     path = folder / "metrics.json"
     if path.exists():
-        return read_json(path)
-    trained = Steps(dataset, settings, seed, run, progress, device)
+        return _without_faults(path)
+    trained, faults = Steps(dataset, settings, seed, run, progress, device), []
     energies = trained.energies  # and with them all that they need, before the time of the evaluation is taken
-    scores = run.timed("evaluation", lambda: score(trained, environment))
+    scores = run.timed("evaluation", lambda: score(trained, environment, faults))
     (few,) = draw(trained.stream("gain states"), 1_000, trained.contrast_states)
     gains = q_gains(trained.eps, trained.q, energies, few, trained.action_dim, settings, trained.schedule,
                     trained.stream("gain"))
+    faults += [f"{policy_name(g['method'], g['scale'])}: a gain in Q that is not finite" for g in gains if not math.isfinite(g["gain"])]
     spread = trained.values.std(dim=1)
     metrics = configuration | {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "mujoco", "numpy")},
@@ -201,11 +207,18 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
         "seconds": run.seconds,
         "q_mean": trained.values.mean().item(),
         "beta_times_q_spread": settings.beta * spread.median().item(),  # how far from flat the policy's weights are
-        "gains": gains,  # in Q over the behaviour, the measure of exact guidance
+        "gains": [g for g in gains if math.isfinite(g["gain"])],  # in Q over the behaviour, the measure of exact guidance
         "scores": scores,
-    }
+    } | ({"faults": faults} if faults else {})
     write_json(path, metrics)
-    return read_json(path)
+    return _without_faults(path)
+
+
+def _without_faults(path: Path) -> dict:
+    metrics = read_metrics(path)
+    if metrics.get("faults"):
+        raise CepnbError(f"{path}: {'; '.join(metrics['faults'])}; all other scores are there")
+    return metrics
 
 
 def score_table(records: list[dict]) -> str:

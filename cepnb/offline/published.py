@@ -24,9 +24,9 @@ SOURCES = {
 
 def published_name(dataset: str) -> str | None:
     """The set of `QGPO` whose name a dataset has, be it made here, from Minari or D4RL's own: hopper-medium of
-    local/hopper-medium, minari/D4RL/hopper/medium-v0 and d4rl/hopper-medium-v2. None if there is none."""
+    local/hopper-medium, minari/mujoco/hopper/medium-v0 and d4rl/hopper-medium-v2. None if there is none."""
     door, _, rest = dataset.partition("/")
-    name = re.sub(r"-v\d+$", "", rest.removeprefix("D4RL/").replace("/", "-"))
+    name = re.sub(r"-v\d+$", "", rest.removeprefix("mujoco/").removeprefix("D4RL/").replace("/", "-"))
     return name if door in ("local", "minari", "d4rl") and name in QGPO else None
 
 

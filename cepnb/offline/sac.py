@@ -14,6 +14,7 @@ from cepnb.files import load_tensors, read_json, save_tensors, write_json
 from cepnb.offline.agents import Agent, episode_returns
 from cepnb.offline.d4rl_bridge import reference_scores
 from cepnb.offline.locomotion import task
+from cepnb.runs import Run
 
 STEPS = {"hopper": 400_000, "walker2d": 300_000, "halfcheetah": 300_000}
 EVERY = 2_000  # steps between the agents that are kept while training
@@ -30,14 +31,17 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path, progress
     Into `folder`/NAME.safetensors: the medium agent is the first whose mean return over `EPISODES` episodes is a third of
     D4RL's expert, the expert the best of the last fifth, and at most `KEPT` others lie at even distances up to the
     medium one. A killed training begins anew; judging goes on where it was. Raises `CepnbError` on an unknown task, without
-    the extra, and if no agent gets as far as the medium one.
+    the extra, if no agent gets as far as the medium one, and on what another seed or number of steps has left in `folder`.
     """
     task(name)
     steps = STEPS[name] if steps is None else steps
     if steps < EVERY:
         raise CepnbError(f"steps {steps}: expected at least {EVERY}")
     kept = folder / f"{name}-training"
+    Run(kept, {"environment": name, "steps": steps, "seed": seed, "settings": SETTINGS})
     if not (kept / "ended.json").exists():
+        for path in kept.glob("*.safetensors"):
+            path.unlink()  # of a training that was killed
         _train(name, steps, seed, kept, progress)
     paths = sorted(kept.glob("*.safetensors"))
     judged: dict[str, float] = read_json(kept / "returns.json") if (kept / "returns.json").exists() else {}

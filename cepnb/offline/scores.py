@@ -8,12 +8,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from cepnb.errors import CepnbError
-from cepnb.files import read_json, write_text
+from cepnb.files import write_text
 from cepnb.metrics import mean_interval
 from cepnb.offline.sources import environment_of
 from cepnb.profiles import Settings, completed
+from cepnb.runs import read_metrics
 
-KEYS = ("dataset", "environment", "rows", "profile", "seed", "settings", "threads", "seconds", "scores")  # needed of a run
 SETTINGS = tuple(field.name for field in fields(Settings))
 TEXT = {"dataset", "environment", "profile", "option", "method", *(f.name for f in fields(Settings) if f.type is str)}
 NUMBERS = ("seed", "normalised", "episodes", "seconds", "threads", "rows")  # a row of CSV has these
@@ -65,7 +65,7 @@ def load_scores(paths: Iterable[Path]) -> list[Row]:
     rows, known, seen = [], {}, set()
     for path in paths:
         for file in _files(path):
-            for row in _read_csv(file) if file.suffix == ".csv" else rows_of(_metrics(file)):
+            for row in _read_csv(file) if file.suffix == ".csv" else rows_of(read_metrics(file)):
                 group = row["dataset"], row["environment"], row["option"]
                 other, place = known.setdefault(group, (row, file))
                 for key in ("rows", "profile", *SETTINGS):
@@ -137,20 +137,14 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _metrics(path: Path) -> dict:
-    metrics = read_json(path)
-    missing = [key for key in KEYS if not isinstance(metrics, dict) or key not in metrics]
-    if missing:
-        raise CepnbError(f"{path}: '{missing[0]}' is missing, expected the metrics.json of a finished run")
-    return metrics
-
-
 def _read_csv(path: Path) -> list[Row]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = [completed({key: _value(key, cell) for key, cell in row.items()}) for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise CepnbError(f"{path}: expected the scores.csv of a sweep ({str(error).splitlines()[0]})") from error
+    if not rows:
+        raise CepnbError(f"{path}: has no row, expected the scores.csv of a sweep")
     for number, row in enumerate(rows, start=2):
         wrong = [key for key in NUMBERS if not isinstance(row.get(key), (int, float))] + [
             key for key in ("dataset", "environment", "option", "method", "scale") if key not in row]

@@ -18,7 +18,7 @@ def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | No
 
     - `local/maze2d-umaze`: made here at first use, `transitions` rows with this seed;
     - `d4rl/hopper-medium-v2`: the published file, downloaded at first use;
-    - `minari/D4RL/hopper/medium-v0`: a Minari dataset, likewise;
+    - `minari/mujoco/hopper/medium-v0`: a Minari dataset, likewise;
     - anything else is the path of a D4RL HDF5 file, whose episodes end after `episode_limit` rows if it has no timeouts.
 
     Raises `CepnbError` naming what is wrong with the name or the file.
@@ -49,8 +49,11 @@ def environment_of(name: str) -> str | None:
 def evaluated_in(name: str, environment: str | None = None) -> str:
     """The environment in which policies learned from a dataset are evaluated: the given one, else the one its name speaks of.
 
-    Raises `CepnbError` if neither says it, or on one that is not to be had.
+    Raises `CepnbError` if neither says it, on one that is not to be had, and on the name of a dataset of dense rewards, since policies
+    are scored by sparse ones here.
     """
+    if environment is None and re.match(r"(local|d4rl)/maze2d-[a-z]+-dense", name):
+        raise CepnbError(f"dataset '{name}': of dense rewards, expected an environment with it, in which rewards are sparse")
     environment = environment or environment_of(name)
     if environment is None:
         raise CepnbError(f"dataset '{name}': the name does not say where to evaluate, expected an environment with it")

@@ -79,7 +79,7 @@ def _toml(path: Path) -> dict:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CepnbError(f"{path}: could not be read ({error.strerror}), expected a sweep as a TOML file") from error
-    except ValueError as error:  # of TOML or of UTF-8
+    except (ValueError, RecursionError) as error:  # of TOML or of UTF-8
         raise CepnbError(f"{path}: expected a TOML file ({str(error).splitlines()[0]})") from error
 
 
