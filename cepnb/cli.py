@@ -118,7 +118,7 @@ def _sweep(options: argparse.Namespace) -> None:
     from cepnb.offline.scores import summed_up
     from cepnb.offline.sweep import run_sweep
     from cepnb.offline.sweep_file import read_sweep
-    from cepnb.plots import sweep_figure
+    from cepnb.score_plots import sweep_figure
 
     if options.workers < 1:
         raise CepnbError(f"--workers {options.workers}: expected at least 1")

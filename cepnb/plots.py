@@ -3,7 +3,6 @@
 import base64
 import html
 import io
-import math
 from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
@@ -17,9 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from cepnb.guidance import EpsFunction
-from cepnb.metrics import mean_interval
 from cepnb.offline.maze import GOAL_RADIUS, Layout
-from cepnb.offline.scores import Line, Row, ablations, summed_up, task_name
 
 # One colour a method in every notebook, from the colour-blind safe palette of Okabe and Ito.
 COLOURS = {"exact": "#000000", "behaviour": "#999999", "cep": "#0072B2", "cep_raw": "#56B4E9", "mse": "#D55E00",
@@ -147,103 +144,3 @@ def score_figure(records: list[dict]) -> Figure:
     axes[0, 0].set_ylabel("D4RL-normalised score")
     axes[0, 0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return made
-
-
-def sweep_figure(lines: list[Line]) -> Figure:
-    """Mean scores with 95 % intervals over seeds: a row for each task, and in it a panel for each option, over the scales.
-
-    With several options a first panel shows all of them, at the headline scale.
-    """
-    tasks, options = (list(dict.fromkeys(getattr(line, name) for line in lines)) for name in ("task", "option"))
-    several = len(options) > 1
-    made, axes = figure(len(options) + several, len(tasks), size=3.4, sharey="row")
-    for row, task in zip(axes, tasks):
-        here = [line for line in lines if line.task == task]
-        for panel, option in zip(row[several:], options):
-            score_panel(panel, [(line.method, line.scale, *_bar(line)) for line in here if line.option == option])
-            panel.set_title(option, fontsize=10)
-        if several:
-            _beside_panel(row[0], [line for line in here if line.headline], "option")
-            row[0].set_title("at the headline scale", fontsize=10)
-        row[0].set_ylabel(f"{task}\nD4RL-normalised score")
-    axes[0, -1].legend(*axes[0, 0].get_legend_handles_labels(), fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return made
-
-
-def task_figure(lines: list[Line]) -> Figure:
-    """Mean scores at the headline scale with 95 % intervals over seeds: all tasks along one axis, methods side by side."""
-    headline = [line for line in lines if line.headline]
-    tasks = len({line.task for line in headline})
-    made, axes = plt.subplots(figsize=(2 + 1.0 * tasks, 3.6), layout="constrained")
-    plt.close(made)
-    _beside_panel(axes, headline, "task")
-    axes.set_ylabel("D4RL-normalised score")
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    return made
-
-
-def ablation_figure(rows: list[Row], columns: int = 4) -> Figure:
-    """What changing one setting adds to CEP's score: for each task a panel for each setting that its options change.
-
-    Each value is shown by its differences to the option "base" seed by seed, which share what the setting does not touch: their
-    mean and its 95 % interval by Student's t (none for one seed), one line a guidance scale that all of the options have, the
-    headline's filled. The last panel of a task has the scores of base itself, all methods over the scales. A task begins a row,
-    and has as many as it needs. Raises `CepnbError` without a base.
-    """
-    tasks: dict[tuple, list[Row]] = {}
-    for row in rows:
-        tasks.setdefault((row["dataset"], row["environment"]), []).append(row)
-    found = {task: ablations(own) for task, own in tasks.items()}
-    columns = min(columns, 1 + max(map(len, found.values())))
-    heights = [math.ceil((len(values) + 1) / columns) for values in found.values()]
-    made, axes = figure(columns, sum(heights), size=2.8)
-    for (task, values), first, height in zip(found.items(), np.cumsum([0, *heights]), heights):
-        panels = axes[first:first + height].ravel()
-        own, last, lines = panels[:len(values)], panels[len(values)], summed_up(tasks[task])
-        for panel, (setting, options) in zip(own, values.items()):
-            panel.sharey(own[0])
-            _ablation_panel(panel, setting, options, [line for line in lines if line.method == "cep"])
-        for panel in own[::columns]:  # the first of each row
-            panel.set_ylabel(f"{task_name(*task)}\nscore less base, seed by seed")
-        for panel in own[:1]:
-            panel.legend(fontsize=7)
-        score_panel(last, [(line.method, line.scale, *_bar(line)) for line in lines if line.option == "base"])
-        last.set_title(f"{task_name(*task)}, base", fontsize=10)
-        last.set_ylabel("D4RL-normalised score")
-        legend = last.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        legend.set_in_layout(last in axes[:, -1])  # else it is where panels were removed, and has room enough
-        for panel in panels[len(values) + 1:]:
-            panel.remove()
-    return made
-
-
-def _ablation_panel(axes: Axes, setting: str, values: list[tuple[object, str]], lines: list[Line]) -> None:
-    of_option = {option: {line.scale: line for line in lines if line.option == option} for _, option in values}
-    axes.axhline(0, color=COLOURS["behaviour"], linewidth=1)
-    for scale in sorted(set.intersection(*(set(own) for own in of_option.values()))):
-        base = of_option["base"][scale]
-        means, halves = zip(*(mean_interval(of_option[option][scale].less(base)) for _, option in values))
-        axes.errorbar(range(len(values)), means, np.nan_to_num(halves), marker="o", capsize=3,
-                      color=COLOURS["cep" if base.headline else "cep_raw"],
-                      markerfacecolor=None if base.headline else "white", label=f"CEP, s = {scale:g}")
-    names = [f"{value:g}" if isinstance(value, (int, float)) else str(value).replace("_", "\n") for value, _ in values]
-    axes.set_xticks(range(len(values)), names)
-    axes.set_xlim(-0.5, len(values) - 0.5)
-    axes.set_title(setting, fontsize=10)
-
-
-def _beside_panel(axes: Axes, lines: list[Line], name: str) -> None:
-    """One line a method at each value of an attribute of the lines, side by side."""
-    values, methods = (list(dict.fromkeys(getattr(line, key) for line in lines)) for key in (name, "method"))
-    for index, method in enumerate(methods):
-        own = [line for line in lines if line.method == method]
-        places = [values.index(getattr(line, name)) + 0.5 * ((index + 0.5) / len(methods) - 0.5) for line in own]
-        means, errors = zip(*map(_bar, own))
-        axes.errorbar(places, means, errors, marker="o", linestyle="", capsize=3, color=COLOURS[method], label=LABELS[method])
-    axes.set_xticks(range(len(values)), values, rotation=30, ha="right", fontsize=8)
-    axes.set_xlim(-0.5, len(values) - 0.5)
-
-
-def _bar(line: Line) -> tuple[float, float]:
-    mean, half = line.mean
-    return mean, 0.0 if np.isnan(half) else half  # one seed has no interval

@@ -17,8 +17,8 @@ from cepnb.metrics import interquartile_mean, stratified_interval
 from cepnb.offline.published import MEANS, QGPO, published_name, suite_of
 from cepnb.offline.report import report
 from cepnb.offline.scores import ablations, load_scores, rows_of, summed_up, write_scores
-from cepnb.plots import ablation_figure, sweep_figure, task_figure
 from cepnb.profiles import settings
+from cepnb.score_plots import ablation_figure, sweep_figure, task_figure
 
 CASES = (("behaviour", 0.0), ("best_of_k", None), ("cep", 1.0), ("cep", 3.0), ("mse", 1.0), ("mse", 3.0))
 SETTINGS = json.loads(json.dumps(asdict(settings("ci", episodes=50))))
@@ -142,6 +142,17 @@ def test_the_figure_of_a_sweep() -> None:
     assert line.get_xdata().tolist() == [1.0, 3.0] and line.get_ydata().tolist() == [3.0, 90.0]
     assert bars.get_segments()[1][:, 1] == pytest.approx([65.16, 114.84], abs=0.01)
     assert len(sweep_figure(summed_up(rows[:6])).axes) == 1  # one option, one seed
+
+
+def test_the_figure_of_a_wide_sweep_breaks_its_rows_and_leaves_out_what_the_first_panel_has() -> None:
+    rows = [row for option in ("base", *(f"K_{K}" for K in range(2, 9))) for row in rows_of(metrics(0, THREE[0]), option)]
+    rows += [row for row in rows_of(metrics(0, THREE[0]), "exact") if row["scale"] != 3.0]
+    made = sweep_figure(summed_up(rows))
+    assert [panel.get_title() for panel in made.axes] == ["at the headline scale", "base", *(f"K_{K}" for K in range(2, 9))]
+    spans = [panel.get_subplotspec() for panel in made.axes]
+    assert [(s.rowspan.start, s.colspan.start, len(s.colspan)) for s in spans] == [
+        (0, 0, 3), (0, 3, 1), *((1, column, 1) for column in range(4)), *((2, column, 1) for column in range(3))]
+    assert [text.get_text() for text in made.legends[0].get_texts()] == ["behaviour μ", "best of K by Q", "CEP", "MSE"]
 
 
 def test_the_figure_of_tasks_is_of_the_headline_scale() -> None:
