@@ -15,53 +15,44 @@ from cepnb.plots import COLOURS, LABELS, figure, score_panel
 def sweep_figure(lines: list[Line], columns: int = 4) -> Figure:
     """Mean scores with 95 % intervals over seeds: for each task a panel for each option, over the scales.
 
-    With several options a first panel, as wide as they need, shows all of them at the headline scale, which is then the only place of
-    those that have no other scale. A task begins a row, and has as many as it needs.
+    A task of several options begins a row, and has as many rows as it needs. Its first panel, as wide as they need, shows all of them at the
+    headline scale, which is the only place of those that have no other scale.
     """
-    tasks = list(dict.fromkeys(line.task for line in lines))
-    panels = {task: _options([line for line in lines if line.task == task]) for task in tasks}
-    widths = {task: [min(columns, math.ceil(len(options) / 4))] * (len(options) > 1) + [1] * len(shown)
-              for task, (options, shown) in panels.items()}
-    places = {task: _flow(own, columns) for task, own in widths.items()}
-    heights = [1 + places[task][-1][0] for task in tasks]
-    across = max(left + width for task in tasks for (_, left), width in zip(places[task], widths[task], strict=True))
-    made = plt.figure(figsize=(3.4 * across, 3.4 * sum(heights)), layout="constrained")
+    cells: list[tuple[str, str | None, int]] = []  # task, option (None: all of them) and width of each panel
+    tasks = {task: [line for line in lines if line.task == task] for task in dict.fromkeys(line.task for line in lines)}
+    several = {task: len({line.option for line in own}) > 1 for task, own in tasks.items()}
+    for task, own in tasks.items():
+        scales: dict[str, set] = {}
+        for line in own:
+            scales.setdefault(line.option, set()).add(line.scale or None)
+        if several[task]:
+            cells.append((task, None, min(columns, math.ceil(len(scales) / 4))))
+        cells += [(task, option, 1) for option, found in scales.items() if len(found - {None}) > 1 or not several[task]]
+    places = _flow([width for *_, width in cells], [option is None for _, option, _ in cells], columns)
+    across, down = max(left + width for (_, left), (*_, width) in zip(places, cells)), 1 + places[-1][0]
+    made = plt.figure(figsize=(3.4 * across, 3.4 * down), layout="constrained")
     plt.close(made)
-    cells = made.add_gridspec(sum(heights), across)
-    for task, first in zip(tasks, np.cumsum([0, *heights])):
-        here, (options, shown) = [line for line in lines if line.task == task], panels[task]
-        own: list[Axes] = []
-        for (row, left), width in zip(places[task], widths[task], strict=True):
-            own.append(made.add_subplot(cells[first + row, left:left + width], sharey=own[0] if own else None))
-            if left == 0:
-                own[-1].set_ylabel(f"{task}\nD4RL-normalised score")
-            else:
-                own[-1].tick_params(labelleft=False)
-        for panel, option in zip(own[-len(shown):] if shown else [], shown, strict=True):
-            score_panel(panel, [(line.method, line.scale, *_bar(line)) for line in here if line.option == option])
-            panel.set_title(option, fontsize=10)
-        if len(options) > 1:
-            _beside_panel(own[0], [line for line in here if line.headline], "option")
-            own[0].set_title("at the headline scale", fontsize=10)
-    named = {label: handle for axes in made.axes for handle, label in zip(*axes.get_legend_handles_labels())}
-    made.legend(named.values(), named.keys(), fontsize=8, loc="outside lower center", ncols=len(named))
+    grid, first = made.add_gridspec(down, across), {}
+    for (task, option, width), (row, left) in zip(cells, places):
+        panel = made.add_subplot(grid[row, left:left + width], sharey=first.get(task))
+        panel.tick_params(labelleft=first.setdefault(task, panel) is panel or left == 0)
+        if option is None:
+            _beside_panel(panel, [line for line in tasks[task] if line.headline], "option")
+        else:
+            score_panel(panel, [(line.method, line.scale, *_bar(line)) for line in tasks[task] if line.option == option])
+        panel.set_title("at the headline scale" if option is None else option if several[task] else task, fontsize=10)
+        if left == 0:
+            panel.set_ylabel(f"{task}\nD4RL-normalised score" if several[task] else "D4RL-normalised score")
+    named = {label: handle for panel in made.axes for handle, label in zip(*panel.get_legend_handles_labels())}
+    made.legend(named.values(), named.keys(), fontsize=8, loc="outside lower center", ncols=2 * across)
     return made
 
 
-def _options(lines: list[Line]) -> tuple[list[str], list[str]]:
-    """The options of a task, and those of them that have a panel of their own."""
-    scales: dict[str, set] = {}
-    for line in lines:
-        scales.setdefault(line.option, set()).add(line.scale or None)
-    several = [option for option, own in scales.items() if len(own - {None}) > 1]
-    return list(scales), several if len(scales) > 1 else list(scales)
-
-
-def _flow(widths: list[int], columns: int) -> list[tuple[int, int]]:
-    """(row, first column) of panels set one after the other, each in one row."""
+def _flow(widths: list[int], breaks: list[bool], columns: int) -> list[tuple[int, int]]:
+    """(row, first column) of panels set one after the other, each in one row, with a new row where it breaks."""
     places, row, left = [], 0, 0
-    for width in widths:
-        if left + width > columns:
+    for width, begins in zip(widths, breaks, strict=True):
+        if left and (begins or left + width > columns):
             row, left = row + 1, 0
         places.append((row, left))
         left += width
