@@ -50,7 +50,9 @@ def test_gains_of_exact_guidance_on_a_gaussian() -> None:
     found = {(record["method"], record["scale"]): record["gain"] for record in records}
     assert found["cep", 1.0] == pytest.approx(exact, abs=3 * error)
     assert found["cep", 3.0] == pytest.approx(3 * exact, abs=5 * error)  # s on a linear energy is s on β
-    assert exact - 0.05 < found["reweighted", None] < exact + 3 * error  # self-normalised over 64: a little low
+    assert exact - 0.03 < found["reweighted", None] < exact + 3 * error  # self-normalised over 128: a little low
+    few = q_gains(eps, lambda s, a: a @ slope, {}, torch.zeros(2000, 4), 2, chosen, SCHEDULE, torch.Generator().manual_seed(0), draws=4)
+    assert few[0]["gain"] < 0.9 * exact  # the best of four is seldom as good as π
 
 
 def test_labels_over_a_state_value_are_unbiased_where_good_actions_are_rare() -> None:

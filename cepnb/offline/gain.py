@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
-from cepnb.offline.policy import sample_actions
+from cepnb.offline.policy import BLOCK, sample_actions
 from cepnb.profiles import Settings
 from cepnb.schedule import VPSchedule
 
@@ -16,19 +16,21 @@ GUIDED = 8  # guided actions a state
 
 def q_gains(eps: EpsFunction, q: Callable[[Tensor, Tensor], Tensor], energies: dict[str, EnergyFunction],
             states: Float[Tensor, "n ds"], action_dim: int, settings: Settings, schedule: VPSchedule,
-            generator: torch.Generator, draws: int = 64) -> list[dict]:
+            generator: torch.Generator, draws: int | None = None) -> list[dict]:
     """Records of `method`, `scale` and `gain` = mean over states of E_policy[Q] − E_μ[Q].
 
-    For π ∝ μ e^{βQ} both means are taken over `draws` actions of μ_θ, weighted by e^{βQ} ("reweighted", scale None):
-    right up to the error of self-normalised sampling, which falls short where good actions are rare. A method that
-    guides exactly gains no less at s = 1; the converse does not hold, since other policies may gain as much.
+    For π ∝ μ e^{βQ} both means are taken over `draws` actions of μ_θ (16 times those of a softmax of Eq. 20, if not given), weighted by
+    e^{βQ} ("reweighted", scale None): right up to the error of self-normalised sampling, which falls short where good actions
+    are rarer than one in `draws`. A method that guides exactly gains no less at s = 1; the converse does not hold, since other
+    policies may gain as much.
     """
-    actions = sample_actions(eps, states, action_dim, settings, schedule, generator, draws)
+    draws = draws or 16 * settings.energy_K
+    actions = sample_actions(eps, states, action_dim, settings, schedule, generator, draws, BLOCK)
     with torch.no_grad():
-        values = q(states.unsqueeze(1), actions)
+        values = torch.cat([q(s.unsqueeze(1), a) for s, a in zip(states.split(16), actions.split(16))])
     plain = values.mean(dim=1)
     gain = ((settings.beta * values).softmax(dim=1) * values).sum(dim=1) - plain
-    records = [{"method": "reweighted", "scale": None, "gain": gain.mean().item()}]
+    records = [{"method": "reweighted", "scale": None, "gain": gain.mean().item(), "draws": draws}]
     for method, energy in energies.items():
         for scale in settings.scales:
             guided_eps = guided(eps, energy_gradient(energy), schedule, scale)
