@@ -140,7 +140,7 @@ def test_the_other_energies_from_the_same_models(unbroken: tuple[Path, dict], tm
     assert {"energy_cep", "energy_exp_mse"} <= set(found["seconds"]) and "critic" not in found["seconds"]
     assert not (tmp_path / "energy_dps.safetensors").exists()
     gain = {record["method"]: record["gain"] for record in found["gains"] if record["scale"] in (None, 1.0)}
-    assert set(gain) == {"reweighted", "cep", "exp_mse", "dps"} and gain["reweighted"] > 0
+    assert set(gain) == {"reweighted", "summed", "cep", "exp_mse", "dps"} and gain["reweighted"] > 0
 
 
 def test_without_best_of_k_the_other_scores_stay(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_an_energy_that_is_not_finite_costs_its_own_scores_alone(unbroken: tuple
             run(tmp_path)
     found = read_json(tmp_path / "metrics.json")
     assert {record["method"] for record in found["scores"]} == {"behaviour", "mse", "best_of_k"} == {
-        record["method"] for record in found["gains"]} - {"reweighted"} | {"behaviour", "best_of_k"}
+        record["method"] for record in found["gains"]} - {"reweighted", "summed"} | {"behaviour", "best_of_k"}
 
 
 def test_a_full_disk_is_one_line_and_what_was_there_stays(unbroken: tuple[Path, dict], tmp_path: Path,

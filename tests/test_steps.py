@@ -7,7 +7,7 @@ import torch
 
 from cepnb.guidance import dps_energy, energy_gradient
 from cepnb.offline.energy import train_energy
-from cepnb.offline.gain import q_gains
+from cepnb.offline.gain import q_gains, summed_energy
 from cepnb.offline.joint import train_joint
 from cepnb.offline.scaling import Transitions, with_jitter
 from cepnb.profiles import settings
@@ -51,8 +51,21 @@ def test_gains_of_exact_guidance_on_a_gaussian() -> None:
     assert found["cep", 1.0] == pytest.approx(exact, abs=3 * error)
     assert found["cep", 3.0] == pytest.approx(3 * exact, abs=5 * error)  # s on a linear energy is s on β
     assert exact - 0.03 < found["reweighted", None] < exact + 3 * error  # self-normalised over 128: a little low
+    assert found["summed", 1.0] == pytest.approx(found["reweighted", None], abs=3 * error)
     few = q_gains(eps, lambda s, a: a @ slope, {}, torch.zeros(2000, 4), 2, chosen, SCHEDULE, torch.Generator().manual_seed(0), draws=4)
     assert few[0]["gain"] < 0.9 * exact  # the best of four is seldom as good as π
+
+
+def test_the_summed_energy_is_its_formula() -> None:
+    g = torch.Generator().manual_seed(0)
+    actions, beta_q, at = (torch.randn(3, *shape, generator=g, dtype=torch.float64) for shape in ((50, 2), (50,), (4, 2)))
+    for t in (torch.tensor(0.3, dtype=torch.float64), torch.tensor([[0.05], [0.5], [1.0]], dtype=torch.float64).expand(3, 4)):
+        found = summed_energy(actions, beta_q, SCHEDULE)(at, t)
+        for i in range(3):
+            for j in range(4):
+                kernel = torch.distributions.Normal(SCHEDULE.alpha(t.expand(3, 4)[i, j]) * actions[i], SCHEDULE.sigma(t.expand(3, 4)[i, j]))
+                w = kernel.log_prob(at[i, j]).sum(dim=1).exp()
+                torch.testing.assert_close(found[i, j], -((w * beta_q[i].exp()).sum() / w.sum()).log())
 
 
 def test_labels_over_a_state_value_are_unbiased_where_good_actions_are_rare() -> None:

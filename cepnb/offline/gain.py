@@ -9,9 +9,10 @@ from torch import Tensor
 from cepnb.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
 from cepnb.offline.policy import BLOCK, sample_actions
 from cepnb.profiles import Settings
-from cepnb.schedule import VPSchedule
+from cepnb.schedule import VPSchedule, expand_as
 
 GUIDED = 8  # guided actions a state
+CHUNK = 250  # states whose sums over all draws are held at a time
 
 
 def q_gains(eps: EpsFunction, q: Callable[[Tensor, Tensor], Tensor], energies: dict[str, EnergyFunction],
@@ -22,8 +23,16 @@ def q_gains(eps: EpsFunction, q: Callable[[Tensor, Tensor], Tensor], energies: d
     For π ∝ μ e^{βQ} both means are taken over `draws` actions of μ_θ (16 times those of a softmax of Eq. 20, if not given), weighted by
     e^{βQ} ("reweighted", scale None): right up to the error of self-normalised sampling, which falls short where good actions
     are rarer than one in `draws`. A method that guides exactly gains no less at s = 1; the converse does not hold, since other
-    policies may gain as much.
+    policies may gain as much. "summed" at s = 1 is guided by E_t as a sum over the same draws, without a network: what it lacks of
+    "reweighted" is the sampler's fault, and what a method lacks of it is that of the learned f_φ.
     """
+
+    def q_of(energy: EnergyFunction, scale: float, states: Float[Tensor, "m ds"]) -> Float[Tensor, "m"]:
+        steered = guided(eps, energy_gradient(energy), schedule, scale)
+        drawn = sample_actions(steered, states, action_dim, settings, schedule, generator, GUIDED)
+        with torch.no_grad():
+            return q(states.unsqueeze(1), drawn).mean(dim=1)
+
     draws = draws or 16 * settings.energy_K
     actions = sample_actions(eps, states, action_dim, settings, schedule, generator, draws, BLOCK)
     with torch.no_grad():
@@ -31,11 +40,26 @@ def q_gains(eps: EpsFunction, q: Callable[[Tensor, Tensor], Tensor], energies: d
     plain = values.mean(dim=1)
     gain = ((settings.beta * values).softmax(dim=1) * values).sum(dim=1) - plain
     records = [{"method": "reweighted", "scale": None, "gain": gain.mean().item(), "draws": draws}]
+    parts = zip(states.split(CHUNK), actions.split(CHUNK), (settings.beta * values).split(CHUNK), strict=True)
+    summed = torch.cat([q_of(summed_energy(a, v, schedule), 1.0, s) for s, a, v in parts]) - plain
+    records.append({"method": "summed", "scale": 1.0, "gain": summed.mean().item(), "draws": draws})
     for method, energy in energies.items():
         for scale in settings.scales:
-            guided_eps = guided(eps, energy_gradient(energy), schedule, scale)
-            actions = sample_actions(guided_eps, states, action_dim, settings, schedule, generator, GUIDED)
-            with torch.no_grad():
-                gain = q(states.unsqueeze(1), actions).mean(dim=1) - plain
+            gain = q_of(energy, scale, states) - plain
             records.append({"method": method, "scale": scale, "gain": gain.mean().item()})
     return records
+
+
+def summed_energy(actions: Float[Tensor, "n draws da"], beta_q: Float[Tensor, "n draws"], schedule: VPSchedule) -> EnergyFunction:
+    """E_t(s, a_t) = −log Σ_i w_i e^{βQ_i}, w_i ∝ N(a_t; α_t a_i, σ_t² I) over actions a_i of μ in each of n states, given with their βQ.
+
+    It takes a_t of shape (n, k, da) in these states, and converges to the intermediate energy as `draws` grows.
+    """
+
+    def energy(at: Float[Tensor, "n k da"], t: Tensor, s: Tensor | None = None) -> Float[Tensor, "n k"]:
+        alpha, sigma = (expand_as(value, at) for value in (schedule.alpha(t), schedule.sigma(t)))
+        square = ((at / alpha).unsqueeze(-2) - actions.unsqueeze(-3)).square().sum(dim=-1)
+        log_w = (-square * (alpha / sigma) ** 2 / 2).log_softmax(dim=-1)
+        return -(log_w + beta_q.unsqueeze(-2)).logsumexp(dim=-1)
+
+    return energy
