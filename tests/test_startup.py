@@ -13,7 +13,7 @@ HEAVY = {"mujoco", "gymnasium", "gym", "h5py", "scipy", "matplotlib", "sklearn",
          "nbclient", "sphinx"}
 # Where a library is the matter itself: figures and what is built of them, the book, D4RL's own code, downloads.
 FIGURES = {"matplotlib", "IPython", "ipywidgets", "anywidget"}
-ALLOWED = {"plots": FIGURES, "film": FIGURES, "layers": FIGURES, "frames": FIGURES, "comparison": FIGURES, "widgets": FIGURES,
+ALLOWED = {"plots": FIGURES, "score_plots": FIGURES, "film": FIGURES, "layers": FIGURES, "frames": FIGURES, "comparison": FIGURES, "widgets": FIGURES,
            "speed": FIGURES, "book": HEAVY, "d4rl_compat": HEAVY, "offline.mujoco_py_standin": HEAVY, "offline.download": {"requests"}}
 # Imports the modules one after the other into one process that has torch, and says what is new with each.
 SCRIPT = """
