@@ -53,7 +53,8 @@ def q_gains(eps: EpsFunction, q: Callable[[Tensor, Tensor], Tensor], energies: d
 def summed_energy(actions: Float[Tensor, "n draws da"], beta_q: Float[Tensor, "n draws"], schedule: VPSchedule) -> EnergyFunction:
     """E_t(s, a_t) = −log Σ_i w_i e^{βQ_i}, w_i ∝ N(a_t; α_t a_i, σ_t² I) over actions a_i of μ in each of n states, given with their βQ.
 
-    It takes a_t of shape (n, k, da) in these states, and converges to the intermediate energy as `draws` grows.
+    It takes a_t of shape (n, k, da) in these states, and converges to the intermediate energy as `draws` grows: that of a
+    `GaussianMixture` of deviations 0 a state, for all states at once.
     """
 
     def energy(at: Float[Tensor, "n k da"], t: Tensor, s: Tensor | None = None) -> Float[Tensor, "n k"]:

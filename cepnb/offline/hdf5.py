@@ -73,9 +73,9 @@ def _read(path: Path) -> dict[str, Array]:
                     if not isinstance(file[key], h5py.Dataset) or file[key].shape is None:
                         raise CepnbError(f"{path}: '{key}' is no array, expected numbers")
                     arrays[key] = file[key][()]
+    except CepnbError:
+        raise
     except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:  # h5py raises any of them on damage
-        if isinstance(error, CepnbError):
-            raise
         raise CepnbError(f"{path}: not a whole HDF5 file ({in_a_line(error)})") from error
     for key in ("rewards", "terminals", "timeouts"):
         if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:

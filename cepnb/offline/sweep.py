@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 
 from cepnb.devices import device_named
 from cepnb.errors import CepnbError
-from cepnb.files import read_json
 from cepnb.jobs import run_jobs
 from cepnb.offline.data import OfflineDataset
 from cepnb.offline.pipeline import configuration_of, run_qgpo
@@ -19,7 +18,7 @@ from cepnb.offline.sharing import rounds, take_over
 from cepnb.offline.sources import load_task
 from cepnb.offline.sweep_file import Sweep
 from cepnb.profiles import Settings
-from cepnb.runs import Run, refuse_changes
+from cepnb.runs import Run, read_metrics, refuse_changes
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def _refuse_impossible(sweep: Sweep, jobs: list[Job]) -> None:
 
 
 def _write(folder: Path, jobs: list[Job]) -> list[Row]:
-    rows = [row for job in jobs if job.metrics.exists() for row in rows_of(read_json(job.metrics), job.option)]
+    rows = [row for job in jobs if job.metrics.exists() for row in rows_of(read_metrics(job.metrics), job.option)]
     if rows:
         write_scores(folder / "scores.csv", rows)
     return rows
