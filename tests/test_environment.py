@@ -107,7 +107,7 @@ ORDER = [
     {"offline.policy"}, {"offline.behaviour", "offline.support", "offline.critic", "offline.energy"},
     {"offline.joint", "offline.sharing", "offline.seeds"}, {"offline.evaluation", "offline.gain"}, {"offline.pipeline", "offline.published"},
     {"jobs"}, {"cluster"}, {"offline.scores"}, {"offline.report", "offline.sweep_file"}, {"offline.sweep"}, {"plots", "film"}, {"layers", "score_plots"}, {"frames"}, {"comparison", "widgets"}, {"speed"}, {"speed.turns", "speed.rows"}, {"speed.growth", "speed.peer"}, {"speed.table", "speed.whole", "speed.quality"}, {"exercises.answers"}, {"exercises.densities", "exercises.policies"}, {"exercises"}, {"cli"}, {"__main__"},
-    {"book"}, {"book.conf", "book.hidden_errors"}, {"book.outputs"}, {"book.execution"}, {"book.site"}, {"book.__main__"},
+    {"book"}, {"book.conf", "book.hidden_errors", "book.kernels"}, {"book.outputs"}, {"book.execution"}, {"book.site"}, {"book.__main__"},
 ]
 MODULES = sorted((ROOT / "cepnb").rglob("*.py"))
 

@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 
 from cepnb import plots
 from cepnb.book.hidden_errors import hidden_errors
+from cepnb.book.kernels import LookingManager
 from cepnb.errors import CepnbError
 from cepnb.frames import Panel, beta_slider, over_all, over_grid, scale_slider
 from cepnb.layers import LIMIT, MARGIN, Field, Points, Shaded
@@ -219,6 +220,6 @@ def test_a_page_without_a_kernel_has_all_live_frames() -> None:
 ])
 def test_errors_that_widgets_swallow_are_found(code: str, error: str | None) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=120, kernel_name="python3", kernel_manager_class=LookingManager).execute()
     found = hidden_errors(notebook)
     assert (error in found[0]) if error else not found, found

@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 from tqdm.auto import tqdm
 
 from cepnb.book.hidden_errors import hidden_errors
+from cepnb.book.kernels import LookingManager
 from cepnb.book.outputs import without_kernel
 from cepnb.errors import CepnbError
 from cepnb.files import write_text
@@ -60,8 +61,8 @@ def jobs_for(notebooks: Sequence[Path], folder: Path) -> list[Job]:
 
 def _execute(job: Job) -> None:
     notebook = nbformat.read(job.notebook, as_version=4)
-    client = NotebookClient(notebook, timeout=None, kernel_name="python3", extra_arguments=["--log-level=ERROR"],
-                            resources={"metadata": {"path": str(job.notebook.parent)}})
+    client = NotebookClient(notebook, timeout=None, kernel_name="python3", kernel_manager_class=LookingManager,
+                            extra_arguments=["--log-level=ERROR"], resources={"metadata": {"path": str(job.notebook.parent)}})
     try:
         client.execute(env=os.environ | {IN_PAGE: "1"})
     except CellExecutionError as error:
