@@ -25,7 +25,7 @@ COLOURS = {"exact": "#000000", "behaviour": "#999999", "cep": "#0072B2", "cep_ra
 LABELS = {"exact": "exact", "behaviour": "behaviour μ", "cep": "CEP", "cep_raw": "CEP (Eq. 12)", "mse": "MSE",
           "dps": "DPS", "exact_energy": "exact energy", "cep_self": "CEP (Eq. 13)",
           "cep_independent": "CEP (independent)", "cep_beta": "CEP (all β)", "exp_mse": "exp. MSE",
-          "best_of_k": "best of K by Q", "reweighted": "reweighting", "summed": "E_t summed over the same"}
+          "best_of_k": "best of K by Q", "reweighted": "reweighting", "summed": "E_t summed"}
 
 
 def figure(columns: int = 1, rows: int = 1, size: float = 3.0, **kwargs: object) -> tuple[Figure, np.ndarray]:

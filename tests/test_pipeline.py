@@ -88,7 +88,8 @@ def test_the_numbers_of_a_run(unbroken: tuple[Path, dict]) -> None:
         assert record["normalised_se"] == pytest.approx(100 * record["return_se"] / (161.86 - 23.85))
     assert set(metrics["seconds"]) == {"behaviour", "support", "critic", "energy_support", "energy_cep", "energy_mse",
                                        "evaluation"}
-    assert [(record["method"], record["scale"]) for record in metrics["gains"]] == [("reweighted", None), ("summed", 1.0), *guided]
+    assert [(record["method"], record["scale"]) for record in metrics["gains"]] == [
+        ("reweighted", None), ("reweighted", None), ("summed", 1.0), ("summed", 1.0), *guided]
     assert metrics["settings"]["beta"] == chosen.beta and metrics["seed"] == 0 and "torch" in metrics["versions"]
     assert not list(folder.rglob("*.part")) and not list(folder.glob("*.checkpoint.*"))
     lines = score_table(metrics["scores"]).splitlines()

@@ -47,13 +47,17 @@ def test_gains_of_exact_guidance_on_a_gaussian() -> None:
                       torch.Generator().manual_seed(0))
     exact = chosen.beta * variance * slope.square().sum().item()
     error = math.sqrt(variance * slope.square().sum().item() / 2000)  # of a mean over 2000 states; each side has more draws
-    found = {(record["method"], record["scale"]): record["gain"] for record in records}
+    assert [record.get("draws") for record in records] == [8, 128, 8, 128, *[None] * len(chosen.scales)]
+    found = {(record["method"], record["scale"]): record["gain"] for record in records}  # of several draws the last
     assert found["cep", 1.0] == pytest.approx(exact, abs=3 * error)
     assert found["cep", 3.0] == pytest.approx(3 * exact, abs=5 * error)  # s on a linear energy is s on β
     assert exact - 0.03 < found["reweighted", None] < exact + 3 * error  # self-normalised over 128: a little low
     assert found["summed", 1.0] == pytest.approx(found["reweighted", None], abs=3 * error)
-    few = q_gains(eps, lambda s, a: a @ slope, {}, torch.zeros(2000, 4), 2, chosen, SCHEDULE, torch.Generator().manual_seed(0), draws=4)
-    assert few[0]["gain"] < 0.9 * exact  # the best of four is seldom as good as π
+    few = q_gains(eps, lambda s, a: a @ slope, {}, torch.zeros(2000, 4), 2, chosen, SCHEDULE, torch.Generator().manual_seed(0), (4,))
+    assert [(record["method"], record["draws"]) for record in few] == [("reweighted", 4), ("summed", 4)]
+    assert all(record["gain"] < 0.9 * exact for record in few)  # the best of four is seldom as good as π
+    reweighted, summed = records[0]["gain"], records[2]["gain"]  # of eight
+    assert few[0]["gain"] < reweighted < found["reweighted", None] and few[1]["gain"] < summed < found["summed", 1.0]
 
 
 def test_the_summed_energy_is_its_formula() -> None:

@@ -17,14 +17,16 @@ CHUNK = 250  # states whose sums over all draws are held at a time
 
 def q_gains(eps: EpsFunction, q: Callable[[Tensor, Tensor], Tensor], energies: dict[str, EnergyFunction],
             states: Float[Tensor, "n ds"], action_dim: int, settings: Settings, schedule: VPSchedule,
-            generator: torch.Generator, draws: int | None = None) -> list[dict]:
+            generator: torch.Generator, draws: tuple[int, ...] | None = None) -> list[dict]:
     """Records of `method`, `scale` and `gain` = mean over states of E_policy[Q] − E_μ[Q].
 
-    For π ∝ μ e^{βQ} both means are taken over `draws` actions of μ_θ (16 times those of a softmax of Eq. 20, if not given), weighted by
-    e^{βQ} ("reweighted", scale None): right up to the error of self-normalised sampling, which falls short where good actions
-    are rarer than one in `draws`. A method that guides exactly gains no less at s = 1; the converse does not hold, since other
-    policies may gain as much. "summed" at s = 1 is guided by E_t as a sum over the same draws, without a network: what it lacks of
-    "reweighted" is the sampler's fault, and what a method lacks of it is that of the learned f_φ.
+    For π ∝ μ e^{βQ} both means are taken over as many actions of μ_θ as `draws` says, weighted by e^{βQ} ("reweighted", scale
+    None): right up to the error of self-normalised sampling, which falls short where good actions are rarer than that. A method
+    that guides exactly gains no less at s = 1; the converse does not hold, since other policies may gain as much. "summed" at s = 1
+    is guided by E_t as a sum over the same draws, without a network: what it lacks of "reweighted" is the sampler's fault.
+    `draws` has several numbers, each a divisor of the last: energy_K and 16 times it, if not given. With the first, what "summed"
+    lacks of that with the last is the fault of a softmax of energy_K actions, and what CEP lacks of "summed" that of its learned f_φ,
+    as far as a network does not learn of one state from others.
     """
 
     def q_of(energy: EnergyFunction, scale: float, states: Float[Tensor, "m ds"]) -> Float[Tensor, "m"]:
@@ -33,16 +35,19 @@ def q_gains(eps: EpsFunction, q: Callable[[Tensor, Tensor], Tensor], energies: d
         with torch.no_grad():
             return q(states.unsqueeze(1), drawn).mean(dim=1)
 
-    draws = draws or 16 * settings.energy_K
-    actions = sample_actions(eps, states, action_dim, settings, schedule, generator, draws, BLOCK)
+    draws = draws or (settings.energy_K, 16 * settings.energy_K)
+    actions = sample_actions(eps, states, action_dim, settings, schedule, generator, draws[-1], BLOCK)
     with torch.no_grad():
         values = torch.cat([q(s.unsqueeze(1), a) for s, a in zip(states.split(16), actions.split(16))])
-    plain = values.mean(dim=1)
-    gain = ((settings.beta * values).softmax(dim=1) * values).sum(dim=1) - plain
-    records = [{"method": "reweighted", "scale": None, "gain": gain.mean().item(), "draws": draws}]
-    parts = zip(states.split(CHUNK), actions.split(CHUNK), (settings.beta * values).split(CHUNK), strict=True)
-    summed = torch.cat([q_of(summed_energy(a, v, schedule), 1.0, s) for s, a, v in parts]) - plain
-    records.append({"method": "summed", "scale": 1.0, "gain": summed.mean().item(), "draws": draws})
+    plain, records = values.mean(dim=1), []
+    for count in draws:
+        few = values.unflatten(1, (-1, count))
+        gain = ((settings.beta * few).softmax(dim=2) * few).sum(dim=2).mean(dim=1) - plain
+        records.append({"method": "reweighted", "scale": None, "gain": gain.mean().item(), "draws": count})
+    for count in draws:
+        parts = zip(states.split(CHUNK), actions.split(CHUNK), (settings.beta * values).split(CHUNK), strict=True)
+        gain = torch.cat([q_of(summed_energy(a[:, :count], v[:, :count], schedule), 1.0, s) for s, a, v in parts]) - plain
+        records.append({"method": "summed", "scale": 1.0, "gain": gain.mean().item(), "draws": count})
     for method, energy in energies.items():
         for scale in settings.scales:
             gain = q_of(energy, scale, states) - plain
