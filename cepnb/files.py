@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 from cepnb.errors import CepnbError
 
+HDF5_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)  # of them h5py raises any, by where a file is damaged
+
 
 def cache_dir() -> Path:
     """Where generated data is kept: `$CEPNB_CACHE` if set, else the user's cache folder."""

@@ -10,7 +10,7 @@ from numpy import ndarray as Array
 
 from cepnb import __version__
 from cepnb.errors import CepnbError
-from cepnb.files import atomic_path, cache_dir
+from cepnb.files import HDF5_DAMAGE, atomic_path, cache_dir
 from cepnb.offline.agents import QUALITIES, SHIPPED, collect_locomotion, shipped_agents
 from cepnb.offline.maze import LAYOUTS
 from cepnb.offline.waypoint import NOISE, collect_maze
@@ -68,7 +68,7 @@ def verify(path: Path) -> None:
         with h5py.File(path) as file:
             file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
             whole = checksum({n: file[n][()] for n in names}) == file.attrs.get("sha256")
-    except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+    except HDF5_DAMAGE as error:
         raise CepnbError(f"{path}: not a whole HDF5 file; delete it to have it made again") from error
     if not whole:
         raise CepnbError(f"{path}: its arrays do not match its checksum; delete it to have it made again")

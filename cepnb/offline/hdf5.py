@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray as Array
 
 from cepnb.errors import CepnbError, in_a_line
+from cepnb.files import HDF5_DAMAGE
 from cepnb.offline.data import OfflineDataset
 
 KEYS = ("observations", "actions", "rewards", "terminals")
@@ -75,7 +76,7 @@ def _read(path: Path) -> dict[str, Array]:
                     arrays[key] = file[key][()]
     except CepnbError:
         raise
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError) as error:  # h5py raises any of them on damage
+    except HDF5_DAMAGE as error:
         raise CepnbError(f"{path}: not a whole HDF5 file ({in_a_line(error)})") from error
     for key in ("rewards", "terminals", "timeouts"):
         if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
