@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from queue import Empty
 
 import pytest
@@ -10,6 +12,12 @@ import zmq.asyncio
 from jupyter_client.session import Session
 
 from cepnb.book.kernels import LOOK, LookingChannel
+
+
+def run(coroutine: Coroutine) -> object:
+    """Its result, from a thread of its own: in that of the tests a browser's loop may be running."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
 
 
 def channel_and_kernel(context: zmq.asyncio.Context) -> tuple[LookingChannel, zmq.Socket]:
@@ -35,7 +43,7 @@ def test_a_reply_is_found_whose_announcement_another_use_of_the_socket_has_taken
         finally:
             context.destroy(linger=0)
 
-    assert asyncio.run(lost())["content"] == {"status": "ok"}
+    assert run(lost())["content"] == {"status": "ok"}
 
 
 @pytest.mark.parametrize("timeout", [0, 0.2, 1.5 * LOOK])
@@ -51,4 +59,4 @@ def test_a_silent_socket_is_left_after_its_time(timeout: float) -> None:
         finally:
             context.destroy(linger=0)
 
-    assert timeout - 0.01 <= asyncio.run(silent()) < timeout + 5
+    assert timeout - 0.01 <= run(silent()) < timeout + 5
