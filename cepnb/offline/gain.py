@@ -39,14 +39,14 @@ def q_gains(eps: EpsFunction, q: Callable[[Tensor, Tensor], Tensor], energies: d
     actions = sample_actions(eps, states, action_dim, settings, schedule, generator, draws[-1], BLOCK)
     with torch.no_grad():
         values = torch.cat([q(s.unsqueeze(1), a) for s, a in zip(states.split(16), actions.split(16))])
-    plain, records = values.mean(dim=1), []
+    plain, beta_q, records = values.mean(dim=1), settings.beta * values, []
     for count in draws:
-        few = values.unflatten(1, (-1, count))
-        gain = ((settings.beta * few).softmax(dim=2) * few).sum(dim=2).mean(dim=1) - plain
+        weights = beta_q.unflatten(1, (-1, count)).softmax(dim=2)
+        gain = (weights * values.unflatten(1, (-1, count))).sum(dim=2).mean(dim=1) - plain
         records.append({"method": "reweighted", "scale": None, "gain": gain.mean().item(), "draws": count})
     for count in draws:
-        parts = zip(states.split(CHUNK), actions.split(CHUNK), (settings.beta * values).split(CHUNK), strict=True)
-        gain = torch.cat([q_of(summed_energy(a[:, :count], v[:, :count], schedule), 1.0, s) for s, a, v in parts]) - plain
+        parts = zip(states.split(CHUNK), actions[:, :count].split(CHUNK), beta_q[:, :count].split(CHUNK), strict=True)
+        gain = torch.cat([q_of(summed_energy(a, v, schedule), 1.0, s) for s, a, v in parts]) - plain
         records.append({"method": "summed", "scale": 1.0, "gain": gain.mean().item(), "draws": count})
     for method, energy in energies.items():
         for scale in settings.scales:
