@@ -105,7 +105,7 @@ ORDER = [
     {"offline.agents"}, {"offline.collect", "offline.data", "offline.sac"},
     {"offline.hdf5", "offline.minari_bridge"}, {"offline.sources"}, {"d4rl_compat"}, {"offline.scaling"},
     {"offline.policy"}, {"offline.behaviour", "offline.support", "offline.critic", "offline.energy"},
-    {"offline.joint", "offline.sharing", "offline.seeds"}, {"offline.evaluation", "offline.gain"}, {"offline.pipeline", "offline.published"},
+    {"offline.joint", "offline.sharing", "offline.seeds"}, {"offline.evaluation", "offline.gain"}, {"offline.pipeline", "offline.published"}, {"offline.learned"},
     {"jobs"}, {"cluster"}, {"offline.scores"}, {"offline.report", "offline.sweep_file"}, {"offline.sweep"}, {"plots", "film"}, {"layers", "score_plots"}, {"frames"}, {"comparison", "widgets"}, {"speed"}, {"speed.turns", "speed.rows"}, {"speed.growth", "speed.peer"}, {"speed.table", "speed.whole", "speed.quality"}, {"exercises.answers"}, {"exercises.densities", "exercises.policies"}, {"exercises"}, {"cli"}, {"__main__"},
     {"book"}, {"book.conf", "book.hidden_errors", "book.kernels"}, {"book.outputs"}, {"book.execution"}, {"book.site"}, {"book.__main__"},
 ]

@@ -53,13 +53,30 @@ def energy_loss(method: str, settings: Settings, schedule: VPSchedule) -> Energy
     """The loss of `train_energy` as a function of (f_φ, states, their actions, the Q of these, generator): one value a
     state, or one an action for the regressions."""
     errors = energy_errors(method, settings)
-    return lambda net, s, a, q, generator: errors(net, *_noised(s, a, q, settings, schedule, generator))
+    return lambda net, s, a, q, generator: errors(net, *noised_actions(s, a, q, settings, schedule, generator))
 
 
 def energy_examples(states: Float[Tensor, "n ds"], support: Float[Tensor, "n K da"], q: Float[Tensor, "n K"],
                     settings: Settings, schedule: VPSchedule) -> Examples:
     """Draws (a_t, t, s, Q of the contrasted actions, Q of those of the state value) of a batch of states."""
-    return lambda generator: _noised(*draw(generator, settings.energy_batch, states, support, q), settings, schedule, generator)
+    batch = settings.energy_batch
+    return lambda generator: noised_actions(*draw(generator, batch, states, support, q), settings, schedule, generator)
+
+
+def noised_actions(s: Float[Tensor, "batch ds"], a: Float[Tensor, "batch K da"], q: Float[Tensor, "batch K"],
+                   settings: Settings, schedule: VPSchedule, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """(a_t, t, s, Q of the contrasted actions, Q of those of V(s)): all that is random in a step, with one t a state.
+
+    Q is given over its mean. With labels over a state value a random half of the actions is contrasted, and V(s) is over
+    the other.
+    """
+    t = schedule.draw_times(len(s), generator)
+    values = others = q - q.mean(dim=1, keepdim=True)
+    if settings.labels == "state_value":
+        order = torch.rand(values.shape, generator=generator, device=values.device).argsort(dim=1)
+        values, others = values.gather(1, order).tensor_split(2, dim=1)
+        a = a.take_along_dim(order[:, :values.shape[1], None], dim=1)
+    return schedule.add_noise(a, t, torch.randn(a.shape, generator=generator, device=a.device)), t, s, values, others
 
 
 def energy_errors(method: str, settings: Settings) -> EnergyErrors:
@@ -96,15 +113,3 @@ def energy_net(state_dim: int, action_dim: int, settings: Settings, schedule: VP
     """An untrained f_φ(a_t, t, s) of the profile's size."""
     return initialised(seed, "energy", lambda: EnergyNet(
         action_dim, state_dim, settings.energy_width, settings.energy_depth, schedule=schedule))
-
-
-def _noised(s: Float[Tensor, "batch ds"], a: Float[Tensor, "batch K da"], q: Float[Tensor, "batch K"], settings: Settings,
-            schedule: VPSchedule, generator: torch.Generator) -> tuple[Tensor, ...]:
-    """All that is random in a step. Q is given over its mean, and with labels over a state value a half of it each."""
-    t = schedule.draw_times(len(s), generator)
-    values = others = q - q.mean(dim=1, keepdim=True)
-    if settings.labels == "state_value":
-        order = torch.rand(values.shape, generator=generator, device=values.device).argsort(dim=1)
-        values, others = values.gather(1, order).tensor_split(2, dim=1)
-        a = a.take_along_dim(order[:, :values.shape[1], None], dim=1)
-    return schedule.add_noise(a, t, torch.randn(a.shape, generator=generator, device=a.device)), t, s, values, others
