@@ -19,6 +19,7 @@ def w2(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
 
     Two samples of one distribution are a positive distance apart, falling about as n^{−1/2} in two dimensions: read it
     as a ratio to `w2` of two independent exact samples of the same size. Cost grows as n² in memory, about n³ in time.
+    Raises `CepnbError` on an empty sample.
     """
     import ot  # here, because it takes a second, and every process of a sweep imports this module
 
@@ -34,6 +35,7 @@ def mmd(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"], widths: tuple[floa
 
     k is the mean of Gaussian kernels of the given deviations, so that both sharp and broad faults count (Gretton et al.
     2012, Eq. 5, the biased estimate). Read it, too, as a ratio to that of two exact samples. Time grows as n², memory as n.
+    Raises `CepnbError` on an empty sample.
     """
     if len(x) == 0 or len(y) == 0:
         raise CepnbError(f"samples of sizes {len(x)} and {len(y)}: expected at least one point in each")

@@ -84,6 +84,7 @@ class VPSchedule:
         """Sampling times from 1 down to t_min, `steps` + 1 of them in float64.
 
         `spacing` is "half_log_snr" (uniform in λ, the natural grid of DPM-Solver) or "time" (uniform in t).
+        Raises `CepnbError` on another, and on fewer than one step.
         """
         if steps < 1:
             raise CepnbError(f"steps {steps}: expected at least 1")

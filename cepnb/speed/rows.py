@@ -117,6 +117,7 @@ class Inputs:
 
 
 def behaviour(inputs: Inputs, precision: str = "float32") -> Row:
+    """A training step of ε_θ, with its products of matrices in this precision."""
     settings = replace(inputs.settings, behaviour_precision=precision)
     loss = behaviour_loss(inputs.eps, inputs.data.states, inputs.data.actions, settings, SCHEDULE)
     batch = inputs.settings.behaviour_batch
@@ -125,10 +126,12 @@ def behaviour(inputs: Inputs, precision: str = "float32") -> Row:
 
 
 def behaviour_bfloat16(inputs: Inputs) -> Row:
+    """The same in bfloat16."""
     return behaviour(inputs, "bfloat16")
 
 
 def critic_cep(inputs: Inputs) -> Row:
+    """A training step of Q_ψ and one of f_φ."""
     settings, data, target = inputs.settings, inputs.data, critic_net(inputs.data, inputs.settings, 0).requires_grad_(False)
     critic = _step(critic_loss(inputs.q, target, data, inputs.support, settings), {"q": inputs.q, "target": target},
                    settings.q_rate, following(inputs.q, target, settings.target_rate))
@@ -139,6 +142,7 @@ def critic_cep(inputs: Inputs) -> Row:
 
 
 def support(inputs: Inputs, precision: str = "float32") -> Row:
+    """K actions of μ_θ for some states, with ε_θ in this precision."""
     settings, states = replace(inputs.settings, support_precision=precision), inputs.few
     return Row(lambda: sample_support(inputs.eps, states, settings.K, settings, SCHEDULE, 0, progress=False),
                f"{SUPPORT_STATES} transitions, K = {settings.K}, {settings.sampler_steps} evaluations", "actions",
@@ -146,6 +150,7 @@ def support(inputs: Inputs, precision: str = "float32") -> Row:
 
 
 def support_bfloat16(inputs: Inputs) -> Row:
+    """The same in bfloat16."""
     return support(inputs, "bfloat16")
 
 
@@ -161,6 +166,7 @@ def evaluation(inputs: Inputs) -> Row:
 
 
 def toy(inputs: Inputs) -> Row:
+    """A training step of f_φ on eight Gaussians."""
     gaussians = density("8gaussians")
     net = toy_energy_net(gaussians, TOY, 0)
     return Row(_step(toy_energy_loss("cep_self", net, gaussians, 3.0, TOY, 0), {"net": net}, TOY.rate),
@@ -168,12 +174,14 @@ def toy(inputs: Inputs) -> Row:
 
 
 def loading(inputs: Inputs) -> Row:
+    """A dataset from a file in D4RL's layout."""
     kept = inputs.dataset
     size = sum(t.numel() * t.element_size() for t in vars(kept).values() if isinstance(t, Tensor))
     return Row(lambda: load_hdf5(inputs.file), f"HDF5 file of {inputs.rows} rows", "rows", inputs.rows, size)
 
 
 def maze(inputs: Inputs) -> Row:
+    """A maze dataset made anew."""
     size = sum(array.nbytes for array in collect_maze("large", MAZE_ROWS, 0, progress=False).values())
     return Row(lambda: collect_maze("large", MAZE_ROWS, 0, progress=False), f"maze2d-large, {MAZE_ROWS} rows", "rows",
                MAZE_ROWS, size)
