@@ -181,8 +181,8 @@ TOY_PROFILES = {
 }
 PROFILES = {"ci": Settings(**_CI), "laptop": Settings(**_LAPTOP), "paper": Settings()}
 # What another family of tasks changes. Locomotion: returns of the data span 1000, β and β_Q of arXiv:2304.12824; the exact
-# scale, and no jitter: its data covers what is around it (hopper-medium-replay, training seed 101). AntMaze: the reference settings
-# too (r − 1, K = 32 and a grid of its own), on which nothing was tried here, in any profile: its data was not at hand.
+# scale, and no jitter: its data covers what is around it (hopper-medium-replay, training seed 101). AntMaze: the same of the
+# reference settings (r − 1; in the paper profile K and a grid of its own), untried in any profile: its data was not at hand.
 FAMILIES = {"maze2d": {}, "maze2d-large": {}, "locomotion": dict(
     reward_tuning="return_range", beta=3.0, beta_q=1.0, discount=0.99, state_jitter=0.0, headline_scale=1.0), "antmaze": dict(
     reward_tuning="minus_one", beta=3.0, beta_q=1.0, discount=0.99, state_jitter=0.0, headline_scale=1.0)}
