@@ -22,7 +22,7 @@ def _parser() -> argparse.ArgumentParser:
 
     qgpo = commands.add_parser("qgpo", help="train and evaluate QGPO on an offline dataset, all five steps")
     qgpo.add_argument("--dataset", required=True, help="local/maze2d-umaze, d4rl/maze2d-umaze-v1, minari/mujoco/hopper/medium-v0 and the like, or a D4RL HDF5 file")
-    qgpo.add_argument("--environment", help="maze2d-umaze, -medium or -large, hopper, halfcheetah or walker2d: where to evaluate, if the dataset does not say it")
+    qgpo.add_argument("--environment", help="maze2d-umaze, -medium or -large, hopper, halfcheetah, walker2d, antmaze-umaze, -umaze-diverse, -medium-play and the like: where to evaluate, if the dataset does not say it")
     qgpo.add_argument("--profile", help=f"{', '.join(PROFILES)} (default: $CEPNB_PROFILE, else laptop)")
     qgpo.add_argument("--seed", type=int, default=0, help="seed of training and evaluation (the data has its own)")
     qgpo.add_argument("--out", type=Path, required=True, help="folder for models and metrics.json; resumed if begun")

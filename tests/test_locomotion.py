@@ -57,11 +57,12 @@ def test_making_them_says_and_writes_nothing(tmp_path, monkeypatch: pytest.Monke
 
 
 def test_names_and_dimensions() -> None:
-    assert [family_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 3 + ["locomotion"] * 3
-    assert [tuning_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 2 + ["maze2d-large"] + ["locomotion"] * 3
+    assert [family_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 3 + ["locomotion"] * 3 + ["antmaze"] * 6
+    assert [tuning_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 2 + ["maze2d-large"] + ["locomotion"] * 3 + ["antmaze"] * 6
     assert [(e.state_dim, e.action_dim, e.max_steps) for e in (episodes_of(name, 1, 0) for name in ENVIRONMENTS)] == [
-        (4, 2, 300), (4, 2, 600), (4, 2, 800), (11, 3, 1000), (17, 6, 1000), (17, 6, 1000)]
-    with pytest.raises(CepnbError, match="environment 'ant': expected one of maze2d-umaze, .*, walker2d"):
+        (4, 2, 300), (4, 2, 600), (4, 2, 800), (11, 3, 1000), (17, 6, 1000), (17, 6, 1000),
+        *[(29, 8, 700)] * 2, *[(29, 8, 1000)] * 4]
+    with pytest.raises(CepnbError, match="environment 'ant': expected one of maze2d-umaze, .*, walker2d, .*, antmaze-large-diverse"):
         episodes_of("ant", 1, 0)
     with pytest.raises(CepnbError, match="^episodes 0: expected at least 1"):
         LocomotionEnv("hopper", 0, 0)

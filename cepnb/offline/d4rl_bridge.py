@@ -89,7 +89,8 @@ def reference_scores(name: str) -> tuple[float, float]:
     known = name
     if name.startswith("local/"):
         body = re.match(r"local/(hopper|halfcheetah|walker2d)\b", name)
-        known = f"{body[1]}-medium-v2" if body else f"{name.removeprefix('local/').removesuffix('-noisy')}-v1"
+        version = "v2" if name.startswith("local/antmaze-") else "v1"
+        known = f"{body[1]}-medium-v2" if body else f"{name.removeprefix('local/').removesuffix('-noisy')}-{version}"
     if known not in infos.REF_MIN_SCORE:
         raise CepnbError(f"dataset '{name}': d4rl has no reference scores for '{known}'")
     return infos.REF_MIN_SCORE[known], infos.REF_MAX_SCORE[known]

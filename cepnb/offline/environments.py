@@ -1,26 +1,28 @@
 """The environments in which policies are evaluated, by name."""
 
 from cepnb.errors import CepnbError
+from cepnb.offline.antmaze import ANTMAZES, AntMazeEnv
 from cepnb.offline.episodes import Episodes
 from cepnb.offline.locomotion import TASKS, LocomotionEnv
 from cepnb.offline.maze import LAYOUTS, MazeEnv, maze_of
 from cepnb.profiles import FAMILIES
 
-ENVIRONMENTS = (*(f"maze2d-{maze}" for maze in LAYOUTS), *TASKS)
+ENVIRONMENTS = (*(f"maze2d-{maze}" for maze in LAYOUTS), *TASKS, *ANTMAZES)
 
 
 def episodes_of(environment: str, count: int, seed: int, copies: int = 1) -> Episodes:
     """`count` start states of an environment, and `copies` episodes from each. Raises `CepnbError` on another name."""
-    if family_of(environment) == "maze2d":
+    family = family_of(environment)
+    if family == "maze2d":
         return MazeEnv(maze_of(environment), count, seed, copies)
-    return LocomotionEnv(environment, count, seed, copies)
+    return (AntMazeEnv if family == "antmaze" else LocomotionEnv)(environment, count, seed, copies)
 
 
 def family_of(environment: str) -> str:
-    """"maze2d" or "locomotion". Raises `CepnbError` on an environment that is neither."""
+    """"maze2d", "locomotion" or "antmaze". Raises `CepnbError` on an environment that is none of them."""
     if environment not in ENVIRONMENTS:
         raise CepnbError(f"environment '{environment}': expected one of {', '.join(ENVIRONMENTS)}")
-    return "maze2d" if environment.startswith("maze2d-") else "locomotion"
+    return "locomotion" if environment in TASKS else environment.partition("-")[0]
 
 
 def tuning_of(environment: str) -> str:

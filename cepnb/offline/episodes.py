@@ -58,3 +58,35 @@ class Episodes(ABC):
             found = f"shape {actions.shape}" if actions.shape != wanted else "values that are not finite"
             raise CepnbError(f"{self.name}: actions of {found}, expected finite numbers of shape {wanted}")
         return np.clip(actions, -1.0, 1.0)
+
+
+class Bodies(Episodes):
+    """Episodes of which each has a simulator of its own, with gymnasium's `reset(seed=...)`, `step(action)` and spaces.
+
+    Start states are drawn by the simulators, one seed each. Those of ended episodes are not stepped any more.
+    """
+
+    def take(self, bodies: list) -> None:
+        """The simulators, one a row."""
+        self._bodies = bodies
+        (self.state_dim,), (self.action_dim,) = bodies[0].observation_space.shape, bodies[0].action_space.shape
+        self._observations = np.empty((self.count, self.state_dim))
+        self._ended, self._elapsed = np.zeros(self.count, dtype=bool), 0
+
+    def reset(self) -> Float[Array, "count ds"]:
+        seeds = np.random.SeedSequence(self.seed).generate_state(self.starts).tolist()
+        with self.engine("reset"):
+            for row, body in enumerate(self._bodies):
+                self._observations[row] = body.reset(seed=seeds[row % self.starts])[0]
+        self._ended[:], self._elapsed = False, 0
+        return self._observations.copy()
+
+    def step(self, actions: Float[Array, "count da"]) -> tuple[
+            Float[Array, "count ds"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]]:
+        moves, rewards, terminated = self.clipped(actions), np.zeros(self.count), self._ended.copy()
+        with self.engine(f"step {self._elapsed + 1}"):
+            for row in np.flatnonzero(~self._ended):
+                self._observations[row], rewards[row], terminated[row], *_ = self._bodies[row].step(moves[row])
+        self._elapsed += 1
+        self._ended |= terminated
+        return self._observations.copy(), rewards, terminated, np.full(self.count, self._elapsed >= self.max_steps)

@@ -5,18 +5,18 @@ import warnings
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray as Array
 
 from cepnb.errors import CepnbError
-from cepnb.offline.episodes import Episodes
+from cepnb.offline.episodes import Bodies
 
 CAPSULE = 3  # MuJoCo's mjGEOM_CAPSULE
 # gymnasium's "v4" are the "v2" of gym on which D4RL's data was made: same bodies, observations, rewards and ends.
 TASKS = {"hopper": "Hopper-v4", "halfcheetah": "HalfCheetah-v4", "walker2d": "Walker2d-v4"}
 
 
-class LocomotionEnv(Episodes):
+class LocomotionEnv(Bodies):
     """Episodes of a locomotion task: reward for running forward, less for large actions, and for not falling.
 
     Hopper and walker2d terminate when they fall. Start states are drawn by gymnasium, one seed each.
@@ -30,28 +30,7 @@ class LocomotionEnv(Episodes):
         import gymnasium  # here, since it takes long; and before warnings are silenced, since it sets how they are shown
 
         with _quiet():
-            self._bodies = [gymnasium.make(task(name)).unwrapped for _ in range(self.count)]
-        (self.state_dim,), (self.action_dim,) = self._bodies[0].observation_space.shape, self._bodies[0].action_space.shape
-        self._observations = np.empty((self.count, self.state_dim))
-        self._ended, self._elapsed = np.zeros(self.count, dtype=bool), 0
-
-    def reset(self) -> Float[Array, "count ds"]:
-        seeds = np.random.SeedSequence(self.seed).generate_state(self.starts).tolist()
-        with self.engine("reset"):
-            for row, body in enumerate(self._bodies):
-                self._observations[row] = body.reset(seed=seeds[row % self.starts])[0]
-        self._ended[:], self._elapsed = False, 0
-        return self._observations.copy()
-
-    def step(self, actions: Float[Array, "count da"]) -> tuple[
-            Float[Array, "count ds"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]]:
-        moves, rewards, terminated = self.clipped(actions), np.zeros(self.count), self._ended.copy()
-        with self.engine(f"step {self._elapsed + 1}"):
-            for row in np.flatnonzero(~self._ended):
-                self._observations[row], rewards[row], terminated[row], *_ = self._bodies[row].step(moves[row])
-        self._elapsed += 1
-        self._ended |= terminated
-        return self._observations.copy(), rewards, terminated, np.full(self.count, self._elapsed >= self.max_steps)
+            self.take([gymnasium.make(task(name)).unwrapped for _ in range(self.count)])
 
     def body(self, row: int) -> tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]:
         """The body of one episode as it stands: both ends of each of its capsules as (x, z), and their radii, in metres."""

@@ -13,7 +13,7 @@ QGPO = {
 # Means over the nine locomotion and the six AntMaze (v0) sets above, from the same tables.
 MEANS = {
     "locomotion": {"QGPO": 86.6, "IQL": 77.0, "CQL": 77.6, "SfBC": 75.6, "Diffusion-QL": 88.0, "IDQL": 82.1},
-    "AntMaze": {"QGPO": 78.3, "IQL": 63.0, "CQL": 50.6},
+    "AntMaze-v0": {"QGPO": 78.3, "IQL": 63.0, "CQL": 50.6},
 }
 SOURCES = {
     "QGPO": "Lu et al. 2023, arXiv:2304.12824", "IQL": "Kostrikov et al. 2022, arXiv:2110.06169",
@@ -32,4 +32,4 @@ def published_name(dataset: str) -> str | None:
 
 def suite_of(name: str) -> str:
     """The suite of `MEANS` in which a set of `QGPO` is."""
-    return "AntMaze" if name.startswith("antmaze") else "locomotion"
+    return "AntMaze-v0" if name.startswith("antmaze") else "locomotion"

@@ -38,11 +38,11 @@ def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | No
 
 
 def environment_of(name: str) -> str | None:
-    """The environment that the name of a local or published dataset speaks of: maze2d-umaze, hopper; None if none.
+    """The environment that the name of a local or published dataset speaks of: maze2d-umaze, hopper, antmaze-large-play; None if none.
 
     Minari's datasets are of gymnasium's newer environments, whose rewards differ from D4RL's: none is guessed for them.
     """
-    match = re.fullmatch(r"(?:local|d4rl)/(maze2d-[a-z]+|[a-z0-9]+)(-[a-z-]+)?(-v\d+)?", name)
+    match = re.fullmatch(r"(?:local|d4rl)/(maze2d-[a-z]+|antmaze-[a-z-]+|[a-z0-9]+)(-[a-z-]+)?(-v\d+)?", name)
     return match and match[1]
 
 
