@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, in_a_line
 from cepnb.files import cache_dir
 
 # Time limits under which d4rl registers its environments, by the first pattern that fits the name of a dataset.
@@ -27,7 +27,7 @@ EPISODE_LIMITS = {
 def d4rl() -> ModuleType:
     """The d4rl package, imported at first use.
 
-    `import d4rl` alone raises where MuJoCo 2.1 is missing, since it imports `mujoco_py`, which tries to build against
+    `import d4rl` alone raises where MuJoCo 2.1 does not work, since it imports `mujoco_py`, which tries to build against
     it. There, and only there, `mujoco_py` is marked as absent; d4rl then skips its old environments and keeps the rest.
     """
     if not mujoco_21_present():
@@ -39,10 +39,26 @@ def d4rl() -> ModuleType:
         return importlib.import_module("d4rl")
 
 
+@cache
 def mujoco_21_present() -> bool:
-    """Whether the MuJoCo 2.1 that `mujoco_py` builds against is installed where it looks for it."""
-    place = os.environ.get("MUJOCO_PY_MUJOCO_PATH") or "~/.mujoco/mujoco210"
-    return Path(place).expanduser().is_dir()
+    """Whether MuJoCo 2.1 is installed where `mujoco_py` looks for it, and `mujoco_py` can be imported there.
+
+    That is tried once a process. A folder with which it cannot (what an older installation has left) counts as none,
+    and a line on standard error says why.
+    """
+    place = Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or "~/.mujoco/mujoco210").expanduser()
+    if not place.is_dir():
+        return False
+    try:
+        with warnings.catch_warnings(), silence():
+            warnings.simplefilter("ignore")
+            importlib.import_module("mujoco_py")
+    except Exception as error:  # its own are bare, and those of a compiler are any
+        for name in [name for name in sys.modules if name.partition(".")[0] == "mujoco_py"]:
+            del sys.modules[name]  # parts that could be imported would pass for parts of what takes its place
+        print(f"cepnb: {place} is not used: mujoco_py cannot be imported ({in_a_line(error)})", file=sys.stderr)
+        return False
+    return True
 
 
 def dataset_urls() -> dict[str, str]:
