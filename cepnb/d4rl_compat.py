@@ -19,8 +19,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import h5py
-
 from cepnb.offline import d4rl_bridge
 from cepnb.offline.collect import NAMES, local_dataset
 from cepnb.offline.download import download
@@ -44,7 +42,7 @@ def install() -> None:
 
 def _downloaded(url: str) -> str:
     """d4rl's download, made to resume and never to leave half a file."""
-    return str(download(url, Path(importlib.import_module("d4rl.offline_env").filepath_from_url(url)), h5py.is_hdf5))
+    return str(download(url, Path(importlib.import_module("d4rl.offline_env").filepath_from_url(url)), d4rl_bridge.is_whole_hdf5))
 
 
 def _register_local() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from cepnb.errors import CepnbError, in_a_line
-from cepnb.files import cache_dir
+from cepnb.files import HDF5_DAMAGE, cache_dir
 
 # Time limits under which d4rl registers its environments, by the first pattern that fits the name of a dataset.
 EPISODE_LIMITS = {
@@ -71,12 +71,10 @@ def published(name: str, progress: bool = True) -> Path:
     """The file of a dataset in d4rl's table, such as hopper-medium-v2, downloaded if it is not there.
 
     A file in d4rl's own folder (`$D4RL_DATASET_DIR`, else ~/.d4rl/datasets) is used where it lies; a new one is kept in
-    the cache folder. d4rl publishes no checksums: what arrives must have the announced size and begin as HDF5 does.
-    Raises `CepnbError` on a name that the table has not, or if the file cannot be had.
+    the cache folder. d4rl publishes no checksums: what arrives must have the announced size and be a whole HDF5 file.
+    Raises `CepnbError` on a name that the table has not, if the file cannot be had, or if one is there that is not whole.
     """
-    import h5py  # here, as what downloads, since few datasets come from there
-
-    from cepnb.offline.download import download
+    from cepnb.offline.download import download  # here, since few datasets come from there
 
     urls = dataset_urls()
     if name not in urls:
@@ -85,7 +83,18 @@ def published(name: str, progress: bool = True) -> Path:
     url = urls[name]
     file = url.rpartition("/")[2]
     own = Path(importlib.import_module("d4rl.offline_env").DATASET_PATH) / file
-    return own if own.exists() else download(url, cache_dir() / "d4rl" / file, h5py.is_hdf5, progress)
+    return download(url, own if own.exists() else cache_dir() / "d4rl" / file, is_whole_hdf5, progress)
+
+
+def is_whole_hdf5(path: Path) -> bool:
+    """Whether a file is HDF5 and as long as it says itself."""
+    import h5py
+
+    try:
+        with h5py.File(path):
+            return True
+    except HDF5_DAMAGE:
+        return False
 
 
 def episode_limit(name: str) -> int | None:

@@ -28,7 +28,7 @@ def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | No
         # Of the bodies' files the last row of each agent is marked as a timeout, where it may be the collection that ends.
         return load_hdf5(local_dataset(name, transitions, seed), name, published_limit(environment_of(name)) if name in BODIES else None)
     if door == "d4rl":
-        return load_hdf5(published(rest), name, published_limit(rest))
+        return load_hdf5(published(rest), name, published_limit(rest), "; delete it to have it downloaded again")
     if door == "minari":
         return load_minari(rest)
     if not Path(name).exists():
