@@ -145,12 +145,14 @@ def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
     path.write_bytes(path.read_bytes()[:3_000])
     store("test/half-v0", VECTOR)
     (shelf / "test/half-v0/data/main_data.hdf5").unlink()
+    (shelf / "test/empty-v0").mkdir()
     for name, message in (("discrete-v0", r"actions of the space Discrete\(4\), expected vectors"),
                           ("image-v0", "observations of the space Box.*, expected vectors"),
                           ("nan-v0", "'rewards' has values that are not finite"), ("none-v0", "neither here nor downloaded"),
                           ("uneven-v0", "observations of the space Box"), ("cut-v0", f"not whole .*; delete {shelf}/test/cut-v0 to"),
                           ("half-v0", f"neither here nor downloaded .*; delete {shelf}/test/half-v0 to"),
-                          ("none", "neither here nor downloaded")):
+                          ("empty-v0", r"neither here nor downloaded \([^;]*\)$"), ("", "no name"), ("..", "no name"), ("../test", "no name"),
+                          ("none", "no name of a Minari dataset, expected one with a version, such as minari/mujoco/hopper/medium-v0$")):
         with pytest.raises(CepnbError, match=f"^dataset 'minari/test/{name}': {message}") as caught:
             load_dataset(f"minari/test/{name}", 0, 0)
         assert "\n" not in str(caught.value)
