@@ -123,6 +123,12 @@ def poison(value: float):
     (broken("timeouts", np.ones_like), "no transition is left"),
     (broken("rewards", lambda a: a.astype(np.complex64)), "'rewards' is of type complex64, expected numbers"),
     (broken("rewards", lambda a: np.full(60, 1e300)), "'rewards' has values that are not finite"),
+    (broken("rewards", lambda a: "abc"), "'rewards' has 0 axes, expected 1"),
+    (broken("timeouts", lambda a: 3.0), "'timeouts' has 0 axes, expected 1"),
+    (broken("observations", lambda a: "abc"), "'observations' has 0 axes, expected 2"),
+    (broken("rewards", lambda a: h5py.Reference()), "'rewards' has 0 axes, expected 1"),
+    (broken("observations", lambda a: a[:, :0]), "'observations' has no columns, expected at least one"),
+    (broken("actions", lambda a: a[:, :0]), "'actions' has no columns, expected at least one"),
 ])
 def test_bad_files_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(CepnbError, match=f"f.hdf5: .*{message}") as caught:

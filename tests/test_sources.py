@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -17,7 +18,8 @@ from minari.data_collector.episode_buffer import EpisodeBuffer
 from cepnb.errors import CepnbError
 from cepnb.offline import d4rl_bridge
 from cepnb.offline.data import distinct_states
-from cepnb.offline.sources import environment_of, evaluated_in, load_dataset
+from cepnb.offline.sources import environment_of, evaluated_in, load_dataset, load_task
+from cepnb.profiles import settings
 
 # d4rl registers its environments only where mujoco_py can be imported; any module of that name will do for the limits.
 REGISTRY = """
@@ -140,6 +142,7 @@ def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
     store("test/image-v0", spaces.Box(0, 255, (8, 8, 3), np.uint8))
     store("test/nan-v0", VECTOR, spoil=np.nan)
     store("test/uneven-v0", spaces.Box(np.zeros((2, 4)), np.arange(8.0).reshape(2, 4)))
+    store("test/narrow-v0", spaces.Box(-9, 9, (0,), np.float32))
     store("test/cut-v0", VECTOR)
     path = shelf / "test/cut-v0/data/main_data.hdf5"
     path.write_bytes(path.read_bytes()[:3_000])
@@ -149,6 +152,7 @@ def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
     for name, message in (("discrete-v0", r"actions of the space Discrete\(4\), expected vectors"),
                           ("image-v0", "observations of the space Box.*, expected vectors"),
                           ("nan-v0", "'rewards' has values that are not finite"), ("none-v0", "neither here nor downloaded"),
+                          ("narrow-v0", "'observations' has no columns, expected at least one"),
                           ("uneven-v0", "observations of the space Box"), ("cut-v0", f"not whole .*; delete {shelf}/test/cut-v0 to"),
                           ("half-v0", f"neither here nor downloaded .*; delete {shelf}/test/half-v0 to"),
                           ("empty-v0", r"neither here nor downloaded \([^;]*\)$"), ("", "no name"), ("..", "no name"), ("../test", "no name"),
@@ -156,6 +160,23 @@ def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
         with pytest.raises(CepnbError, match=f"^dataset 'minari/test/{name}': {message}") as caught:
             load_dataset(f"minari/test/{name}", 0, 0)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_takes_actions_in_the_unit_of_its_environment(shelf: Path) -> None:
+    """Whatever door they come by. Rounding is no fault, nor is another unit to who only reads."""
+    random, chosen = np.random.default_rng(0), settings("ci")
+    for name, largest in (("rounded", 1 + 1e-6), ("other", 2.0)):
+        with h5py.File(shelf / f"{name}.hdf5", "w") as file:
+            file["observations"], file["rewards"] = random.random((9, 4)), random.random(9)
+            file["actions"], file["terminals"] = np.linspace(-largest, 0, 18).reshape(9, 2), np.zeros(9, bool)
+    load_task(f"{shelf}/rounded.hdf5", "maze2d-umaze", chosen)
+    store("test/pusher-v0", VECTOR, spaces.Box(-2, 2, (2,), np.float32))
+    for name in (f"{shelf}/other.hdf5", "minari/test/pusher-v0"):
+        with pytest.raises(CepnbError, match=rf"^dataset '{name}': has actions of size [12]\S*, expected them in \[-1, 1\], as 'maze2d-umaze' "):
+            load_task(name, "maze2d-umaze", chosen)
+        load_task(name, "maze2d-umaze", replace(chosen, clip_actions=False))
+        load_dataset(name, 0, 0, episode_limit=300)
 
 
 def test_importing_the_doors_is_cheap() -> None:

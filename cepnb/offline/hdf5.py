@@ -73,7 +73,7 @@ def _read(path: Path, remedy: str) -> dict[str, Array]:
                 if key in file:
                     if not isinstance(file[key], h5py.Dataset) or file[key].shape is None:
                         raise CepnbError(f"{path}: '{key}' is no array, expected numbers")
-                    arrays[key] = file[key][()]
+                    arrays[key] = np.asarray(file[key][()])  # of one text or reference it is no array
     except CepnbError:
         raise
     except HDF5_DAMAGE as error:
@@ -88,6 +88,8 @@ def _read(path: Path, remedy: str) -> dict[str, Array]:
             raise CepnbError(f"{path}: '{key}' has {value.ndim} axes, expected {axes}")
         if len(value) != rows:
             raise CepnbError(f"{path}: '{key}' has {len(value)} rows, 'observations' {rows}")
+        if not all(value.shape[1:]):
+            raise CepnbError(f"{path}: '{key}' has no columns, expected at least one")
         if value.dtype.kind not in "biuf":
             raise CepnbError(f"{path}: '{key}' is of type {value.dtype}, expected numbers")
         with np.errstate(over="ignore"):

@@ -55,6 +55,8 @@ def load_minari(name: str) -> OfflineDataset:
     columns = {"observations": states, "actions": actions, "rewards": rewards, "next_observations": after}
     found = {key: torch.from_numpy(np.concatenate(parts).astype(np.float32)) for key, parts in columns.items()}
     for key, value in found.items():
+        if not all(value.shape[1:]):
+            raise CepnbError(f"{label}: '{key}' has no columns, expected at least one")
         if not torch.isfinite(value).all():
             raise CepnbError(f"{label}: '{key}' has values that are not finite, expected finite numbers")
     return OfflineDataset(f"minari/{name}", **found, terminals=torch.from_numpy(np.concatenate(terminals).astype(bool)),

@@ -12,6 +12,9 @@ from cepnb.offline.hdf5 import load_hdf5
 from cepnb.offline.minari_bridge import load_minari
 from cepnb.profiles import Settings
 
+# Of actions beyond 1: rounding or a little noise. D4RL's, of bounded policies, have none; another unit has far more.
+OVERSHOOT = 0.01
+
 
 def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | None = None) -> OfflineDataset:
     """A dataset by one of its doors.
@@ -62,5 +65,13 @@ def evaluated_in(name: str, environment: str | None = None) -> str:
 
 
 def load_task(name: str, environment: str, settings: Settings) -> OfflineDataset:
-    """The dataset of a run: of the size that the settings want if it is made here."""
-    return load_dataset(name, settings.transitions, settings.data_seed, published_limit(environment))
+    """The dataset of a run: of the size that the settings want if it is made here.
+
+    Raises `CepnbError` as `load_dataset`, and if actions leave [-1, 1], which the environments take and policies are
+    clipped to: of another unit, say, as those of some of Minari's datasets.
+    """
+    dataset = load_dataset(name, settings.transitions, settings.data_seed, published_limit(environment))
+    largest = dataset.actions.abs().max().item()
+    if settings.clip_actions and largest > 1 + OVERSHOOT:
+        raise CepnbError(f"dataset '{name}': has actions of size {largest:g}, expected them in [-1, 1], as '{environment}' takes them")
+    return dataset
