@@ -174,11 +174,23 @@ def test_any_damage_is_one_line(tmp_path: Path) -> None:
             assert str(error).startswith(str(tmp_path)) and "\n" not in str(error)
 
 
-def test_names_that_are_no_datasets() -> None:
+def test_names_that_are_no_datasets(tmp_path: Path) -> None:
     with pytest.raises(CepnbError, match="dataset 'hopper': not found"):
         load_dataset("hopper", 100, 0)
+    with pytest.raises(CepnbError, match="^dataset '': an empty name, expected a name that begins with local/"):
+        load_dataset("", 100, 0)
+    with pytest.raises(CepnbError, match=f"^{tmp_path}: is a folder, expected a D4RL HDF5 file"):
+        load_dataset(str(tmp_path), 100, 0)
     with pytest.raises(CepnbError, match="expected one of local/maze2d-umaze, "):
         load_dataset("local/maze2d-tiny", 100, 0)
+
+
+@pytest.mark.parametrize("door", ["local", "d4rl", "minari"])
+def test_a_file_in_a_folder_that_is_called_as_a_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / door).mkdir()
+    write(tmp_path / door / "own.hdf5", example())
+    assert load_dataset(f"{door}/own.hdf5", 100, 0).name == f"{door}/own.hdf5"
 
 
 def test_constant_rewards_are_refused(tmp_path: Path) -> None:

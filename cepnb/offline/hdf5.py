@@ -60,7 +60,7 @@ def _episode_returns(rewards: Float[Array, "n"], terminals: Bool[Array, "n"], ti
 
 def _read(path: Path, remedy: str) -> dict[str, Array]:
     if not path.is_file():
-        raise CepnbError(f"{path}: no such file, expected a D4RL HDF5 file")
+        raise CepnbError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a D4RL HDF5 file")
     import h5py  # here, so that all who may read a file import this quickly
 
     try:

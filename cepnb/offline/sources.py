@@ -22,11 +22,15 @@ def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | No
     - `local/maze2d-umaze`: made here at first use, `transitions` rows with this seed;
     - `d4rl/hopper-medium-v2`: the published file, downloaded at first use;
     - `minari/mujoco/hopper/medium-v0`: a Minari dataset, likewise;
-    - anything else is the path of a D4RL HDF5 file, whose episodes end after `episode_limit` rows if it has no timeouts.
+    - anything else, and an existing file whose name ends in .hdf5, is the path of a D4RL HDF5 file, whose episodes end
+      after `episode_limit` rows if it has no timeouts.
 
-    Raises `CepnbError` naming what is wrong with the name or the file.
+    In maze2d, d4rl's and local alike, the reward of a row is that of its own state s_t, as D4RL relabelled them; the
+    environment gives that of s_{t+1}. Raises `CepnbError` naming what is wrong with the name or the file.
     """
     door, _, rest = name.partition("/")
+    if Path(name).suffix == ".hdf5" and Path(name).is_file():
+        return load_hdf5(Path(name), name, episode_limit)
     if door == "local":
         # Of the bodies' files the last row of each agent is marked as a timeout, where it may be the collection that ends.
         return load_hdf5(local_dataset(name, transitions, seed), name, published_limit(environment_of(name)) if name in BODIES else None)
@@ -34,8 +38,8 @@ def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | No
         return load_hdf5(published(rest), name, published_limit(rest), "; delete it to have it downloaded again")
     if door == "minari":
         return load_minari(rest)
-    if not Path(name).exists():
-        raise CepnbError(f"dataset '{name}': not found, expected a name that begins with local/, d4rl/ or minari/, or the "
+    if not name or not Path(name).exists():
+        raise CepnbError(f"dataset '{name}': {'not found' if name else 'an empty name'}, expected a name that begins with local/, d4rl/ or minari/, or the "
                          "path of an existing HDF5 file")
     return load_hdf5(Path(name), name, episode_limit)
 
