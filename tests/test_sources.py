@@ -1,6 +1,7 @@
 """The doors of datasets: d4rl's table and limits, a published file over the line, and Minari's own format."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
+from serving import serving
 
 from cepnb.errors import CepnbError
 from cepnb.offline import d4rl_bridge
@@ -61,31 +63,37 @@ def test_environments_by_name() -> None:
 
 
 def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the table, a server on loopback and the reader; a second time, and from d4rl's own folder, without the line."""
-    source, rows = tmp_path / "served.hdf5", 25
+    """Through the table, a server on loopback that breaks off, and the reader; a second time, and from d4rl's own folder,
+    without the line. What is not whole there says so."""
+    source, rows, name = tmp_path / "served.hdf5", 25, "kitchen-complete-v0"
     with h5py.File(source, "w") as file:  # as old files are: no timeouts, columns of rewards, bytes as metadata
         file["observations"], file["actions"] = np.random.rand(rows, 3), np.random.rand(rows, 2)
         file["rewards"], file["terminals"] = np.random.rand(rows, 1), np.zeros((rows, 1), bool)
-        file["metadata/algorithm"] = np.bytes_(b"SAC")
-    served = []
-
-    def fake(url: str, path: Path, accept, progress) -> Path:
-        served.append(url)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(source.read_bytes())
-        assert accept(path)
-        return path
-
+        file["metadata/algorithm"], file["infos/qpos"] = np.bytes_(b"SAC"), np.random.rand(100_000)
+    d4rl_bridge.d4rl()
     monkeypatch.setenv("CEPNB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("cepnb.offline.download.download", fake)
-    data = load_dataset("d4rl/kitchen-complete-v0", 0, 0)
-    assert len(data.rewards) == rows - 1 and data.name == "d4rl/kitchen-complete-v0" and served[0].endswith(".hdf5")
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / served[0].rpartition("/")[2]).write_bytes(source.read_bytes())
-    monkeypatch.setattr(sys.modules["d4rl.offline_env"], "DATASET_PATH", str(own))
-    load_dataset("d4rl/kitchen-complete-v0", 0, 0)
-    assert len(served) == 1
+    with serving(source.read_bytes()) as server:
+        monkeypatch.setitem(sys.modules["d4rl.infos"].DATASET_URLS, name, server.url)
+        server.faults = ["cut"]
+        data = load_dataset(f"d4rl/{name}", 0, 0)
+        assert len(data.rewards) == rows - 1 and data.name == f"d4rl/{name}" and len(server.asked) == 2
+        assert (tmp_path / "cache/d4rl/data.hdf5").read_bytes() == server.content
+        load_dataset(f"d4rl/{name}", 0, 0)
+        own = tmp_path / "own/data.hdf5"
+        own.parent.mkdir()
+        own.write_bytes(source.read_bytes())
+        monkeypatch.setattr(sys.modules["d4rl.offline_env"], "DATASET_PATH", str(own.parent))
+        (tmp_path / "cache/d4rl/data.hdf5").unlink()
+        load_dataset(f"d4rl/{name}", 0, 0)
+        own.write_bytes(server.content[:-1000])
+        with pytest.raises(CepnbError, match=f"^{own}: not the whole file that is expected there; delete it to have it downloaded again$"):
+            load_dataset(f"d4rl/{name}", 0, 0)
+        with h5py.File(own, "w") as file:
+            for key in ("observations", "actions", "rewards", "terminals"):
+                file.create_dataset(key, (10**13,), np.float32, chunks=(1000,))
+        with pytest.raises(CepnbError, match=rf"^{own}: not a whole HDF5 file \(MemoryError.*\); delete it to have it downloaded again$"):
+            load_dataset(f"d4rl/{name}", 0, 0)
+        assert len(server.asked) == 2 and os.listdir(own.parent) == ["data.hdf5"]
     with pytest.raises(CepnbError, match="dataset 'd4rl/hopper-medium': not in d4rl's table, expected a name such as hopper-medium-v"):
         load_dataset("d4rl/hopper-medium", 0, 0)
 
