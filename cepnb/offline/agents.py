@@ -1,5 +1,6 @@
 """The trained agents whose rollouts are the local locomotion data, as they come with the package."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,11 @@ def shipped_agents(name: str) -> History:
     if name not in SHIPPED:
         raise CepnbError(f"agents of '{name}': expected one of {', '.join(SHIPPED)}")
     return read_history(FOLDER / f"{name}.safetensors")
+
+
+def shipped_digest(name: str) -> str:
+    """SHA-256 of the file of a task's agents, weights and recipe alike. The task must be in `SHIPPED`."""
+    return hashlib.sha256((FOLDER / f"{name}.safetensors").read_bytes()).hexdigest()
 
 
 def read_history(path: Path) -> History:
