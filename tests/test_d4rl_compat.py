@@ -158,13 +158,14 @@ except CepnbError as error:
 def test_published_files_resume_and_half_a_file_says_so(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "source.hdf5", "w") as file:
         file["observations"], file["actions"] = np.random.rand(301, 4), np.random.rand(301, 2)
-        file["rewards"], file["terminals"], file["timeouts"] = np.zeros((301, 1)), np.zeros((301, 1), bool), np.zeros((301, 1), bool)
+        file["rewards"], file["terminals"], file["timeouts"] = (np.zeros((301, 1), kind) for kind in (float, bool, bool))
         file["infos/goal"], file["metadata/algorithm"] = np.random.rand(100_000), np.bytes_(b"waypoints")
     own = tmp_path / "own/data.hdf5"
     environment = os.environ | {"MUJOCO_PY_MUJOCO_PATH": "/nowhere", "D4RL_DATASET_DIR": str(own.parent)}
 
     def printed(url: str) -> str:
-        ran = subprocess.run([sys.executable, "-W", "ignore", "-c", PUBLISHED, url], capture_output=True, text=True, env=environment)
+        command = [sys.executable, "-W", "ignore", "-c", PUBLISHED, url]
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert ran.returncode == 0, ran.stderr
         return ran.stdout.splitlines()[-1]
 

@@ -86,12 +86,12 @@ def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (tmp_path / "cache/d4rl/data.hdf5").unlink()
         load_dataset(f"d4rl/{name}", 0, 0)
         own.write_bytes(server.content[:-1000])
-        with pytest.raises(CepnbError, match=f"^{own}: not the whole file that is expected there; delete it to have it downloaded again$"):
+        with pytest.raises(CepnbError, match=f"^{own}: not the whole file that is expected there; delete it to have it"):
             load_dataset(f"d4rl/{name}", 0, 0)
         with h5py.File(own, "w") as file:
             for key in ("observations", "actions", "rewards", "terminals"):
                 file.create_dataset(key, (10**13,), np.float32, chunks=(1000,))
-        with pytest.raises(CepnbError, match=rf"^{own}: not a whole HDF5 file \(MemoryError.*\); delete it to have it downloaded again$"):
+        with pytest.raises(CepnbError, match=rf"^{own}: not a whole HDF5 file \(MemoryError.*\); delete it to have it"):
             load_dataset(f"d4rl/{name}", 0, 0)
         assert len(server.asked) == 2 and os.listdir(own.parent) == ["data.hdf5"]
     with pytest.raises(CepnbError, match="dataset 'd4rl/hopper-medium': not in d4rl's table, expected a name such as hopper-medium-v"):
@@ -163,8 +163,9 @@ def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
                           ("narrow-v0", "'observations' has no columns, expected at least one"),
                           ("uneven-v0", "observations of the space Box"), ("cut-v0", f"not whole .*; delete {shelf}/test/cut-v0 to"),
                           ("half-v0", f"neither here nor downloaded .*; delete {shelf}/test/half-v0 to"),
-                          ("empty-v0", r"neither here nor downloaded \([^;]*\)$"), ("", "no name"), ("..", "no name"), ("../test", "no name"),
-                          ("none", "no name of a Minari dataset, expected one with a version, such as minari/mujoco/hopper/medium-v0$")):
+                          ("empty-v0", r"neither here nor downloaded \([^;]*\)$"),
+                          ("", "no name"), ("..", "no name"), ("../test", "no name"),
+                          ("none", "no name of a Minari dataset, expected one with a version, such as minari/mujoco/hopper/med")):
         with pytest.raises(CepnbError, match=f"^dataset 'minari/test/{name}': {message}") as caught:
             load_dataset(f"minari/test/{name}", 0, 0)
         assert "\n" not in str(caught.value)
@@ -181,7 +182,7 @@ def test_a_run_takes_actions_in_the_unit_of_its_environment(shelf: Path) -> None
     load_task(f"{shelf}/rounded.hdf5", "maze2d-umaze", chosen)
     store("test/pusher-v0", VECTOR, spaces.Box(-2, 2, (2,), np.float32))
     for name in (f"{shelf}/other.hdf5", "minari/test/pusher-v0"):
-        with pytest.raises(CepnbError, match=rf"^dataset '{name}': has actions of size [12]\S*, expected them in \[-1, 1\], as 'maze2d-umaze' "):
+        with pytest.raises(CepnbError, match=rf"^dataset '{name}': has actions of size [12]\S*, expected them in \[-1, 1\], as "):
             load_task(name, "maze2d-umaze", chosen)
         load_task(name, "maze2d-umaze", replace(chosen, clip_actions=False))
         load_dataset(name, 0, 0, episode_limit=300)

@@ -19,8 +19,8 @@ ORIGIN = "made locally by cepnb after D4RL's {} recipe; this is not the publishe
 MAZES = tuple(f"local/maze2d-{maze}{noise}" for maze in LAYOUTS for noise in ("", "-noisy"))
 BODIES = tuple(f"local/{task}-{quality}" for task in SHIPPED for quality in QUALITIES)
 NAMES = MAZES + BODIES
-# Of the code that makes them: the waypoint controller, the rollouts. To be raised whenever the same layout or agents, size and seed
-# give other arrays, so that no file of before is used. Files of the first say nothing of it.
+# Of the code that makes them: the waypoint controller, the rollouts. To be raised whenever the same layout or agents, size
+# and seed give other arrays, so that no file of before is used. Files of the first may not say it.
 RECIPES = {"maze2d": 1, "locomotion": 1}
 
 
@@ -56,8 +56,10 @@ def _recipe(name: str) -> dict[str, object]:
     family, variant, noisy = _parts(name)
     if family == "maze2d":
         maze = LAYOUTS[variant]
-        return {"recipe": RECIPES["maze2d"], "noise": NOISE if noisy else 0.0, "layout": "/".join(maze.rows), "steps": maze.max_steps}
-    return {"recipe": RECIPES["locomotion"], "agents": json.dumps(shipped_agents(family).recipe), "agents_sha256": shipped_digest(family)}
+        return {"recipe": RECIPES["maze2d"], "noise": NOISE if noisy else 0.0, "layout": "/".join(maze.rows),
+                "steps": maze.max_steps}
+    return {"recipe": RECIPES["locomotion"], "agents": json.dumps(shipped_agents(family).recipe),
+            "agents_sha256": shipped_digest(family)}
 
 
 def _parts(name: str) -> tuple[str, str, bool]:

@@ -25,7 +25,8 @@ def load_minari(name: str) -> OfflineDataset:
     """
     label = f"dataset 'minari/{name}'"
     if not re.fullmatch(NAME, name):
-        raise CepnbError(f"{label}: no name of a Minari dataset, expected one with a version, such as minari/mujoco/hopper/medium-v0")
+        raise CepnbError(f"{label}: no name of a Minari dataset, expected one with a version, such as "
+                         "minari/mujoco/hopper/medium-v0")
     import minari  # here, since it takes long
     from minari.storage.local import get_dataset_path
 

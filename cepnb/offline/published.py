@@ -7,7 +7,7 @@ number was read. All that is checked is that QGPO's means are those of its rows.
 
 import re
 
-# Normalised scores of QGPO (arXiv:2304.12824) on D4RL's published sets: AntMaze's are v0, of which version those of locomotion are is not said.
+# Normalised scores of QGPO (arXiv:2304.12824) on D4RL's published sets: of AntMaze the v0; of locomotion it is not said.
 QGPO = {
     "halfcheetah-medium-expert": 93.5, "hopper-medium-expert": 108.0, "walker2d-medium-expert": 110.7,
     "halfcheetah-medium": 54.1, "hopper-medium": 98.0, "walker2d-medium": 86.0,

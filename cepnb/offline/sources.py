@@ -39,8 +39,9 @@ def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | No
     if door == "minari":
         return load_minari(rest)
     if not name or not Path(name).exists():
-        raise CepnbError(f"dataset '{name}': {'not found' if name else 'an empty name'}, expected a name that begins with local/, d4rl/ or minari/, or the "
-                         "path of an existing HDF5 file")
+        found = "not found" if name else "an empty name"
+        raise CepnbError(f"dataset '{name}': {found}, expected a name that begins with local/, d4rl/ or minari/, or the path of "
+                         "an existing HDF5 file")
     return load_hdf5(Path(name), name, episode_limit)
 
 
@@ -77,5 +78,6 @@ def load_task(name: str, environment: str, settings: Settings) -> OfflineDataset
     dataset = load_dataset(name, settings.transitions, settings.data_seed, published_limit(environment))
     largest = dataset.actions.abs().max().item()
     if settings.clip_actions and largest > 1 + OVERSHOOT:
-        raise CepnbError(f"dataset '{name}': has actions of size {largest:g}, expected them in [-1, 1], as '{environment}' takes them")
+        raise CepnbError(f"dataset '{name}': has actions of size {largest:g}, expected them in [-1, 1], as "
+                         f"'{environment}' takes them")
     return dataset
