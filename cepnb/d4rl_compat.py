@@ -2,9 +2,9 @@
 
 D4RL's own environments (maze2d, antmaze, hopper, halfcheetah, walker2d, ant) then work through gym 0.23 as they did: `gym.make`,
 `env.seed`, `env.reset()`, the 4-tuple `env.step`, `env.get_dataset()`, `d4rl.qlearning_dataset(env)`,
-`env.get_normalized_score`. Where MuJoCo 2.1 is missing they are stepped by the modern `mujoco` package, in the place of
-`mujoco_py`; where it is installed, nothing is replaced. Published names download the published files (and go on where a
-download broke); beside them there are names for the data made here, which say so:
+`env.get_normalized_score`. Where MuJoCo 2.1 is missing (or `mujoco_py` cannot use it) they are stepped by the modern
+`mujoco` package, in the place of `mujoco_py`; where it works, nothing is replaced. Published names download the published files
+(and go on where a download broke); beside them there are names for the data made here, which say so:
 
     maze2d-umaze-local-v1, maze2d-medium-local-v1, maze2d-large-local-v1, each also as maze2d-umaze-local-noisy-v1;
     hopper-medium-local-v2, hopper-medium-replay-local-v2, hopper-medium-expert-local-v2, and so halfcheetah and walker2d
@@ -18,8 +18,6 @@ import importlib
 import sys
 import warnings
 from pathlib import Path
-
-import h5py
 
 from cepnb.offline import d4rl_bridge
 from cepnb.offline.collect import NAMES, local_dataset
@@ -44,7 +42,7 @@ def install() -> None:
 
 def _downloaded(url: str) -> str:
     """d4rl's download, made to resume and never to leave half a file."""
-    return str(download(url, Path(importlib.import_module("d4rl.offline_env").filepath_from_url(url)), h5py.is_hdf5))
+    return str(download(url, Path(importlib.import_module("d4rl.offline_env").filepath_from_url(url)), d4rl_bridge.is_whole_hdf5))
 
 
 def _register_local() -> None:

@@ -71,6 +71,46 @@ def test_made_once_labelled_and_checked() -> None:
         local_dataset("local/maze2d-umaze", 1_000, 0)
 
 
+@pytest.mark.parametrize("name, changed", [
+    ("local/maze2d-umaze-noisy", {"noise": 0.4}), ("local/maze2d-umaze", {"layout": "#####/#GOO#/###O#/#OOO#/####O"}),
+    ("local/maze2d-umaze", {"steps": 200}), ("local/maze2d-umaze", {"recipe": 0}),
+    ("local/halfcheetah-medium", {"agents": "{}"}), ("local/halfcheetah-medium", {"agents_sha256": "0"}),
+])
+def test_a_file_of_another_recipe_is_made_anew(name: str, changed: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And stays where that fails. One that does not say all of its recipe is of the present one."""
+    rows = {"observations": np.zeros((50, 17), np.float32)}
+    monkeypatch.setattr(module, "collect_locomotion", lambda *_: rows)
+    path = local_dataset(name, 50, 0, progress=False)
+    with h5py.File(path, "r+") as file:
+        arrays, attributes = file.attrs["sha256"], dict(file.attrs)
+        assert set(changed) <= set(attributes)
+        for key in {"recipe", "layout", "steps", "agents_sha256"} & set(attributes):
+            del file.attrs[key]  # as files were before these were recorded
+    stamp = path.stat().st_mtime_ns
+    assert local_dataset(name, 50, 0, progress=False) == path and path.stat().st_mtime_ns == stamp
+    with h5py.File(path, "r+") as file:
+        file.attrs.update(changed)
+    before = path.read_bytes()
+    with monkeypatch.context() as failing:
+        failing.setattr(h5py.Group, "create_dataset", full)
+        with pytest.raises(CepnbError, match="could not be written"):
+            local_dataset(name, 50, 0, progress=False)
+    assert path.read_bytes() == before
+    assert local_dataset(name, 50, 0, progress=False) == path
+    with h5py.File(path) as file:
+        assert file.attrs["sha256"] == arrays and dict(file.attrs) == attributes
+
+
+def test_a_file_that_names_no_recipe_is_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = local_dataset("local/maze2d-umaze", 50, 0, progress=False)
+    with h5py.File(path, "r+") as file:
+        del file.attrs["recipe"]
+    monkeypatch.setitem(module.RECIPES, "maze2d", 2)
+    local_dataset("local/maze2d-umaze", 50, 0, progress=False)
+    with h5py.File(path) as file:
+        assert file.attrs["recipe"] == 2
+
+
 def _die_while_writing() -> None:
     whole = h5py.Group.create_dataset
 
@@ -91,10 +131,11 @@ def test_killed_while_writing_leaves_nothing_that_looks_finished() -> None:
     assert local_dataset("local/maze2d-umaze", 1_000, 3, progress=False).exists()
 
 
-def test_a_failed_write_is_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+def full(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
 
+
+def test_a_failed_write_is_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(h5py.Group, "create_dataset", full)
     with pytest.raises(CepnbError, match="could not be written .No space left on device.") as caught:
         local_dataset("local/maze2d-umaze", 1_000, 0, progress=False)

@@ -27,7 +27,21 @@ def test_importing_says_nothing_and_hides_mujoco_py_only_where_mujoco_21_is_miss
     code = "from cepnb.offline.d4rl_bridge import d4rl; import sys; d4rl(); print(sys.modules['mujoco_py'])"
     absent = run(code, MUJOCO_PY_MUJOCO_PATH=str(tmp_path / "none"))
     assert (absent.stdout, absent.stderr, absent.returncode) == ("None\n", "", 0)
-    hidden = run("from cepnb.offline import d4rl_bridge as b; print(b.mujoco_21_present())", MUJOCO_PY_MUJOCO_PATH=str(tmp_path))
+    (tmp_path / "mujoco_py.py").touch()  # one that works
+    hidden = run("from cepnb.offline import d4rl_bridge as b; print(b.mujoco_21_present())", MUJOCO_PY_MUJOCO_PATH=str(tmp_path),
+                 PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     assert hidden.stdout == "True\n"
     lazy = run("import cepnb.offline.d4rl_bridge, sys; print('d4rl' in sys.modules, 'mujoco_py' in sys.modules)")
     assert lazy.stdout == "False False\n"
+
+
+@pytest.mark.parametrize("uses, prints", [
+    ("from cepnb.offline.d4rl_bridge import reference_scores; print(reference_scores('local/hopper'))", "(-20.272305, 3234.3)"),
+    ("import cepnb.d4rl_compat; print(sys.modules['mujoco_py'].__name__)", "cepnb.offline.mujoco_py_standin"),
+])
+def test_a_folder_that_mujoco_py_cannot_use_counts_as_none_and_a_line_says_why(tmp_path, uses: str, prints: str) -> None:
+    left = run(f"import sys; {uses}; print([name for name in sys.modules if name.startswith('mujoco_py.')])",
+               MUJOCO_PY_MUJOCO_PATH=str(tmp_path), PYTHONWARNINGS="ignore")
+    assert left.stdout == f"{prints}\n[]\n", left.stderr
+    assert left.stderr.startswith(f"cepnb: {tmp_path} is not used: mujoco_py cannot be imported (")
+    assert left.stderr.count("\n") == 1

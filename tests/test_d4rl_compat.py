@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from serving import serving
 
 from cepnb.errors import CepnbError
 from cepnb.offline.maze import MazeEnv
@@ -136,6 +138,43 @@ def test_an_installed_mujoco_21_is_left_alone(tmp_path: Path) -> None:
         ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code if present else code.replace("real = MagicMock()", "real = None")],
                              capture_output=True, text=True, env=os.environ | {"MUJOCO_PY_MUJOCO_PATH": str(place)})
         assert ran.stdout == f"{present} 300\n", ran.stderr
+
+
+# What d4rl's own environment makes of a published file, wherever that comes from.
+PUBLISHED = """
+import cepnb.d4rl_compat
+import sys
+import d4rl, gym
+from cepnb.errors import CepnbError
+env = gym.make("maze2d-umaze-v1")
+env.unwrapped.dataset_url = env.unwrapped._dataset_url = sys.argv[1]
+try:
+    print(d4rl.qlearning_dataset(env)["rewards"].shape)
+except CepnbError as error:
+    print(error)
+"""
+
+
+def test_published_files_resume_and_half_a_file_says_so(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "source.hdf5", "w") as file:
+        file["observations"], file["actions"] = np.random.rand(301, 4), np.random.rand(301, 2)
+        file["rewards"], file["terminals"], file["timeouts"] = (np.zeros((301, 1), kind) for kind in (float, bool, bool))
+        file["infos/goal"], file["metadata/algorithm"] = np.random.rand(100_000), np.bytes_(b"waypoints")
+    own = tmp_path / "own/data.hdf5"
+    environment = os.environ | {"MUJOCO_PY_MUJOCO_PATH": "/nowhere", "D4RL_DATASET_DIR": str(own.parent)}
+
+    def printed(url: str) -> str:
+        command = [sys.executable, "-W", "ignore", "-c", PUBLISHED, url]
+        ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert ran.returncode == 0, ran.stderr
+        return ran.stdout.splitlines()[-1]
+
+    with serving((tmp_path / "source.hdf5").read_bytes()) as server:
+        server.faults = ["cut"]
+        assert printed(server.url) == "(300,)" and own.read_bytes() == server.content and len(server.asked) == 2
+        own.write_bytes(server.content[:-1000])  # d4rl itself leaves this where a line breaks
+        assert printed(server.url) == f"{own}: not the whole file that is expected there; delete it to have it downloaded again"
+        assert len(server.asked) == 2
 
 
 def test_local_names_never_claim_to_be_published() -> None:

@@ -1,6 +1,5 @@
 """The reader against d4rl's own, on files in every layout that D4RL has published, and against bad files."""
 
-import types
 from pathlib import Path
 
 import h5py
@@ -31,9 +30,16 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
     return path
 
 
-def assert_as_d4rl(path: Path, arrays: dict[str, np.ndarray], limit: int = 1000) -> None:
-    flat = {k: v[:, 0] if k in ("rewards", "terminals", "timeouts") and v.ndim == 2 else v for k, v in arrays.items()}
-    expected = d4rl().qlearning_dataset(types.SimpleNamespace(_max_episode_steps=limit), dataset=flat)
+def assert_as_d4rl(path: Path, limit: int = 1000) -> None:
+    """What d4rl's own environment reads from the file, and makes transitions of, is what we read."""
+    qlearning_dataset = d4rl().qlearning_dataset
+    import gym
+    from d4rl.offline_env import OfflineEnv
+
+    environment = OfflineEnv()
+    environment.observation_space, environment.action_space = (gym.spaces.Box(-9, 9, (size,)) for size in (3, 2))
+    environment._max_episode_steps = limit
+    expected = qlearning_dataset(environment, dataset=environment.get_dataset(str(path)))
     found = load_hdf5(path, episode_limit=limit)
     for key, value in expected.items():
         assert np.array_equal(getattr(found, key).numpy(), value), key
@@ -43,14 +49,14 @@ def assert_as_d4rl(path: Path, arrays: dict[str, np.ndarray], limit: int = 1000)
 def test_equal_to_d4rl_with_timeouts(tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int) -> None:
     arrays = example(rows, seed)
     arrays["timeouts"][0] = False  # so that at least one transition is left
-    assert_as_d4rl(write(tmp_path_factory.mktemp("d4rl") / "f.hdf5", arrays), arrays)
+    assert_as_d4rl(write(tmp_path_factory.mktemp("d4rl") / "f.hdf5", arrays))
 
 
 @given(st.integers(2, 80), st.integers(0, 1000), st.integers(2, 15))
 def test_equal_to_d4rl_without_timeouts(tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int, limit: int) -> None:
     arrays = example(rows, seed)
     del arrays["timeouts"]
-    assert_as_d4rl(write(tmp_path_factory.mktemp("d4rl") / "f.hdf5", arrays), arrays, limit)
+    assert_as_d4rl(write(tmp_path_factory.mktemp("d4rl") / "f.hdf5", arrays), limit)
 
 
 def test_columns_metadata_and_float64_are_read_as_d4rl_reads_them(tmp_path: Path) -> None:
@@ -59,7 +65,7 @@ def test_columns_metadata_and_float64_are_read_as_d4rl_reads_them(tmp_path: Path
         arrays[key] = arrays[key][:, None]
     arrays["observations"] = arrays["observations"].astype(np.float64)
     path = write(tmp_path / "f.hdf5", arrays | {"metadata/algorithm": np.bytes_(b"SAC"), "infos/qpos": np.zeros((60, 2))})
-    assert_as_d4rl(path, arrays)
+    assert_as_d4rl(path)
 
 
 @pytest.mark.parametrize("terminals, timeouts, limit, returns", [
@@ -123,6 +129,12 @@ def poison(value: float):
     (broken("timeouts", np.ones_like), "no transition is left"),
     (broken("rewards", lambda a: a.astype(np.complex64)), "'rewards' is of type complex64, expected numbers"),
     (broken("rewards", lambda a: np.full(60, 1e300)), "'rewards' has values that are not finite"),
+    (broken("rewards", lambda a: "abc"), "'rewards' has 0 axes, expected 1"),
+    (broken("timeouts", lambda a: 3.0), "'timeouts' has 0 axes, expected 1"),
+    (broken("observations", lambda a: "abc"), "'observations' has 0 axes, expected 2"),
+    (broken("rewards", lambda a: h5py.Reference()), "'rewards' has 0 axes, expected 1"),
+    (broken("observations", lambda a: a[:, :0]), "'observations' has no columns, expected at least one"),
+    (broken("actions", lambda a: a[:, :0]), "'actions' has no columns, expected at least one"),
 ])
 def test_bad_files_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(CepnbError, match=f"f.hdf5: .*{message}") as caught:
@@ -168,11 +180,23 @@ def test_any_damage_is_one_line(tmp_path: Path) -> None:
             assert str(error).startswith(str(tmp_path)) and "\n" not in str(error)
 
 
-def test_names_that_are_no_datasets() -> None:
+def test_names_that_are_no_datasets(tmp_path: Path) -> None:
     with pytest.raises(CepnbError, match="dataset 'hopper': not found"):
         load_dataset("hopper", 100, 0)
+    with pytest.raises(CepnbError, match="^dataset '': an empty name, expected a name that begins with local/"):
+        load_dataset("", 100, 0)
+    with pytest.raises(CepnbError, match=f"^{tmp_path}: is a folder, expected a D4RL HDF5 file"):
+        load_dataset(str(tmp_path), 100, 0)
     with pytest.raises(CepnbError, match="expected one of local/maze2d-umaze, "):
         load_dataset("local/maze2d-tiny", 100, 0)
+
+
+@pytest.mark.parametrize("door", ["local", "d4rl", "minari"])
+def test_a_file_in_a_folder_that_is_called_as_a_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / door).mkdir()
+    write(tmp_path / door / "own.hdf5", example())
+    assert load_dataset(f"{door}/own.hdf5", 100, 0).name == f"{door}/own.hdf5"
 
 
 def test_constant_rewards_are_refused(tmp_path: Path) -> None:

@@ -1,75 +1,24 @@
 """Downloads against a server on loopback that breaks off, stalls, changes its mind, and refuses."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
+from serving import Server, serving
 
 from cepnb.errors import CepnbError
+from cepnb.offline.d4rl_bridge import is_whole_hdf5
 from cepnb.offline.download import CHUNK, download
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
 
-class Server:
-    """Serves CONTENT. `faults` is a list of what to do to the next requests: "cut", "stall", 503, 404, "whole" (ignores
-    ranges), "gzip" (says that it has compressed) or "ok". Without `ranges` it ignores all of them."""
-
-    def __init__(self) -> None:
-        self.content, self.tag, self.faults, self.asked, self.ranges = CONTENT, '"one"', [], [], True
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                fault = outer.faults.pop(0) if outer.faults else "ok"
-                wanted = self.headers.get("Range")
-                outer.asked.append(wanted)
-                if isinstance(fault, int):
-                    self.send_error(fault)
-                    return
-                start, body = 0, outer.content
-                if wanted and outer.ranges and fault != "whole" and self.headers.get("If-Range") == outer.tag:
-                    start = int(wanted.removeprefix("bytes=").removesuffix("-"))
-                    if start >= len(body):
-                        self.send_response(416)
-                        self.send_header("Content-Range", f"bytes */{len(body)}")
-                        self.end_headers()
-                        return
-                    self.send_response(206)
-                    self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-                else:
-                    self.send_response(200)
-                self.send_header("Content-Length", str(len(body) - start))
-                self.send_header("ETag", outer.tag)
-                if fault == "gzip":
-                    self.send_header("Content-Encoding", "gzip")
-                self.end_headers()
-                if fault in ("cut", "cut early", "stall"):
-                    self.wfile.write(body[start:start + (2 if fault == "cut early" else 5) * CHUNK + 100])
-                    self.wfile.flush()
-                    if fault == "stall":
-                        outer.silence.wait(20)
-                    return
-                self.wfile.write(body[start:])
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.silence = threading.Event()
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}/data.hdf5"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.silence.set()
-    server.http.shutdown()
-    server.http.server_close()
+    with serving(CONTENT) as server:
+        yield server
 
 
 def get(server: Server, folder: Path, **options: object) -> Path:
@@ -129,6 +78,32 @@ def test_a_part_that_is_whole_or_too_long(server: Server, tmp_path: Path) -> Non
         get(server, tmp_path, attempts=0)
     part.write_bytes(CONTENT + b"more")
     assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_a_range_that_is_shorter_than_what_is_missing_is_not_the_end(server: Server, tmp_path: Path) -> None:
+    server.faults = ["cut", "part", "part"]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.asked == [None, *(f"bytes={chunks * CHUNK}-" for chunks in (5, 8, 11))]
+
+
+def test_an_end_that_was_not_announced_is_one_only_if_the_file_is_whole(server: Server, tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "source.hdf5", "w") as file:
+        file["rewards"] = np.random.default_rng(0).random(100_000)
+    server.content, server.faults = (tmp_path / "source.hdf5").read_bytes(), ["unsized", "unsized"]
+    path = get(server, tmp_path, accept=is_whole_hdf5)
+    assert path.read_bytes() == server.content
+    assert server.asked == [None, *(f"bytes={times * (5 * CHUNK + 100)}-" for times in (1, 2))]
+    path.unlink()
+    server.content = server.content[:-100]
+    for fault, requests in (("unsized", 2), ("chunked", 1)):
+        server.faults, server.asked = [fault], []
+        with pytest.raises(CepnbError, match="not the kind of file that is expected"):
+            get(server, tmp_path, accept=is_whole_hdf5)
+        assert not path.exists() and len(server.asked) == requests
+    path.write_bytes(server.content)  # as d4rl itself leaves a file where the line breaks
+    with pytest.raises(CepnbError, match=f"^{path}: not the whole file that is expected there; delete it to have it downloaded"):
+        get(server, tmp_path, accept=is_whole_hdf5)
+    assert path.exists()
 
 
 def test_a_refusal_is_not_repeated_and_nobody_there_is_one_line(server: Server, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 """The doors of datasets: d4rl's table and limits, a published file over the line, and Minari's own format."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,11 +15,13 @@ import pytest
 import torch
 from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
+from serving import serving
 
 from cepnb.errors import CepnbError
 from cepnb.offline import d4rl_bridge
 from cepnb.offline.data import distinct_states
-from cepnb.offline.sources import environment_of, evaluated_in, load_dataset
+from cepnb.offline.sources import environment_of, evaluated_in, load_dataset, load_task
+from cepnb.profiles import settings
 
 # d4rl registers its environments only where mujoco_py can be imported; any module of that name will do for the limits.
 REGISTRY = """
@@ -59,31 +63,37 @@ def test_environments_by_name() -> None:
 
 
 def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the table, a server on loopback and the reader; a second time, and from d4rl's own folder, without the line."""
-    source, rows = tmp_path / "served.hdf5", 25
+    """Through the table, a server on loopback that breaks off, and the reader; a second time, and from d4rl's own folder,
+    without the line. What is not whole there says so."""
+    source, rows, name = tmp_path / "served.hdf5", 25, "kitchen-complete-v0"
     with h5py.File(source, "w") as file:  # as old files are: no timeouts, columns of rewards, bytes as metadata
         file["observations"], file["actions"] = np.random.rand(rows, 3), np.random.rand(rows, 2)
         file["rewards"], file["terminals"] = np.random.rand(rows, 1), np.zeros((rows, 1), bool)
-        file["metadata/algorithm"] = np.bytes_(b"SAC")
-    served = []
-
-    def fake(url: str, path: Path, accept, progress) -> Path:
-        served.append(url)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(source.read_bytes())
-        assert accept(path)
-        return path
-
+        file["metadata/algorithm"], file["infos/qpos"] = np.bytes_(b"SAC"), np.random.rand(100_000)
+    d4rl_bridge.d4rl()
     monkeypatch.setenv("CEPNB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("cepnb.offline.download.download", fake)
-    data = load_dataset("d4rl/kitchen-complete-v0", 0, 0)
-    assert len(data.rewards) == rows - 1 and data.name == "d4rl/kitchen-complete-v0" and served[0].endswith(".hdf5")
-    own = tmp_path / "own"
-    own.mkdir()
-    (own / served[0].rpartition("/")[2]).write_bytes(source.read_bytes())
-    monkeypatch.setattr(sys.modules["d4rl.offline_env"], "DATASET_PATH", str(own))
-    load_dataset("d4rl/kitchen-complete-v0", 0, 0)
-    assert len(served) == 1
+    with serving(source.read_bytes()) as server:
+        monkeypatch.setitem(sys.modules["d4rl.infos"].DATASET_URLS, name, server.url)
+        server.faults = ["cut"]
+        data = load_dataset(f"d4rl/{name}", 0, 0)
+        assert len(data.rewards) == rows - 1 and data.name == f"d4rl/{name}" and len(server.asked) == 2
+        assert (tmp_path / "cache/d4rl/data.hdf5").read_bytes() == server.content
+        load_dataset(f"d4rl/{name}", 0, 0)
+        own = tmp_path / "own/data.hdf5"
+        own.parent.mkdir()
+        own.write_bytes(source.read_bytes())
+        monkeypatch.setattr(sys.modules["d4rl.offline_env"], "DATASET_PATH", str(own.parent))
+        (tmp_path / "cache/d4rl/data.hdf5").unlink()
+        load_dataset(f"d4rl/{name}", 0, 0)
+        own.write_bytes(server.content[:-1000])
+        with pytest.raises(CepnbError, match=f"^{own}: not the whole file that is expected there; delete it to have it"):
+            load_dataset(f"d4rl/{name}", 0, 0)
+        with h5py.File(own, "w") as file:
+            for key in ("observations", "actions", "rewards", "terminals"):
+                file.create_dataset(key, (10**13,), np.float32, chunks=(1000,))
+        with pytest.raises(CepnbError, match=rf"^{own}: not a whole HDF5 file \(MemoryError.*\); delete it to have it"):
+            load_dataset(f"d4rl/{name}", 0, 0)
+        assert len(server.asked) == 2 and os.listdir(own.parent) == ["data.hdf5"]
     with pytest.raises(CepnbError, match="dataset 'd4rl/hopper-medium': not in d4rl's table, expected a name such as hopper-medium-v"):
         load_dataset("d4rl/hopper-medium", 0, 0)
 
@@ -140,20 +150,42 @@ def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
     store("test/image-v0", spaces.Box(0, 255, (8, 8, 3), np.uint8))
     store("test/nan-v0", VECTOR, spoil=np.nan)
     store("test/uneven-v0", spaces.Box(np.zeros((2, 4)), np.arange(8.0).reshape(2, 4)))
+    store("test/narrow-v0", spaces.Box(-9, 9, (0,), np.float32))
     store("test/cut-v0", VECTOR)
     path = shelf / "test/cut-v0/data/main_data.hdf5"
     path.write_bytes(path.read_bytes()[:3_000])
     store("test/half-v0", VECTOR)
     (shelf / "test/half-v0/data/main_data.hdf5").unlink()
+    (shelf / "test/empty-v0").mkdir()
     for name, message in (("discrete-v0", r"actions of the space Discrete\(4\), expected vectors"),
                           ("image-v0", "observations of the space Box.*, expected vectors"),
                           ("nan-v0", "'rewards' has values that are not finite"), ("none-v0", "neither here nor downloaded"),
+                          ("narrow-v0", "'observations' has no columns, expected at least one"),
                           ("uneven-v0", "observations of the space Box"), ("cut-v0", f"not whole .*; delete {shelf}/test/cut-v0 to"),
                           ("half-v0", f"neither here nor downloaded .*; delete {shelf}/test/half-v0 to"),
-                          ("none", "neither here nor downloaded")):
+                          ("empty-v0", r"neither here nor downloaded \([^;]*\)$"),
+                          ("", "no name"), ("..", "no name"), ("../test", "no name"),
+                          ("none", "no name of a Minari dataset, expected one with a version, such as minari/mujoco/hopper/med")):
         with pytest.raises(CepnbError, match=f"^dataset 'minari/test/{name}': {message}") as caught:
             load_dataset(f"minari/test/{name}", 0, 0)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_takes_actions_in_the_unit_of_its_environment(shelf: Path) -> None:
+    """Whatever door they come by. Rounding is no fault, nor is another unit to who only reads."""
+    random, chosen = np.random.default_rng(0), settings("ci")
+    for name, largest in (("rounded", 1 + 1e-6), ("other", 2.0)):
+        with h5py.File(shelf / f"{name}.hdf5", "w") as file:
+            file["observations"], file["rewards"] = random.random((9, 4)), random.random(9)
+            file["actions"], file["terminals"] = np.linspace(-largest, 0, 18).reshape(9, 2), np.zeros(9, bool)
+    load_task(f"{shelf}/rounded.hdf5", "maze2d-umaze", chosen)
+    store("test/pusher-v0", VECTOR, spaces.Box(-2, 2, (2,), np.float32))
+    for name in (f"{shelf}/other.hdf5", "minari/test/pusher-v0"):
+        with pytest.raises(CepnbError, match=rf"^dataset '{name}': has actions of size [12]\S*, expected them in \[-1, 1\], as "):
+            load_task(name, "maze2d-umaze", chosen)
+        load_task(name, "maze2d-umaze", replace(chosen, clip_actions=False))
+        load_dataset(name, 0, 0, episode_limit=300)
 
 
 def test_importing_the_doors_is_cheap() -> None:

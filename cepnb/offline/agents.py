@@ -1,5 +1,6 @@
 """The trained agents whose rollouts are the local locomotion data, as they come with the package."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +54,18 @@ class History:
 
 
 def shipped_agents(name: str) -> History:
-    """The agents of a task. Made by `python -m cepnb agent --environment NAME --out FOLDER`."""
+    """The agents of a task. Made by `python -m cepnb agent --environment NAME --out FOLDER`.
+
+    Raises `CepnbError` on a task that has none, or if their file is damaged.
+    """
     if name not in SHIPPED:
         raise CepnbError(f"agents of '{name}': expected one of {', '.join(SHIPPED)}")
     return read_history(FOLDER / f"{name}.safetensors")
+
+
+def shipped_digest(name: str) -> str:
+    """SHA-256 of the file of a task's agents, weights and recipe alike. The task must be in `SHIPPED`."""
+    return hashlib.sha256((FOLDER / f"{name}.safetensors").read_bytes()).hexdigest()
 
 
 def read_history(path: Path) -> History:
@@ -74,7 +83,8 @@ def read_history(path: Path) -> History:
 def roll(name: str, agent: Agent, transitions: int, seed: int, progress: bool = True) -> dict[str, Array]:
     """`transitions` rows of whole episodes of an agent, the last one cut, as arrays in D4RL's layout.
 
-    A fall is a terminal; the end of an episode by time, or by the cut, is a timeout.
+    A fall is a terminal; the end of an episode by time, or by the cut, is a timeout. Raises `CepnbError` on fewer than two
+    rows, on an unknown task, and where the simulator fails.
     """
     if transitions < 2:
         raise CepnbError(f"transitions {transitions}: expected at least 2")

@@ -12,8 +12,8 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from cepnb.errors import CepnbError
-from cepnb.files import cache_dir
+from cepnb.errors import CepnbError, in_a_line
+from cepnb.files import HDF5_DAMAGE, cache_dir
 
 # Time limits under which d4rl registers its environments, by the first pattern that fits the name of a dataset.
 EPISODE_LIMITS = {
@@ -27,7 +27,7 @@ EPISODE_LIMITS = {
 def d4rl() -> ModuleType:
     """The d4rl package, imported at first use.
 
-    `import d4rl` alone raises where MuJoCo 2.1 is missing, since it imports `mujoco_py`, which tries to build against
+    `import d4rl` alone raises where MuJoCo 2.1 does not work, since it imports `mujoco_py`, which tries to build against
     it. There, and only there, `mujoco_py` is marked as absent; d4rl then skips its old environments and keeps the rest.
     """
     if not mujoco_21_present():
@@ -39,10 +39,26 @@ def d4rl() -> ModuleType:
         return importlib.import_module("d4rl")
 
 
+@cache
 def mujoco_21_present() -> bool:
-    """Whether the MuJoCo 2.1 that `mujoco_py` builds against is installed where it looks for it."""
-    place = os.environ.get("MUJOCO_PY_MUJOCO_PATH") or "~/.mujoco/mujoco210"
-    return Path(place).expanduser().is_dir()
+    """Whether MuJoCo 2.1 is installed where `mujoco_py` looks for it, and `mujoco_py` can be imported there.
+
+    That is tried once a process. A folder with which it cannot (what an older installation has left) counts as none,
+    and a line on standard error says why.
+    """
+    place = Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or "~/.mujoco/mujoco210").expanduser()
+    if not place.is_dir():
+        return False
+    try:
+        with warnings.catch_warnings(), silence():
+            warnings.simplefilter("ignore")
+            importlib.import_module("mujoco_py")
+    except Exception as error:  # its own are bare, and those of a compiler are any
+        for name in [name for name in sys.modules if name.partition(".")[0] == "mujoco_py"]:
+            del sys.modules[name]  # parts that could be imported would pass for parts of what takes its place
+        print(f"cepnb: {place} is not used: mujoco_py cannot be imported ({in_a_line(error)})", file=sys.stderr)
+        return False
+    return True
 
 
 def dataset_urls() -> dict[str, str]:
@@ -55,12 +71,10 @@ def published(name: str, progress: bool = True) -> Path:
     """The file of a dataset in d4rl's table, such as hopper-medium-v2, downloaded if it is not there.
 
     A file in d4rl's own folder (`$D4RL_DATASET_DIR`, else ~/.d4rl/datasets) is used where it lies; a new one is kept in
-    the cache folder. d4rl publishes no checksums: what arrives must have the announced size and begin as HDF5 does.
-    Raises `CepnbError` on a name that the table has not, or if the file cannot be had.
+    the cache folder. d4rl publishes no checksums: what arrives must have the announced size and be a whole HDF5 file.
+    Raises `CepnbError` on a name that the table has not, if the file cannot be had, or if one is there that is not whole.
     """
-    import h5py  # here, as what downloads, since few datasets come from there
-
-    from cepnb.offline.download import download
+    from cepnb.offline.download import download  # here, since few datasets come from there
 
     urls = dataset_urls()
     if name not in urls:
@@ -69,7 +83,18 @@ def published(name: str, progress: bool = True) -> Path:
     url = urls[name]
     file = url.rpartition("/")[2]
     own = Path(importlib.import_module("d4rl.offline_env").DATASET_PATH) / file
-    return own if own.exists() else download(url, cache_dir() / "d4rl" / file, h5py.is_hdf5, progress)
+    return download(url, own if own.exists() else cache_dir() / "d4rl" / file, is_whole_hdf5, progress)
+
+
+def is_whole_hdf5(path: Path) -> bool:
+    """Whether a file is HDF5 and as long as it says itself."""
+    import h5py
+
+    try:
+        with h5py.File(path):
+            return True
+    except HDF5_DAMAGE:
+        return False
 
 
 def episode_limit(name: str) -> int | None:

@@ -20,22 +20,26 @@ def download(url: str, path: Path, accept: Callable[[Path], bool] = lambda path:
     """Fetch `url` into `path`, unless that exists, and return `path`.
 
     What arrives is kept beside `path` as `.NAME.part` and moved there only when as many bytes are in as the server has
-    announced. A line that breaks, or is silent for `patience` seconds, is taken up again where it broke: by this call,
-    until `attempts` in a row have brought no more than there was before (waiting `pause`, 2 `pause`, 4 `pause` ... seconds), or by a later
-    one. If the file on the server has changed meanwhile (its ETag or date), it is begun anew. What `accept` refuses
-    (the page of a proxy, say) is dropped. Two processes that want the same file wait for one another. Raises `CepnbError`
-    naming the address if it cannot be had.
+    announced; if it announces none, when `accept` takes them for the whole file. A line that breaks, or is silent for
+    `patience` seconds, is taken up again where it broke: by this call, until `attempts` in a row have brought no more
+    than there was before (waiting `pause`, 2 `pause`, 4 `pause` ... seconds), or by a later one. If the file on the server
+    has changed meanwhile (its ETag or date), it is begun anew. What has all arrived and `accept` refuses (the page of a
+    proxy, say) is dropped. Two processes that want the same file wait for one another. Raises `CepnbError` naming the
+    address if it cannot be had, and naming `path` if it exists and `accept` refuses it.
     """
+    if path.exists():  # before anything is written: its folder may be one that others keep
+        return _stored(path, accept)
     part, notes = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.part.json")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
             if path.exists():
-                return path
+                return _stored(path, accept)
             failures, most = 0, part.stat().st_size if part.exists() else 0
             while True:
                 try:
-                    _continue(url, part, notes, path.name, patience, progress)
+                    if not _continue(url, part, notes, path.name, patience, progress) and not accept(part):
+                        raise _Short(f"{part.stat().st_size:,} bytes of a number that it does not announce")
                     break
                 except _Refused as error:
                     raise CepnbError(f"{url}: not downloaded ({error})") from error
@@ -58,6 +62,12 @@ def download(url: str, path: Path, accept: Callable[[Path], bool] = lambda path:
     return path
 
 
+def _stored(path: Path, accept: Callable[[Path], bool]) -> Path:
+    if not accept(path):
+        raise CepnbError(f"{path}: not the whole file that is expected there; delete it to have it downloaded again")
+    return path
+
+
 class _Refused(Exception):
     """An answer that the same question will get again."""
 
@@ -66,8 +76,8 @@ class _Short(Exception):
     """Fewer bytes than announced."""
 
 
-def _continue(url: str, part: Path, notes: Path, name: str, patience: float, progress: bool) -> None:
-    """One request for what is missing. Returns when all has arrived."""
+def _continue(url: str, part: Path, notes: Path, name: str, patience: float, progress: bool) -> bool:
+    """One request for what is missing. Returns True when all has arrived, False when the line's end alone says so."""
     have, known = (part.stat().st_size, _read(notes)) if part.exists() else (0, {})
     headers = {"Accept-Encoding": "identity"}  # compressed ranges are ranges of something else
     if have and known.get("version") and known.get("url") == url:
@@ -75,7 +85,7 @@ def _continue(url: str, part: Path, notes: Path, name: str, patience: float, pro
     with requests.get(url, headers=headers, stream=True, timeout=patience) as answer:
         if answer.status_code == 416:  # there is nothing from there on: it is whole, or part of another file
             if answer.headers.get("Content-Range") == f"bytes */{have}":
-                return
+                return True
             part.unlink()
             raise _Short("the kept part does not belong to the file")
         if 400 <= answer.status_code < 500 and answer.status_code not in (408, 429):
@@ -87,8 +97,9 @@ def _continue(url: str, part: Path, notes: Path, name: str, patience: float, pro
         if resumed and not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             raise _Refused(f"asked for bytes from {have:,} on, got {answer.headers.get('Content-Range')}")
         start = have if resumed else 0
-        length = answer.headers.get("Content-Length")
-        total = start + int(length) if length is not None else None
+        # A range may be of less than is missing, so its length is not asked.
+        length = answer.headers["Content-Range"].rpartition("/")[2] if resumed else answer.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
         version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
         if version and version.startswith("W/"):
             version = None  # a weak tag does not promise equal bytes
@@ -100,6 +111,7 @@ def _continue(url: str, part: Path, notes: Path, name: str, patience: float, pro
                 bar.update(len(chunk))
     if total is not None and part.stat().st_size != total:
         raise _Short(f"{part.stat().st_size:,} of {total:,} bytes")
+    return total is not None or answer.headers.get("Transfer-Encoding") == "chunked"  # whose last chunk says that it is
 
 
 def _read(notes: Path) -> dict:

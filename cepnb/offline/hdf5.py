@@ -14,16 +14,16 @@ from cepnb.offline.data import OfflineDataset
 KEYS = ("observations", "actions", "rewards", "terminals")
 
 
-def load_hdf5(path: Path, name: str | None = None, episode_limit: int | None = None) -> OfflineDataset:
+def load_hdf5(path: Path, name: str | None = None, episode_limit: int | None = None, remedy: str = "") -> OfflineDataset:
     """Read a D4RL HDF5 file; the transitions equal `d4rl.qlearning_dataset` on it, row for row.
 
     A row whose `timeouts` is set is dropped: the next row begins another episode. Older files have no `timeouts`; an
     episode then ends after `episode_limit` rows, counted as d4rl counts them. Returns are those of whole episodes, which end by
     a terminal or by time: what the end of a collection has cut, without a flag or before `episode_limit` if that is given, counts
     for nothing unless there is nothing else. Raises `CepnbError` naming file, key and fault on anything missing, damaged, of
-    unequal length or not finite.
+    unequal length or not finite; of a damaged file it says `remedy`, too.
     """
-    arrays = _read(path)
+    arrays = _read(path, remedy)
     observations, actions, rewards = (arrays[key].astype(np.float32, copy=False) for key in KEYS[:3])
     terminals = arrays["terminals"].astype(bool)
     if "timeouts" in arrays:
@@ -58,9 +58,9 @@ def _episode_returns(rewards: Float[Array, "n"], terminals: Bool[Array, "n"], ti
     return returns[whole] if whole.any() else returns
 
 
-def _read(path: Path) -> dict[str, Array]:
+def _read(path: Path, remedy: str) -> dict[str, Array]:
     if not path.is_file():
-        raise CepnbError(f"{path}: no such file, expected a D4RL HDF5 file")
+        raise CepnbError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a D4RL HDF5 file")
     import h5py  # here, so that all who may read a file import this quickly
 
     try:
@@ -73,11 +73,11 @@ def _read(path: Path) -> dict[str, Array]:
                 if key in file:
                     if not isinstance(file[key], h5py.Dataset) or file[key].shape is None:
                         raise CepnbError(f"{path}: '{key}' is no array, expected numbers")
-                    arrays[key] = file[key][()]
+                    arrays[key] = np.asarray(file[key][()])  # of one text or reference it is no array
     except CepnbError:
         raise
     except HDF5_DAMAGE as error:
-        raise CepnbError(f"{path}: not a whole HDF5 file ({in_a_line(error)})") from error
+        raise CepnbError(f"{path}: not a whole HDF5 file ({in_a_line(error)}){remedy}") from error
     for key in ("rewards", "terminals", "timeouts"):
         if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
             arrays[key] = arrays[key][:, 0]  # some published files store columns
@@ -88,6 +88,8 @@ def _read(path: Path) -> dict[str, Array]:
             raise CepnbError(f"{path}: '{key}' has {value.ndim} axes, expected {axes}")
         if len(value) != rows:
             raise CepnbError(f"{path}: '{key}' has {len(value)} rows, 'observations' {rows}")
+        if not all(value.shape[1:]):
+            raise CepnbError(f"{path}: '{key}' has no columns, expected at least one")
         if value.dtype.kind not in "biuf":
             raise CepnbError(f"{path}: '{key}' is of type {value.dtype}, expected numbers")
         with np.errstate(over="ignore"):

@@ -1,5 +1,6 @@
 """Minari datasets, read through minari itself."""
 
+import re
 import warnings
 from collections.abc import Iterator
 
@@ -10,6 +11,8 @@ from numpy import ndarray as Array
 from cepnb.errors import CepnbError, in_a_line
 from cepnb.offline.data import OfflineDataset
 
+NAME = r"([-\w]+/)*[-\w]+-v\d+"  # of a dataset; another would be the folder of many, or one above
+
 
 def load_minari(name: str) -> OfflineDataset:
     """A Minari dataset such as mujoco/hopper/medium-v0, downloaded by minari if it is not there.
@@ -17,19 +20,23 @@ def load_minari(name: str) -> OfflineDataset:
     An episode of T steps has T + 1 observations, so that s' of its last step is known and all T transitions are kept;
     a termination is terminal, a truncation is not. A dictionary of observations becomes one vector: of a goal task the
     parts "observation" and "desired_goal" in this order, of another all parts in order of name. Raises `CepnbError` on a
-    dataset that is neither here nor to be had, and on observations or actions other than vectors of numbers.
+    name without a version, on a dataset that is neither here nor to be had, and on observations or actions other than
+    vectors of numbers.
     """
+    label = f"dataset 'minari/{name}'"
+    if not re.fullmatch(NAME, name):
+        raise CepnbError(f"{label}: no name of a Minari dataset, expected one with a version, such as "
+                         "minari/mujoco/hopper/medium-v0")
     import minari  # here, since it takes long
     from minari.storage.local import get_dataset_path
 
-    label = f"dataset 'minari/{name}'"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of versions of environments, which are not made here
         try:
             stored = minari.load_dataset(name, download=True)
         except Exception as error:  # minari's own, its storage's or the line's: anything
             folder = get_dataset_path(name)
-            advice = f"; delete {folder} to have it downloaded again" if folder.exists() else ""
+            advice = f"; delete {folder} to have it downloaded again" if (folder / "data").exists() else ""
             raise CepnbError(f"{label}: neither here nor downloaded ({in_a_line(error)}){advice}") from error
         _check_vectors(stored.action_space, f"{label}: actions")
         _check_vectors(stored.observation_space, f"{label}: observations")
@@ -49,6 +56,8 @@ def load_minari(name: str) -> OfflineDataset:
     columns = {"observations": states, "actions": actions, "rewards": rewards, "next_observations": after}
     found = {key: torch.from_numpy(np.concatenate(parts).astype(np.float32)) for key, parts in columns.items()}
     for key, value in found.items():
+        if not all(value.shape[1:]):
+            raise CepnbError(f"{label}: '{key}' has no columns, expected at least one")
         if not torch.isfinite(value).all():
             raise CepnbError(f"{label}: '{key}' has values that are not finite, expected finite numbers")
     return OfflineDataset(f"minari/{name}", **found, terminals=torch.from_numpy(np.concatenate(terminals).astype(bool)),
@@ -60,7 +69,8 @@ def _episodes(stored: object, label: str) -> Iterator:
     try:
         yield from stored.iterate_episodes()
     except Exception as error:  # its storage's: anything
-        raise CepnbError(f"{label}: not whole ({in_a_line(error)}); delete {stored.storage.data_path.parent} to have it downloaded again") from error
+        folder = stored.storage.data_path.parent
+        raise CepnbError(f"{label}: not whole ({in_a_line(error)}); delete {folder} to have it downloaded again") from error
 
 
 def _check_vectors(space: object, label: str) -> None:

@@ -12,6 +12,9 @@ from cepnb.offline.hdf5 import load_hdf5
 from cepnb.offline.minari_bridge import load_minari
 from cepnb.profiles import Settings
 
+# Of actions beyond 1: rounding or a little noise. D4RL's, of bounded policies, have none; another unit has far more.
+OVERSHOOT = 0.01
+
 
 def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | None = None) -> OfflineDataset:
     """A dataset by one of its doors.
@@ -19,21 +22,26 @@ def load_dataset(name: str, transitions: int, seed: int, episode_limit: int | No
     - `local/maze2d-umaze`: made here at first use, `transitions` rows with this seed;
     - `d4rl/hopper-medium-v2`: the published file, downloaded at first use;
     - `minari/mujoco/hopper/medium-v0`: a Minari dataset, likewise;
-    - anything else is the path of a D4RL HDF5 file, whose episodes end after `episode_limit` rows if it has no timeouts.
+    - anything else, and an existing file whose name ends in .hdf5, is the path of a D4RL HDF5 file, whose episodes end
+      after `episode_limit` rows if it has no timeouts.
 
-    Raises `CepnbError` naming what is wrong with the name or the file.
+    In maze2d, d4rl's and local alike, the reward of a row is that of its own state s_t, as D4RL relabelled them; the
+    environment gives that of s_{t+1}. Raises `CepnbError` naming what is wrong with the name or the file.
     """
     door, _, rest = name.partition("/")
+    if Path(name).suffix == ".hdf5" and Path(name).is_file():
+        return load_hdf5(Path(name), name, episode_limit)
     if door == "local":
         # Of the bodies' files the last row of each agent is marked as a timeout, where it may be the collection that ends.
         return load_hdf5(local_dataset(name, transitions, seed), name, published_limit(environment_of(name)) if name in BODIES else None)
     if door == "d4rl":
-        return load_hdf5(published(rest), name, published_limit(rest))
+        return load_hdf5(published(rest), name, published_limit(rest), "; delete it to have it downloaded again")
     if door == "minari":
         return load_minari(rest)
-    if not Path(name).exists():
-        raise CepnbError(f"dataset '{name}': not found, expected a name that begins with local/, d4rl/ or minari/, or the "
-                         "path of an existing HDF5 file")
+    if not name or not Path(name).exists():
+        found = "not found" if name else "an empty name"
+        raise CepnbError(f"dataset '{name}': {found}, expected a name that begins with local/, d4rl/ or minari/, or the path of "
+                         "an existing HDF5 file")
     return load_hdf5(Path(name), name, episode_limit)
 
 
@@ -62,5 +70,14 @@ def evaluated_in(name: str, environment: str | None = None) -> str:
 
 
 def load_task(name: str, environment: str, settings: Settings) -> OfflineDataset:
-    """The dataset of a run: of the size that the settings want if it is made here."""
-    return load_dataset(name, settings.transitions, settings.data_seed, published_limit(environment))
+    """The dataset of a run: of the size that the settings want if it is made here.
+
+    Raises `CepnbError` as `load_dataset`, and if actions leave [-1, 1], which the environments take and policies are
+    clipped to: of another unit, say, as those of some of Minari's datasets.
+    """
+    dataset = load_dataset(name, settings.transitions, settings.data_seed, published_limit(environment))
+    largest = dataset.actions.abs().max().item()
+    if settings.clip_actions and largest > 1 + OVERSHOOT:
+        raise CepnbError(f"dataset '{name}': has actions of size {largest:g}, expected them in [-1, 1], as "
+                         f"'{environment}' takes them")
+    return dataset

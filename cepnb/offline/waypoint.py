@@ -59,6 +59,7 @@ def collect_maze(name: str, transitions: int, seed: int, noisy: bool = False, pr
     new goal is drawn (a free cell ± 0.1), the point mass going on where it is. Rewards are for the fixed target of the
     environment, at the observation of the row, as D4RL relabels them; nothing is terminal. Unlike D4RL's script, the
     row after a timeout holds the state as it is then, not the one before it. `noisy` adds N(0, 0.5²) to the actions.
+    Raises `CepnbError` on fewer than two rows and on an unknown maze.
     """
     if transitions < 2:
         raise CepnbError(f"transitions {transitions}: expected at least 2")
