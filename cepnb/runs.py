@@ -92,6 +92,12 @@ def read_metrics(path: Path) -> dict:
     return metrics
 
 
+def left_out(path: Path, metrics: dict) -> str:
+    """What of a finished run could not be scored, as its `faults` say, in a line that names the file; nothing if all could."""
+    faults, others = metrics.get("faults"), "all other scores are there" if metrics["scores"] else "no score is there"
+    return f"{path}: {'; '.join(faults)}; {others}" if faults else ""
+
+
 def refuse_changes(path: Path, configuration: dict) -> None:
     """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for.
 

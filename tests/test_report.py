@@ -13,6 +13,7 @@ from scipy import stats
 
 from cepnb.cli import main
 from cepnb.errors import CepnbError
+from cepnb.files import write_json
 from cepnb.metrics import interquartile_mean, stratified_interval
 from cepnb.offline.published import MEANS, QGPO, published_name, suite_of
 from cepnb.offline.report import report
@@ -77,6 +78,29 @@ def test_csv_holds_what_the_report_needs(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == report(rows)
     assert '| a, "b".hdf5 in maze2d-umaze | 8 | cep | 3 | 3 | 90.0 | 65.2 to 114.8 |' in report(rows)
+
+
+def test_what_could_not_be_scored_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Seed 1 has no CEP, and seed 2 nothing at all: read from runs, and from the CSV of a sweep."""
+    told = ["cep at s = 1: actions that are not finite", "cep at s = 3: actions that are not finite"]
+    partly = metrics(1, THREE[1], faults=told)
+    partly["scores"] = [record for record in partly["scores"] if record["method"] != "cep"]
+    runs = [metrics(0, THREE[0]), partly, metrics(2, (), faults=["behaviour, cep at s = 1: hopper: step 3 failed"])]
+    write_scores(tmp_path / "csv" / "scores.csv", [row for run in runs for row in rows_of(run)])
+    for seed, run in enumerate(runs):
+        write_json(tmp_path / "runs" / str(seed) / "metrics.json", run)
+    for name in ("csv", "runs"):
+        assert main(["report", str(tmp_path / name)]) == 0
+        printed = capsys.readouterr().out
+        part = printed.split("### Left out")[1].split("###")[0].strip().splitlines()
+        assert part[2:] == ["| task | seed | left out |", "|---|---|---|",
+                            f"| local/maze2d-umaze | 1 | {'; '.join(told)} |",
+                            "| local/maze2d-umaze | 2 | behaviour, cep at s = 1: hopper: step 3 failed |"]
+        assert "| cep | 3 | 1 | 80.0 |  | 80.0 |" in printed and "| behaviour |  | 2 | -10.0 |" in printed
+        assert "| local/maze2d-umaze | ci | 10 | 0, 1, 2 | 50 |" in printed
+    assert main(["report", str(tmp_path / "runs" / "2")]) == 2
+    assert capsys.readouterr().err == (f"cepnb: error: {tmp_path}/runs/2/metrics.json: no score is there (behaviour, cep at s = 1: "
+                                       "hopper: step 3 failed), expected finished runs with scores\n")
 
 
 def test_all_tasks_together(tmp_path: Path) -> None:

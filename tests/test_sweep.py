@@ -17,8 +17,9 @@ import pytest
 
 from cepnb.cli import main
 from cepnb.errors import CepnbError
-from cepnb.files import write_text
+from cepnb.files import read_json, write_json, write_text
 from cepnb.offline import pipeline, sweep
+from cepnb.offline.report import report
 from cepnb.offline.scores import load_scores
 from cepnb.offline.sharing import rounds
 from cepnb.offline.sweep import Job, jobs_of, run_job, run_sweep
@@ -184,6 +185,45 @@ def test_a_failed_run_is_named_and_the_others_are_kept(config: Path, unbroken: P
     assert line.startswith(f"cepnb: error: runs that failed: 1, all others are kept ({failing}: {failing}/pid: could not be written")
     expected = [row for row in rows(unbroken) if (row["option"], row["seed"]) != ("base", "1")]
     assert rows(folder) == expected and (folder / "table.md").exists()
+
+
+def test_what_a_finished_run_could_not_score_is_named_by_every_sweep(config: Path, unbroken: Path, tmp_path: Path,
+                                                                     capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(unbroken, folder)
+    failing = folder / "local-maze2d-umaze" / "beta_3" / "seed1" / "metrics.json"
+    found, told = read_json(failing), "cep at s = 3: actions that are not finite"
+    kept = [record for record in found["scores"] if (record["method"], record["scale"]) != ("cep", 3.0)]
+    for scores, others in ((kept, "all other scores are there"), ([], "no score is there")):
+        write_json(failing, found | {"scores": scores, "faults": [told]})
+        for _ in range(2):
+            assert main(["sweep", str(config), "--out", str(folder)]) == 2
+            printed = capsys.readouterr()
+            assert printed.err.splitlines()[-1] == (f"cepnb: error: runs that failed: 1, all others are kept ({failing.parent}: "
+                                                    f"{failing}: {told}; {others})")
+            line = f"| local/maze2d-umaze | beta_3 | 1 | {told} |"
+            assert line in printed.out and line in (folder / "table.md").read_text() and line in report(load_scores([folder]))
+    for path in folder.rglob("metrics.json"):
+        write_json(path, read_json(path) | {"scores": [], "faults": [told]})
+    assert main(["sweep", str(config), "--out", str(folder)]) == 2
+    assert "runs that failed: 4, all others are kept" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_for_what_it_could_not_score_is_named_once(config: Path, unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(unbroken, folder)
+    path = folder / "local-maze2d-umaze" / "base" / "seed1" / "metrics.json"
+    found = read_json(path) | {"faults": ["cep at s = 3: a gain in Q that is not finite"]}
+    path.unlink()
+
+    def failing(work: Callable, jobs: list[Job], workers: int, ended: Callable) -> list[tuple[Job, str]]:
+        for job in jobs:
+            write_json(job.metrics, found)
+            ended(job)
+        return [(job, "not finite") for job in jobs]
+
+    _, failures = run_sweep(read_sweep(config), folder, 2, progress=False, run=failing)
+    assert [(job.metrics, reason) for job, reason in failures] == [(path, "not finite")]
 
 
 def test_a_folder_begun_under_other_settings_is_refused(config: Path, unbroken: Path, tmp_path: Path,

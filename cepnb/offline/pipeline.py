@@ -29,7 +29,7 @@ from cepnb.offline.policy import best_of_policy, guided_policy
 from cepnb.offline.scaling import Transitions, prepare, with_jitter
 from cepnb.offline.support import sample_support
 from cepnb.profiles import Settings
-from cepnb.runs import Run, read_metrics
+from cepnb.runs import Run, left_out, read_metrics
 from cepnb.schedule import VPSchedule
 from cepnb.training import Module, draw, seeded
 
@@ -216,8 +216,8 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
 
 def _without_faults(path: Path) -> dict:
     metrics = read_metrics(path)
-    if metrics.get("faults"):
-        raise CepnbError(f"{path}: {'; '.join(metrics['faults'])}; all other scores are there")
+    if fault := left_out(path, metrics):
+        raise CepnbError(fault)
     return metrics
 
 

@@ -48,19 +48,30 @@ class Line:
 
 
 def rows_of(metrics: dict, option: str = "") -> list[Row]:
-    """The contents of a run's `metrics.json` as rows, one a method and scale: scores, gain in Q, and the whole configuration."""
+    """The contents of a run's `metrics.json` as rows, one a method and scale: scores, gain in Q, and the whole configuration.
+
+    With `faults` if something could not be scored; a run that has no score at all is one row without a method.
+    """
     first = {key: metrics[key] for key in ("dataset", "environment", "profile")} | {"option": option, "seed": metrics["seed"]}
     gains = {(record["method"], record["scale"]): record["gain"] for record in metrics.get("gains", [])}
     last = {key: metrics.get(key) for key in ("q_mean", "beta_times_q_spread", "threads", "rows")}
     last["seconds"] = round(sum(metrics["seconds"].values()), 2)
     last |= {f"{name}_version": version for name, version in metrics.get("versions", {}).items()} | completed(metrics["settings"])
-    return [first | record | {"gain": gains.get((record["method"], record["scale"]))} | last for record in metrics["scores"]]
+    last |= {"faults": metrics["faults"]} if metrics.get("faults") else {}
+    records = metrics["scores"] or [{"method": "", "scale": None, "normalised": None}]
+    return [first | record | {"gain": gains.get((record["method"], record["scale"]))} | last for record in records]
+
+
+def scored(row: Row) -> bool:
+    """Whether a row is of a score, and not of a run that has none."""
+    return bool(row["method"])
 
 
 def load_scores(paths: Iterable[Path]) -> list[Row]:
     """The rows of CSV files, of runs' metrics (JSON files), or of folders: their `scores.csv`, else every `metrics.json` below.
 
-    Raises `CepnbError` on what is neither, and unless runs of one task and option differ in nothing but their seeds.
+    Raises `CepnbError` on what is neither, if there is no score in them, and unless runs of one task and option differ in nothing
+    but their seeds.
     """
     rows, known, seen = [], {}, set()
     for path in paths:
@@ -77,6 +88,8 @@ def load_scores(paths: Iterable[Path]) -> list[Row]:
                     raise CepnbError(f"{file}: seed {row['seed']} a second time, expected each once")
                 seen.add(case)
                 rows.append(row)
+    if rows and not any(map(scored, rows)):
+        raise CepnbError(f"{file}: no score is there ({'; '.join(rows[0]['faults'])}), expected finished runs with scores")
     return rows
 
 
@@ -93,10 +106,11 @@ def write_scores(path: Path, rows: list[Row]) -> None:
 
 
 def summed_up(rows: list[Row]) -> list[Line]:
-    """One line for each task, option, method and scale, in the order of their first rows; seeds in order."""
+    """One line for each task, option, method and scale that has a score, in the order of their first rows; seeds in order."""
     def key(row: Row) -> tuple:
         return row["dataset"], row["environment"], row["option"], row["method"], row["scale"] or None  # behaviour is kept with 0
 
+    rows = list(filter(scored, rows))
     lines = {key(row): Line(*key(row), key(row)[-1] in (None, row.get("headline_scale")), {}) for row in rows}
     for row in sorted(rows, key=lambda row: row["seed"]):
         lines[key(row)].scores[row["seed"]] = row["normalised"]
@@ -146,7 +160,8 @@ def _read_csv(path: Path) -> list[Row]:
     if not rows:
         raise CepnbError(f"{path}: has no row, expected the scores.csv of a sweep")
     for number, row in enumerate(rows, start=2):
-        wrong = [key for key in NUMBERS if not isinstance(row.get(key), (int, float))] + [
+        numbers = NUMBERS if row.get("method") != "" else set(NUMBERS) - {"normalised"}
+        wrong = [key for key in numbers if not isinstance(row.get(key), (int, float))] + [
             key for key in ("dataset", "environment", "option", "method", "scale") if key not in row]
         if wrong:
             raise CepnbError(f"{path}: line {number}: '{wrong[0]}' is {row.get(wrong[0])}, expected the scores.csv of a sweep")
