@@ -52,8 +52,12 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write `value` as indented JSON, atomically. NaN and infinities are refused: they are not JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Write `value` as indented JSON, atomically. Raises `CepnbError` on NaN and infinities: they are not JSON."""
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise CepnbError(f"{path}: not written ({error}), expected finite numbers") from error
+    write_text(path, text + "\n")
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -39,6 +39,7 @@ def test_what_cannot_be_written_or_read_is_one_line(tmp_path: Path) -> None:
     for work, reason in [
         (lambda: files.write_json(tmp_path / "file" / "a", 1), "file/a: could not be written"),
         (lambda: files.write_json(tmp_path, 1), "could not be written"),
+        (lambda: files.write_json(tmp_path / "a", {"q": float("nan")}), "a: not written .*expected finite numbers"),
         (lambda: files.read_json(tmp_path / "file"), "file: expected a readable JSON file"),
         (lambda: files.read_json(tmp_path / "none"), "none: expected a readable JSON file"),
         (lambda: files.load_tensors(tmp_path / "file"), "file: expected a whole safetensors file"),

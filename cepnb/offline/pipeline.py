@@ -185,8 +185,9 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
 
     `environment` is where the policies are evaluated, such as maze2d-umaze, and `device` where networks are
     trained and asked; simulations run on the processor. A folder that was begun is gone on with; raises `CepnbError` if it was
-    begun with another dataset, seed, setting or device (random numbers of a GPU are others), and, after all others are written, if the
-    actions of a policy are not finite.
+    begun with another dataset, seed, setting or device (random numbers of a GPU are others), and, after all others are written, if
+    something could not be scored: the actions of a policy are not finite, or the environment fails. `metrics.json` names it then as
+    `faults`, and without that file it is tried again.
     """
     configuration = configuration_of(dataset, environment, settings, profile, seed, device.type)
     run = Run(folder, configuration)
@@ -200,13 +201,14 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
     gains = q_gains(trained.eps, trained.q, energies, few, trained.action_dim, settings, trained.schedule,
                     trained.stream("gain"))
     faults += [f"{policy_name(g['method'], g['scale'])}: a gain in Q that is not finite" for g in gains if not math.isfinite(g["gain"])]
-    spread = trained.values.std(dim=1)
+    levels = {"q_mean": trained.values.mean().item(),
+              "beta_times_q_spread": settings.beta * trained.values.std(dim=1).median().item()}  # how far from flat the policy's weights are
+    faults += [f"{name}: not finite" for name, level in levels.items() if not math.isfinite(level)]
     metrics = configuration | {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "mujoco", "numpy")},
         "threads": torch.get_num_threads(),
         "seconds": run.seconds,
-        "q_mean": trained.values.mean().item(),
-        "beta_times_q_spread": settings.beta * spread.median().item(),  # how far from flat the policy's weights are
+        **{name: level for name, level in levels.items() if math.isfinite(level)},
         "gains": [g for g in gains if math.isfinite(g["gain"])],  # in Q over the behaviour, the measure of exact guidance
         "scores": scores,
     } | ({"faults": faults} if faults else {})
