@@ -228,6 +228,9 @@ def test_the_figure_of_ablations_compares_options_within_a_task() -> None:
 @pytest.mark.parametrize("changes, seed, complaint", [
     ({"settings": SETTINGS | {"beta": 3.0}}, 1, "b/metrics.json: its beta is 3.0, that of {}/a/metrics.json 20.0, expected"),
     ({"profile": "laptop"}, 1, "b/metrics.json: its profile is laptop, that of {}/a/metrics.json ci, expected"),
+    ({"digest": "02"}, 1, "b/metrics.json: its digest is 02, that of {}/a/metrics.json 01, expected runs of different seeds only"),
+    ({"device": "cuda"}, 1, "b/metrics.json: its device is cuda, that of {}/a/metrics.json cpu, expected"),
+    ({"digest": None}, 1, None),
     ({}, 0, "b/metrics.json: seed 0 a second time, expected each once"),
     ({"scores": None}, 1, "b/metrics.json: 'scores' is missing, expected the metrics.json of a finished run"),
     ({"dataset": "local/maze2d-large"}, 0, None),
@@ -235,8 +238,8 @@ def test_the_figure_of_ablations_compares_options_within_a_task() -> None:
 ])
 def test_runs_that_do_not_belong_together(tmp_path: Path, capsys: pytest.CaptureFixture, changes: dict, seed: int,
                                           complaint: str | None) -> None:
-    write(tmp_path / "a", 0, THREE[0])
-    found = metrics(seed, THREE[1]) | changes
+    write(tmp_path / "a", 0, THREE[0], digest="01")
+    found = metrics(seed, THREE[1], digest="01") | changes
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "metrics.json").write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
     status = main(["report", str(tmp_path)])
@@ -244,6 +247,23 @@ def test_runs_that_do_not_belong_together(tmp_path: Path, capsys: pytest.Capture
     if complaint:
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"cepnb: error: {tmp_path}/{complaint.format(tmp_path)}")
+
+
+def test_data_and_device_are_compared_where_they_are_known(tmp_path: Path) -> None:
+    """Through CSV, which may be older than its columns of them, and past a run of which they are not known."""
+    def table(name: str, seed: int, without: tuple[str, ...] = (), **changes: object) -> Path:
+        rows = rows_of(metrics(seed, THREE[0], **changes))
+        write_scores(tmp_path / name / "scores.csv", [{key: cell for key, cell in row.items() if key not in without} for row in rows])
+        return tmp_path / name
+
+    older = table("older", 0, without=("digest", "device"), device="cuda")
+    one, other = table("one", 1, digest="1234567890123456"), table("other", 2, digest="1234567890123457")
+    assert {row["digest"] for row in load_scores([one])} == {"1234567890123456"}
+    assert len(load_scores([older, one])) == 12 and "device" not in load_scores([older])[0]
+    with pytest.raises(CepnbError, match="other/scores.csv: its digest is 1234567890123457, that of .*/one/scores.csv 1234567890123456"):
+        load_scores([older, one, other])
+    with pytest.raises(CepnbError, match="gpu/scores.csv: its device is cuda, that of .*/one/scores.csv cpu"):
+        load_scores([older, one, table("gpu", 3, device="cuda")])
 
 
 @pytest.mark.parametrize("name, content, complaint", [

@@ -16,6 +16,7 @@ from cepnb.runs import read_metrics
 
 SETTINGS = tuple(field.name for field in fields(Settings))
 TEXT = {"dataset", "environment", "profile", "option", "method", *(f.name for f in fields(Settings) if f.type is str)}
+SOURCES = ("digest", "device")  # of data and of random numbers; None where a result is older than them
 NUMBERS = ("seed", "normalised", "episodes", "seconds", "threads", "rows")  # a row of CSV has these
 
 Row = dict[str, object]
@@ -54,7 +55,8 @@ def rows_of(metrics: dict, option: str = "") -> list[Row]:
     """
     first = {key: metrics[key] for key in ("dataset", "environment", "profile")} | {"option": option, "seed": metrics["seed"]}
     gains = {(record["method"], record["scale"]): record["gain"] for record in metrics.get("gains", [])}
-    last = {key: metrics.get(key) for key in ("q_mean", "beta_times_q_spread", "threads", "rows")}
+    last = {key: metrics.get(key) for key in ("q_mean", "beta_times_q_spread", "threads", "rows", "digest")}
+    last["device"] = metrics.get("device", "cpu")  # the one that is not named
     last["seconds"] = round(sum(metrics["seconds"].values()), 2)
     last |= {f"{name}_version": version for name, version in metrics.get("versions", {}).items()} | completed(metrics["settings"])
     last |= {"faults": metrics["faults"]} if metrics.get("faults") else {}
@@ -71,17 +73,19 @@ def load_scores(paths: Iterable[Path]) -> list[Row]:
     """The rows of CSV files, of runs' metrics (JSON files), or of folders: their `scores.csv`, else every `metrics.json` below.
 
     Raises `CepnbError` on what is neither, if there is no score in them, and unless runs of one task and option differ in nothing
-    but their seeds.
+    but their seeds, as far as is known of `SOURCES`.
     """
     rows, known, seen = [], {}, set()
     for path in paths:
         for file in _files(path):
             for row in _read_csv(file) if file.suffix == ".csv" else rows_of(read_metrics(file)):
                 group = row["dataset"], row["environment"], row["option"]
-                other, place = known.setdefault(group, (row, file))
-                for key in ("rows", "profile", *SETTINGS):
-                    if row.get(key) != other.get(key):
-                        raise CepnbError(f"{file}: its {key} is {row.get(key)}, that of {place} {other.get(key)}, expected runs of "
+                for key in ("rows", "profile", *SETTINGS, *SOURCES):
+                    if key in SOURCES and row.get(key) is None:
+                        continue
+                    other, place = known.setdefault((*group, key), (row.get(key), file))
+                    if row.get(key) != other:
+                        raise CepnbError(f"{file}: its {key} is {row.get(key)}, that of {place} {other}, expected runs of "
                                          "different seeds only")
                 case = *group, row["seed"], row["method"], row["scale"]
                 if case in seen:
@@ -169,6 +173,8 @@ def _read_csv(path: Path) -> list[Row]:
 
 
 def _value(key: str | None, cell: str | list | None) -> object:
+    if key in SOURCES:
+        return cell or None
     if key in TEXT or str(key).endswith("_version"):
         return cell
     try:
