@@ -67,11 +67,11 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def read_json(path: str | Path) -> object:
-    """Read JSON; raises `CepnbError` naming the file if it is missing or not JSON."""
+    """Read JSON; raises `CepnbError` naming the file if it is missing, not JSON or too deeply nested."""
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CepnbError(f"{path}: expected a readable JSON file ({str(error).splitlines()[0]})") from error
 
 

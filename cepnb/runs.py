@@ -11,9 +11,16 @@ from torch import nn
 
 from cepnb.errors import CepnbError
 from cepnb.files import cache_dir, load_module, load_tensors, read_json, save_tensors, write_json
+from cepnb.kinds import anything, listed, maybe, number, shown, tabled, text, whole, wrong_in
 from cepnb.profiles import completed
 
-KEYS = ("dataset", "environment", "rows", "profile", "seed", "settings", "threads", "seconds", "scores")  # needed of a run
+RUN = {"dataset": text, "environment": text, "rows": whole, "profile": text, "seed": whole, "settings": tabled(anything),
+       "threads": whole, "seconds": tabled(number), "scores": listed(anything)}  # needed of a run
+SINCE = {"gains": listed(anything), "versions": tabled(text), "q_mean": maybe(number), "beta_times_q_spread": maybe(number),
+         "digest": text, "device": text, "faults": listed(text)}  # which not all have
+SCORE = {"method": text, "scale": maybe(number), "normalised": number, "episodes": whole}
+SPREAD = {"return_mean": number, "return_se": number, "normalised_se": number}
+GAIN = {"method": text, "scale": maybe(number), "gain": number}
 
 
 class Run:
@@ -78,17 +85,17 @@ def cached_run(configuration: dict) -> Run:
 
 
 def read_metrics(path: Path) -> dict:
-    """A run's `metrics.json`; raises `CepnbError` naming what of it is not there."""
-    metrics = read_json(path)
-    for key in KEYS:
-        if not isinstance(metrics, dict) or key not in metrics:
-            raise CepnbError(f"{path}: '{key}' is missing, expected the metrics.json of a finished run")
-    for key, kind in {"settings": dict, "seconds": dict, "scores": list}.items():
-        if not isinstance(metrics[key], kind):
-            raise CepnbError(f"{path}: '{key}' is {metrics[key]!r}, expected the metrics.json of a finished run")
-    for record in metrics["scores"]:
-        if not isinstance(record, dict) or not {"method", "scale", "normalised", "episodes"} <= set(record):
-            raise CepnbError(f"{path}: scores: found {record!r}, expected records with method, scale, normalised and episodes")
+    """A run's `metrics.json`; raises `CepnbError` naming what of it is not there, or is not what it has to be."""
+    metrics, finished = read_json(path), "expected the metrics.json of a finished run"
+    if wrong := wrong_in(metrics, RUN, SINCE):
+        raise CepnbError(f"{path}: {wrong}, {finished}")
+    for key, needed, known in (("scores", SCORE, SPREAD), ("gains", GAIN, {})):
+        for record in metrics.get(key, []):
+            if wrong_in(record, needed, known):
+                *others, last = needed
+                raise CepnbError(f"{path}: {key}: found {shown(record)}, expected records with {', '.join(others)} and {last}")
+    if not metrics["scores"] and not metrics.get("faults"):
+        raise CepnbError(f"{path}: has no score in it, {finished}")
     return metrics
 
 

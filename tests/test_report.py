@@ -43,6 +43,13 @@ def write(path: Path, *args: object, **changes: object) -> Path:
 THREE = ((-10.0, 70.0, 1.0, 80.0, 5.0, 60.0), (-10.0, 72.0, 2.0, 90.0, 5.0, 62.0), (-10.0, 74.0, 6.0, 100.0, 5.0, 88.0))
 
 
+def csv_with(**cells: str) -> str:
+    """A scores.csv of one row, with some of its cells changed."""
+    row = {"seed": "0", "normalised": "1.5", "episodes": "50", "seconds": "2", "threads": "1", "rows": "10", "dataset": "local/maze2d-umaze",
+           "environment": "maze2d-umaze", "profile": "ci", "option": "base", "method": "cep", "scale": "3.0"} | cells
+    return f"{','.join(row)}\n{','.join(row.values())}\n"
+
+
 def test_means_intervals_and_differences_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     folders = [write(tmp_path / str(seed), seed, scores) for seed, scores in enumerate(THREE)]
     assert main(["report", str(tmp_path)]) == 0
@@ -272,15 +279,43 @@ def test_data_and_device_are_compared_where_they_are_known(tmp_path: Path) -> No
     ("metrics.json", json.dumps(metrics(0, THREE[0]) | {"settings": None}), "'settings' is None, expected the metrics.json of a finished run"),
     ("metrics.json", json.dumps(metrics(0, THREE[0]) | {"scores": [{}]}), "scores: found {}, expected records with method, scale, normalised and episodes"),
     ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n", "has no row, expected the scores.csv of a sweep"),
-    ("scores.csv", "a,b\n1,2\n", "line 2: 'seed' is None, expected the scores.csv of a sweep"),
+    ("scores.csv", "a,b\n1,2\n", "line 2: 'seed' is missing, expected the scores.csv of a sweep"),
     ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n0,x,1,1,1,1\n", "line 2: 'normalised' is x, expected"),
-    ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n0,1,1,1,1,1\n", "line 2: 'dataset' is None, expected"),
+    ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n0,1,1,1,1,1\n", "line 2: 'dataset' is missing, expected"),
     ("scores.csv", "\0\xff", "expected the scores.csv of a sweep"),
+    *(("metrics.json", json.dumps(metrics(0, THREE[0]) | {key: value}), f"'{key}' is {shown}, expected the metrics.json of a finished run")
+      for key, value, shown in [
+          ("dataset", None, "None"), ("environment", 3, "3"), ("profile", [], "[]"), ("rows", "ten", "ten"), ("rows", True, "True"),
+          ("seed", "0", "0"), ("seed", 0.5, "0.5"), ("threads", None, "None"), ("seconds", {"critic": "long"}, "{'critic': 'long'}"),
+          ("seconds", {"critic": math.nan}, "{'critic': nan}"), ("gains", None, "None"), ("versions", None, "None"),
+          ("versions", {"torch": 2}, "{'torch': 2}"), ("digest", 7, "7"), ("device", {}, "{}"), ("faults", "none", "none"),
+          ("faults", [None], "[None]"), ("q_mean", "high", "high"), ("q_mean", 10**400, "100000000000000000...0000000000000000000")]),
+    *(("metrics.json", json.dumps(metrics(0, THREE[0]) | {"scores": [metrics(0, THREE[0])["scores"][0] | changes]}),
+       f"scores: found {{'episodes': {changes.get('episodes', 50)!r}, ")
+      for changes in [{"normalised": None}, {"normalised": "high"}, {"normalised": math.inf}, {"scale": "x"}, {"scale": False}, {"method": 1},
+                      {"episodes": None}, {"return_mean": "x"}, {"return_se": None}, {"normalised_se": math.nan}]),
+    ("metrics.json", json.dumps(metrics(0, THREE[0]) | {"scores": [None]}), "scores: found None, expected records with method, scale,"),
+    ("metrics.json", json.dumps(metrics(0, THREE[0]) | {"gains": [{}]}), "gains: found {}, expected records with method, scale and gain"),
+    ("metrics.json", json.dumps(metrics(0, THREE[0]) | {"gains": [{"method": "cep", "scale": 1.0, "gain": "x"}]}), "gains: found {"),
+    ("metrics.json", json.dumps(metrics(0, ())), "has no score in it, expected the metrics.json of a finished run"),
+    ("metrics.json", "[" * 100_000, "expected a readable JSON file (maximum recursion depth exceeded"),
+    *(("scores.csv", csv_with(**{key: cell}), f"line 2: '{key}' is {shown}, expected the scores.csv of a sweep") for key, cell, shown in [
+        ("scale", "abc", "abc"), ("scale", "[1]", "[1]"), ("normalised", "NaN", "nan"), ("normalised", "-Infinity", "-inf"), ("seed", "x", "x"),
+        ("seed", "true", "True"), ("seconds", "long", "long"), ("episodes", "1.5", "1.5"), ("threads", "", "None"), ("faults", "x", "x"),
+        ("rows", "[" * 1000, "[" * 80), ("normalised", "1" + "0" * 400, "100000000000000000...0000000000000000000")]),
+    ("scores.csv", csv_with(method=""), "line 2: 'faults' is missing, expected the scores.csv of a sweep"),
 ])
 def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: str, complaint: str) -> None:
     (tmp_path / name).write_bytes(content.encode("latin1"))
     assert main(["report", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"cepnb: error: {tmp_path / name}: {complaint}")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"cepnb: error: {tmp_path / name}: {complaint}") and len(line) < 500
+
+
+def test_the_csv_that_is_damaged_above_is_well_without_the_damage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "scores.csv").write_text(csv_with())
+    assert main(["report", str(tmp_path)]) == 0
+    assert "| local/maze2d-umaze | base | cep | 3 | 1 | 1.5 | 1.5 |" in capsys.readouterr().out
 
 
 def test_folders_without_scores(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

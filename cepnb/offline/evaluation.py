@@ -47,7 +47,7 @@ def rollout(policy_of: Callable[[Int[Tensor, "rows"]], Policy], env: Episodes, s
 
 
 def _given(env: Episodes, moment: str, what: str, values: Float[Array, "n *width"]) -> Float[Tensor, "n *width"]:
-    """What an environment gives, in single precision; raises `CepnbError` that names it and the moment if it is not finite there."""
+    """What an environment gives, in single precision; raises `CepnbError` naming it and the moment if that is not finite."""
     numbers = torch.as_tensor(values, dtype=torch.float32)
     if not numbers.isfinite().all():
         raise CepnbError(f"{env.name}: {moment} gives {what} that are not finite, expected finite numbers")

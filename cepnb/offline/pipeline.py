@@ -185,9 +185,9 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
 
     `environment` is where the policies are evaluated, such as maze2d-umaze, and `device` where networks are
     trained and asked; simulations run on the processor. A folder that was begun is gone on with; raises `CepnbError` if it was
-    begun with another dataset, seed, setting or device (random numbers of a GPU are others), and, after all others are written, if
-    something could not be scored: the actions of a policy are not finite, or the environment fails. `metrics.json` names it then as
-    `faults`, and without that file it is tried again.
+    begun with another dataset, seed, setting or device (random numbers of a GPU are others), and, after all others are
+    written, if something could not be scored: the actions of a policy are not finite, or the environment fails.
+    `metrics.json` names it then as `faults`; without that file it is tried again.
     """
     configuration = configuration_of(dataset, environment, settings, profile, seed, device.type)
     run = Run(folder, configuration)
@@ -201,8 +201,9 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
     gains = q_gains(trained.eps, trained.q, energies, few, trained.action_dim, settings, trained.schedule,
                     trained.stream("gain"))
     faults += [f"{policy_name(g['method'], g['scale'])}: a gain in Q that is not finite" for g in gains if not math.isfinite(g["gain"])]
+    spread = trained.values.std(dim=1).median().item()
     levels = {"q_mean": trained.values.mean().item(),
-              "beta_times_q_spread": settings.beta * trained.values.std(dim=1).median().item()}  # how far from flat the policy's weights are
+              "beta_times_q_spread": settings.beta * spread}  # how far from flat the policy's weights are
     faults += [f"{name}: not finite" for name, level in levels.items() if not math.isfinite(level)]
     metrics = configuration | {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "mujoco", "numpy")},

@@ -17,7 +17,7 @@ def report(rows: list[Row]) -> str:
     sections = [
         ("At the headline scale", "D4RL-normalised scores (0 random, 100 expert): mean over training seeds, and its 95 % interval by "
          "Student's t. The headline scale is `headline_scale` of the settings, fixed beforehand.", score_table(headline)),
-        ("Left out", "What could not be scored is in no mean here: of such a method and scale fewer seeds are left than of the others.",
+        ("Left out", "What could not be scored is in no mean here, which is then over fewer seeds than those of other methods.",
          left_out_table(rows)),
         ("All tasks together", "Interquartile mean over tasks and seeds at the headline scale, and its 95 % interval by stratified "
          "bootstrap over seeds (Agarwal et al. 2021). Tasks are fixed, and few seeds make the interval too narrow.",

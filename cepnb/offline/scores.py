@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cepnb.errors import CepnbError
 from cepnb.files import write_text
+from cepnb.kinds import listed, maybe, number, text, whole, wrong_in
 from cepnb.metrics import mean_interval
 from cepnb.offline.sources import environment_of
 from cepnb.profiles import Settings, completed
@@ -17,7 +18,10 @@ from cepnb.runs import read_metrics
 SETTINGS = tuple(field.name for field in fields(Settings))
 TEXT = {"dataset", "environment", "profile", "option", "method", *(f.name for f in fields(Settings) if f.type is str)}
 SOURCES = ("digest", "device")  # of data and of random numbers; None where a result is older than them
-NUMBERS = ("seed", "normalised", "episodes", "seconds", "threads", "rows")  # a row of CSV has these
+ROW = {"seed": whole, "normalised": number, "episodes": whole, "seconds": number, "threads": whole, "rows": whole,
+       "dataset": text, "environment": text, "profile": text, "option": text, "method": text, "scale": maybe(number)}  # a row of CSV has these
+SINCE = {"faults": maybe(listed(text))}  # and some have this
+UNSCORED = ROW | {"normalised": maybe(number), "faults": listed(text)}  # of a run without a score
 
 Row = dict[str, object]
 
@@ -100,13 +104,13 @@ def load_scores(paths: Iterable[Path]) -> list[Row]:
 def write_scores(path: Path, rows: list[Row]) -> None:
     """Write rows as CSV: text as it is, nothing where there is no value, anything else as JSON."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
         cells = (row.get(key) for key in columns)
         writer.writerow(["" if cell is None else cell if isinstance(cell, str) else json.dumps(cell) for cell in cells])
-    write_text(path, text.getvalue())
+    write_text(path, table.getvalue())
 
 
 def summed_up(rows: list[Row]) -> list[Line]:
@@ -163,12 +167,9 @@ def _read_csv(path: Path) -> list[Row]:
         raise CepnbError(f"{path}: expected the scores.csv of a sweep ({str(error).splitlines()[0]})") from error
     if not rows:
         raise CepnbError(f"{path}: has no row, expected the scores.csv of a sweep")
-    for number, row in enumerate(rows, start=2):
-        numbers = NUMBERS if row.get("method") != "" else set(NUMBERS) - {"normalised"}
-        wrong = [key for key in numbers if not isinstance(row.get(key), (int, float))] + [
-            key for key in ("dataset", "environment", "option", "method", "scale") if key not in row]
-        if wrong:
-            raise CepnbError(f"{path}: line {number}: '{wrong[0]}' is {row.get(wrong[0])}, expected the scores.csv of a sweep")
+    for line, row in enumerate(rows, start=2):
+        if wrong := wrong_in(row, ROW if row.get("method") != "" else UNSCORED, SINCE):
+            raise CepnbError(f"{path}: line {line}: {wrong}, expected the scores.csv of a sweep")
     return rows
 
 
@@ -179,5 +180,5 @@ def _value(key: str | None, cell: str | list | None) -> object:
         return cell
     try:
         return json.loads(cell) if cell else None
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return cell

@@ -47,8 +47,8 @@ class Job:
 
 def run_sweep(sweep: Sweep, folder: Path, workers: int, progress: bool = True, device: str = "cpu",
               run: Callable[..., list[tuple[Job, str]]] = run_jobs) -> tuple[list[Row], list[tuple[Job, str]]]:
-    """Every run that is not finished, `workers` at a time; returns the rows of scores, none if there is no score, and the jobs that
-    failed with the reason: those that fail now, and those that have finished, now or before, but could not score all.
+    """Every run that is not finished, `workers` at a time; returns the rows of scores (none if there is no score) and the jobs
+    that failed, with the reason: those that fail now, and those that have finished, now or before, but could not score all.
 
     Rows are written to `folder`/scores.csv after every run, of all that are finished by then. A sweep that was killed goes
     on where it was. What options share is made once: they run in rounds, and later ones take over files of earlier ones.
