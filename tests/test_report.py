@@ -318,6 +318,31 @@ def test_the_csv_that_is_damaged_above_is_well_without_the_damage(tmp_path: Path
     assert "| local/maze2d-umaze | base | cep | 3 | 1 | 1.5 | 1.5 |" in capsys.readouterr().out
 
 
+def test_runs_that_finished_after_the_table_are_in_the_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A sweep that was killed, or is at work: with one option more, one seed more, and a run of which the table has no faults."""
+    told = ["mse at s = 3: actions that are not finite"]
+    runs = [("base", metrics(0, THREE[0])), ("base", metrics(1, THREE[1], faults=told)), ("base", metrics(2, THREE[2])),
+            ("8", metrics(0, THREE[1]))]
+    for option, run in runs:
+        write_json(tmp_path / "task" / option / f"seed{run['seed']}" / "metrics.json", run)
+    all_rows = [row for option, run in runs for row in rows_of(run, option)]
+    write_scores(tmp_path / "scores.csv", [{key: cell for key, cell in row.items() if key != "faults"} for row in all_rows[:12]])
+    found = {(row["option"], row["seed"], row["method"], row["scale"]): row for row in load_scores([tmp_path])}
+    assert found == {(row["option"], row["seed"], row["method"], row["scale"]): row for row in all_rows}
+    assert main(["report", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "| local/maze2d-umaze | base | cep | 3 | 3 | 90.0 |" in printed and "| local/maze2d-umaze | 8 | cep | 3 | 1 | 90.0 |" in printed
+    assert f"| local/maze2d-umaze | base | 1 | {told[0]} |" in printed
+    write_json(tmp_path / "copies" / "metrics.json", runs[0][1])  # a run of the table in another place is the same
+    assert len(load_scores([tmp_path])) == len(all_rows) and len(load_scores([tmp_path / "scores.csv"])) == 12
+    strange = tmp_path / "by hand" / "metrics.json"
+    write_json(strange, metrics(7, THREE[0]))
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"cepnb: error: {tmp_path}: finished runs that are neither in its scores.csv nor in the folders of a sweep: 1, "
+        f"such as {strange}; expected them by name, beside {tmp_path}/scores.csv\n")
+
+
 def test_folders_without_scores(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (f"cepnb: error: {tmp_path}: no scores.csv and no metrics.json in it, "

@@ -74,15 +74,15 @@ def scored(row: Row) -> bool:
 
 
 def load_scores(paths: Iterable[Path]) -> list[Row]:
-    """The rows of CSV files, of runs' metrics (JSON files), or of folders: their `scores.csv`, else every `metrics.json` below.
+    """The rows of CSV files, of runs' metrics (JSON files), or of folders: their `scores.csv` and the `metrics.json` below.
 
     Raises `CepnbError` on what is neither, if there is no score in them, and unless runs of one task and option differ in nothing
     but their seeds, as far as is known of `SOURCES`.
     """
     rows, known, seen = [], {}, set()
     for path in paths:
-        for file in _files(path):
-            for row in _read_csv(file) if file.suffix == ".csv" else rows_of(read_metrics(file)):
+        for file, own in _tables(path):
+            for row in own:
                 group = row["dataset"], row["environment"], row["option"]
                 for key in ("rows", "profile", *SETTINGS, *SOURCES):
                     if key in SOURCES and row.get(key) is None:
@@ -148,15 +148,44 @@ def task_name(dataset: str, environment: str) -> str:
     return dataset if environment == environment_of(dataset) else f"{dataset} in {environment}"
 
 
-def _files(path: Path) -> list[Path]:
+def _tables(path: Path) -> list[tuple[Path, list[Row]]]:
+    """The files of what was asked for, each with its rows."""
     if not path.is_dir():
-        return [path]
-    if (path / "scores.csv").exists():
-        return [path / "scores.csv"]
-    found = sorted(path.rglob("metrics.json"))
-    if not found:
+        return [(path, _read_csv(path) if path.suffix == ".csv" else rows_of(read_metrics(path)))]
+    table, runs = path / "scores.csv", {file: read_metrics(file) for file in sorted(path.rglob("metrics.json"))}
+    if table.exists():
+        rows = _read_csv(table)
+        return [(table, rows), *_later(path, rows, runs)]
+    if not runs:
         raise CepnbError(f"{path}: no scores.csv and no metrics.json in it, expected the folder of a sweep or of finished runs")
-    return found
+    return [(file, rows_of(metrics)) for file, metrics in runs.items()]
+
+
+def _later(folder: Path, rows: list[Row], runs: dict[Path, dict]) -> list[tuple[Path, list[Row]]]:
+    """Of the runs below a sweep's folder those that are not in its table, since the sweep was killed or is at work.
+
+    A run's option is the name of a folder (TASK/OPTION/seedN); elsewhere a run of the table is one of the same task and seed.
+    Rows of a table from before there were `faults` get those of their run. Raises `CepnbError` if the option cannot be told.
+    """
+    known: dict[tuple, dict[str, list[Row]]] = {}
+    for row in rows:
+        known.setdefault((row["dataset"], row["environment"], row["seed"]), {}).setdefault(row["option"], []).append(row)
+    later, strange = [], []
+    for file, metrics in runs.items():
+        options = known.get((metrics["dataset"], metrics["environment"], metrics["seed"]), {})
+        match file.relative_to(folder).parts:
+            case (_, option, seed, _) if seed == f"seed{metrics['seed']}":
+                if option not in options:
+                    later.append((file, rows_of(metrics, option)))
+                elif metrics.get("faults"):
+                    for row in options[option]:
+                        row["faults"] = metrics["faults"]
+            case _ if not options:
+                strange.append(file)
+    if strange:
+        raise CepnbError(f"{folder}: finished runs that are neither in its scores.csv nor in the folders of a sweep: {len(strange)}, "
+                         f"such as {strange[0]}; expected them by name, beside {folder / 'scores.csv'}")
+    return later
 
 
 def _read_csv(path: Path) -> list[Row]:
