@@ -17,10 +17,10 @@ from cepnb.files import write_json
 from cepnb.guidance import EnergyFunction, dps_energy
 from cepnb.mapped import mapped_tensor
 from cepnb.networks import EpsNet, TwinQ
-from cepnb.offline.behaviour import behaviour_net, train_behaviour
-from cepnb.offline.critic import critic_net, support_values, train_critic
+from cepnb.offline.behaviour import behaviour_net, behaviour_plan, train_behaviour
+from cepnb.offline.critic import critic_net, critic_plan, support_values, train_critic
 from cepnb.offline.data import OfflineDataset, check_rewards_vary, digest
-from cepnb.offline.energy import energy_net, train_energy
+from cepnb.offline.energy import energy_net, energy_plan, train_energy
 from cepnb.offline.environments import episodes_of
 from cepnb.offline.evaluation import evaluate, policy_name
 from cepnb.offline.gain import q_gains
@@ -164,12 +164,19 @@ def score(trained: Steps, environment: str, faults: list[str]) -> list[dict]:
                     trained.stream("evaluation"), trained.progress, faults)
 
 
+def check_plans(settings: Settings) -> None:
+    """Raises `CepnbError` naming the first setting by which a step cannot be trained."""
+    for plan in (behaviour_plan, critic_plan, energy_plan):
+        plan(settings)
+
+
 def configuration_of(dataset: OfflineDataset, environment: str, settings: Settings, profile: str, seed: int,
                      device: str = "cpu") -> dict:
     """What a run's folder is told apart by; a processor, where runs are made by default, is not named.
 
-    Raises `CepnbError` on data that cannot be learned from or evaluated there.
+    Raises `CepnbError` on data that cannot be learned from or evaluated there, and as `check_plans`.
     """
+    check_plans(settings)
     check_rewards_vary(dataset)
     widths, env = (dataset.observations.shape[1], dataset.actions.shape[1]), episodes_of(environment, 1, seed)
     if widths != (env.state_dim, env.action_dim):
