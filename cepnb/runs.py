@@ -26,18 +26,16 @@ GAIN = {"method": text, "scale": maybe(number), "gain": number}
 class Run:
     """A folder of results: `settings.json`, one file a finished step, `metrics.json` at the end.
 
-    Raises `CepnbError` if the folder was begun with another configuration than the one given, if one is. A setting that is
-    not in the folder's, since there was no choice then, counts as what was done.
+    Raises `CepnbError` as `refuse_other` if a configuration is given. A setting that is not in the folder's, since there was no
+    choice then, counts as what was done.
     """
 
     def __init__(self, folder: Path, configuration: dict | None = None) -> None:
         self.folder = folder
-        path = folder / "settings.json"
         if configuration is not None:
-            if path.exists():
-                refuse_changes(path, configuration)
-            else:
-                write_json(path, configuration)
+            refuse_other(folder, configuration)
+            if not (folder / "settings.json").exists():
+                write_json(folder / "settings.json", configuration)
         self._lock = FileLock(folder / ".lock")
 
     @property
@@ -105,8 +103,18 @@ def left_out(path: Path, metrics: dict) -> str:
     return f"{path}: {'; '.join(faults)}; {others}" if faults else ""
 
 
+def refuse_other(folder: Path, configuration: dict) -> None:
+    """Raises `CepnbError` if a folder was begun, or its run has finished, with another configuration than this one, and if its
+    `metrics.json` is damaged."""
+    if (folder / "metrics.json").exists():
+        read_metrics(folder / "metrics.json")
+    for path in (folder / "settings.json", folder / "metrics.json"):
+        if path.exists():
+            refuse_changes(path, configuration)
+
+
 def refuse_changes(path: Path, configuration: dict) -> None:
-    """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for.
+    """Raises `CepnbError` naming the first entry in which a run's settings or metrics differ from the configuration asked for.
 
     One that names no device is of a processor, and one without a digest of its data was made before there were any: by name and
     number of rows it is taken for the same.

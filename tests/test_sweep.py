@@ -235,6 +235,28 @@ def test_a_folder_begun_under_other_settings_is_refused(config: Path, unbroken: 
     assert len(load_scores([unbroken])) == 16
 
 
+def test_what_is_there_of_other_runs_or_damaged_is_refused_before_any_run(config: Path, unbroken: Path, tmp_path: Path,
+                                                                          capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(unbroken, folder)
+    shutil.rmtree(folder / "local-maze2d-umaze" / "base" / "seed0")  # what the sweep would begin with
+    path = folder / "local-maze2d-umaze" / "beta_3" / "seed1" / "metrics.json"
+    found = read_json(path)
+    (path.parent / "settings.json").unlink()
+    for metrics, complaint in [
+        (found | {"settings": found["settings"] | {"beta": 4.0}}, "made with beta 4.0, now 3.0; use another folder"),
+        (found | {"seed": 7}, "made with seed 7, now 1; use another folder"),
+        (found | {"digest": "0"}, f"made with digest 0, now {found['digest']}; use another folder"),
+        ([1], "'dataset' is missing, expected the metrics.json of a finished run"),
+        (found | {"scores": [{}]}, "scores: found {}, expected records with method, scale, normalised and episodes"),
+    ]:
+        write_json(path, metrics)
+        assert main(["sweep", str(config), "--out", str(folder), "--workers", "1"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"cepnb: error: {path}: {complaint}"
+        assert not (path.parent / "settings.json").exists() and not (folder / "local-maze2d-umaze" / "base" / "seed0").exists()
+
+
 @pytest.mark.parametrize("old, new, complaint", [
     ('["local/maze2d-umaze"]', "[]", "datasets: found [], expected a list such as ['local/maze2d-umaze']"),
     ('datasets = ["local/maze2d-umaze"]', "", "datasets: found nothing, expected a list such as ['local/maze2d-umaze']"),
@@ -259,6 +281,7 @@ def test_a_folder_begun_under_other_settings_is_refused(config: Path, unbroken: 
     ("[1, 3.0]", "[1, true]", "set.scales: found [1, True], expected a list of float"),
     ("beta = 3", 'beta = "3"', "options.beta_3.beta: found '3', expected float"),
     ("beta = 3", "beta = -3", "options.beta_3: beta -3.0: expected a finite number above 0"),
+    ("beta = 3", "checkpoint_every = 150", "options.beta_3: checkpoint_every 150: expected a multiple of record_every, 100"),
     ("beta = 3", "beta = 20", "options.beta_3: the same settings as options.base for maze2d-umaze, expected others"),
     ("beta_3", "base", "expected a TOML file (Cannot declare ('options', 'base') twice"),
     ("beta_3", '"../beta"', "options: found '../beta', expected names of letters, digits, '_', '.' and '-'"),

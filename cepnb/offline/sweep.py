@@ -18,7 +18,7 @@ from cepnb.offline.sharing import rounds, take_over
 from cepnb.offline.sources import load_task
 from cepnb.offline.sweep_file import Sweep
 from cepnb.profiles import Settings
-from cepnb.runs import Run, left_out, read_metrics, refuse_changes
+from cepnb.runs import Run, left_out, read_metrics, refuse_other
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ def run_sweep(sweep: Sweep, folder: Path, workers: int, progress: bool = True, d
     on where it was. What options share is made once: they run in rounds, and later ones take over files of earlier ones.
     `run` has the arguments of `run_jobs`, and may run the jobs elsewhere, where the folder can be seen.
 
-    Raises `CepnbError` before any run begins on a dataset that cannot be had or learned from, and if a run's folder was
-    begun under another configuration.
+    Raises `CepnbError` before any run begins on a dataset that cannot be had or learned from, and if what is there of a run is
+    of another configuration or damaged.
     """
     jobs = jobs_of(sweep, folder, threads=1 if workers > 1 else None, device=device)
     _refuse_impossible(sweep, jobs)
@@ -109,8 +109,7 @@ def _refuse_impossible(sweep: Sweep, jobs: list[Job]) -> None:
         except CepnbError as error:
             raise CepnbError(f"{sweep.path}: datasets: {error}") from error
         for job, configuration in zip(own, configurations):
-            if (job.folder / "settings.json").exists():
-                refuse_changes(job.folder / "settings.json", configuration)
+            refuse_other(job.folder, configuration)
 
 
 def _finished(jobs: list[Job]) -> list[tuple[Job, dict]]:
