@@ -1,10 +1,12 @@
 """Files that are either whole or absent: atomic writes, JSON and safetensors. Nothing is ever unpickled."""
 
+import glob
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 from cepnb.errors import CepnbError
 
 HDF5_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)  # of them h5py raises any, by where a file is damaged
+STALE = 24 * 3600  # no write pauses for as long
 
 
 def cache_dir() -> Path:
@@ -26,13 +29,15 @@ def cache_dir() -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it into place only if the block ends without an exception.
 
-    A reader sees the old file or the new one, never a part of it; a failed or killed write leaves `path` untouched.
+    A reader sees the old file or the new one, never a part of it; a failed or killed write leaves `path` untouched. What a killed
+    one has left beside it goes with a later write, when nothing was written to it for `STALE` seconds.
     Raises `CepnbError` where the system refuses the write (full disk, no permission, a folder in the way).
     """
     path = Path(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -49,6 +54,14 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove what killed writes of `path` have left, and not what another process may be writing now."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.part"):  # as tempfile names it
+        with suppress(OSError):  # another has removed it, or may not be robbed of it
+            if time.time() - part.stat().st_mtime > STALE:
+                part.unlink()
 
 
 def write_json(path: str | Path, value: object) -> None:

@@ -1,8 +1,11 @@
 """Files are whole or absent, and what is read is checked."""
 
 import json
+import multiprocessing
 import os
+import signal
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,33 @@ def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         files.write_json(path, float("nan"))
     assert files.read_json(path) == {"a": 1} and list(path.parent.iterdir()) == [path]
+
+
+def _die_while_writing(path: Path) -> None:
+    with files.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_killed_writes_leave_goes_a_day_later(tmp_path: Path) -> None:
+    """And what another process may be writing stays, as do other files' parts and files of other names."""
+    path, others = tmp_path / "a[1].json", [tmp_path / ".a[1].json.part", tmp_path / ".a1.json.12345678.part", tmp_path / ".b.json.12345678.part"]
+    process = multiprocessing.get_context("fork").Process(target=_die_while_writing, args=(path,))
+    process.start()
+    process.join()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".a[1].json.") and not path.exists()
+    for other in others:
+        other.touch()
+        os.utime(other, (0, 0))
+    os.utime(left, (0, time.time() - files.STALE + 600))
+    files.write_json(path, 1)
+    assert left.exists()
+    os.utime(left, (0, time.time() - files.STALE - 1))
+    with files.atomic_path(path) as temporary:
+        temporary.write_text("2")
+        files.write_json(path, 1)  # by another, meanwhile
+    assert set(tmp_path.iterdir()) == {path, *others} and files.read_json(path) == 2
 
 
 def test_results_are_ordinary_files(tmp_path: Path) -> None:
