@@ -37,7 +37,8 @@ class Plan:
             if getattr(self, name) < 1:
                 raise CepnbError(f"{name} {getattr(self, name)}: expected at least 1")
         if self.checkpoint_every < 1 or self.checkpoint_every % self.record_every:
-            raise CepnbError(f"checkpoint_every {self.checkpoint_every}: expected a multiple of record_every, {self.record_every}")
+            raise CepnbError(f"checkpoint_every {self.checkpoint_every}: expected a multiple of record_every, "
+                             f"{self.record_every}")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, 0 ≤ step < steps."""

@@ -82,16 +82,16 @@ def test_what_other_batches_score_is_kept(way: str, monkeypatch: pytest.MonkeyPa
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A finished run of few steps, and the command that made it."""
     folder = tmp_path_factory.mktemp("trained")
-    settings = dict(transitions=300, sampler_steps=2, behaviour_steps=100, q_steps=100, energy_steps=100, energy_states=100, episodes=1,
-                    best_of=2)
+    settings = dict(transitions=300, sampler_steps=2, behaviour_steps=100, q_steps=100, energy_steps=100, energy_states=100,
+                    episodes=1, best_of=2)
     command = ["qgpo", "--dataset", "local/maze2d-umaze", "--profile", "ci",
                *(part for name, value in settings.items() for part in ("--set", f"{name}={value}")), "--out"]
     assert main([*command, str(folder)]) == 0
     return folder, command
 
 
-def test_a_run_keeps_what_was_scored_before_an_environment_failed(trained: tuple[Path, list[str]], tmp_path: Path,
-                                                                  monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_run_keeps_what_was_scored_before_an_environment_failed(
+        trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     folder, command = trained
     made, path = [], tmp_path / "metrics.json"
     for file in (*folder.glob("*.safetensors"), folder / "settings.json"):
@@ -113,12 +113,13 @@ def test_a_run_keeps_what_was_scored_before_an_environment_failed(trained: tuple
     assert len(read_json(path)["scores"]) == 6
 
 
-def test_a_value_that_is_not_finite_is_a_fault_and_costs_no_score(trained: tuple[Path, list[str]], tmp_path: Path,
-                                                                 monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_value_that_is_not_finite_is_a_fault_and_costs_no_score(
+        trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     folder, command = trained
     for file in (*folder.glob("*.safetensors"), folder / "settings.json"):
         shutil.copy(file, tmp_path)
-    monkeypatch.setattr("cepnb.offline.pipeline.support_values", lambda q, states, actions: torch.full(actions.shape[:2], math.nan))
+    monkeypatch.setattr("cepnb.offline.pipeline.support_values",
+                        lambda q, states, actions: torch.full(actions.shape[:2], math.nan))
     assert main([*command, str(tmp_path)]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert "metrics.json: q_mean: not finite; beta_times_q_spread: not finite; all other scores are there" in line

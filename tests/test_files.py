@@ -36,7 +36,8 @@ def _die_while_writing(path: Path) -> None:
 
 def test_what_killed_writes_leave_goes_a_day_later(tmp_path: Path) -> None:
     """And what another process may be writing stays, as do other files' parts and files of other names."""
-    path, others = tmp_path / "a[1].json", [tmp_path / ".a[1].json.part", tmp_path / ".a1.json.12345678.part", tmp_path / ".b.json.12345678.part"]
+    path = tmp_path / "a[1].json"
+    others = [tmp_path / name for name in (".a[1].json.part", ".a1.json.12345678.part", ".b.json.12345678.part")]
     process = multiprocessing.get_context("fork").Process(target=_die_while_writing, args=(path,))
     process.start()
     process.join()

@@ -18,10 +18,12 @@ from cepnb.runs import read_metrics
 SETTINGS = tuple(field.name for field in fields(Settings))
 TEXT = {"dataset", "environment", "profile", "option", "method", *(f.name for f in fields(Settings) if f.type is str)}
 SOURCES = ("digest", "device")  # of data and of random numbers; None where a result is older than them
+# What a row of CSV has, what some have, and what one of a run without a score has instead.
 ROW = {"seed": whole, "normalised": number, "episodes": whole, "seconds": number, "threads": whole, "rows": whole,
-       "dataset": text, "environment": text, "profile": text, "option": text, "method": text, "scale": maybe(number)}  # a row of CSV has these
-SINCE = {"faults": maybe(listed(text))}  # and some have this
-UNSCORED = ROW | {"normalised": maybe(number), "faults": listed(text)}  # of a run without a score
+       "dataset": text, "environment": text, "profile": text, "option": text, "method": text,
+       "scale": maybe(number)}
+SINCE = {"faults": maybe(listed(text))}
+UNSCORED = ROW | {"normalised": maybe(number), "faults": listed(text)}
 
 Row = dict[str, object]
 
@@ -183,8 +185,8 @@ def _later(folder: Path, rows: list[Row], runs: dict[Path, dict]) -> list[tuple[
             case _ if not options:
                 strange.append(file)
     if strange:
-        raise CepnbError(f"{folder}: finished runs that are neither in its scores.csv nor in the folders of a sweep: {len(strange)}, "
-                         f"such as {strange[0]}; expected them by name, beside {folder / 'scores.csv'}")
+        raise CepnbError(f"{folder}: finished runs that are neither in its scores.csv nor in the folders of a sweep: "
+                         f"{len(strange)}, such as {strange[0]}; expected them by name, beside {folder / 'scores.csv'}")
     return later
 
 
