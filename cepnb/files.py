@@ -1,10 +1,12 @@
 """Files that are either whole or absent: atomic writes, JSON and safetensors. Nothing is ever unpickled."""
 
+import glob
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
@@ -15,6 +17,7 @@ from safetensors.torch import save_file
 from cepnb.errors import CepnbError
 
 HDF5_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)  # of them h5py raises any, by where a file is damaged
+STALE = 24 * 3600  # no write pauses for as long
 
 
 def cache_dir() -> Path:
@@ -26,13 +29,15 @@ def cache_dir() -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it into place only if the block ends without an exception.
 
-    A reader sees the old file or the new one, never a part of it; a failed or killed write leaves `path` untouched.
+    A reader sees the old file or the new one, never a part of it; a failed or killed write leaves `path` untouched. What a killed
+    one has left beside it goes with a later write, when nothing was written to it for `STALE` seconds.
     Raises `CepnbError` where the system refuses the write (full disk, no permission, a folder in the way).
     """
     path = Path(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(path)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -51,9 +56,21 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def _remove_stale(path: Path) -> None:
+    """Remove what killed writes of `path` have left, and not what another process may be writing now."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.part"):  # as tempfile names it
+        with suppress(OSError):  # another has removed it, or may not be robbed of it
+            if time.time() - part.stat().st_mtime > STALE:
+                part.unlink()
+
+
 def write_json(path: str | Path, value: object) -> None:
-    """Write `value` as indented JSON, atomically. NaN and infinities are refused: they are not JSON."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Write `value` as indented JSON, atomically. Raises `CepnbError` on NaN and infinities: they are not JSON."""
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False)
+    except ValueError as error:
+        raise CepnbError(f"{path}: not written ({error}), expected finite numbers") from error
+    write_text(path, text + "\n")
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -63,11 +80,11 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def read_json(path: str | Path) -> object:
-    """Read JSON; raises `CepnbError` naming the file if it is missing or not JSON."""
+    """Read JSON; raises `CepnbError` naming the file if it is missing, not JSON or too deeply nested."""
     path = Path(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CepnbError(f"{path}: expected a readable JSON file ({str(error).splitlines()[0]})") from error
 
 

@@ -11,26 +11,31 @@ from torch import nn
 
 from cepnb.errors import CepnbError
 from cepnb.files import cache_dir, load_module, load_tensors, read_json, save_tensors, write_json
+from cepnb.kinds import anything, listed, maybe, number, shown, tabled, text, whole, wrong_in
 from cepnb.profiles import completed
 
-KEYS = ("dataset", "environment", "rows", "profile", "seed", "settings", "threads", "seconds", "scores")  # needed of a run
+RUN = {"dataset": text, "environment": text, "rows": whole, "profile": text, "seed": whole, "settings": tabled(anything),
+       "threads": whole, "seconds": tabled(number), "scores": listed(anything)}  # needed of a run
+SINCE = {"gains": listed(anything), "versions": tabled(text), "q_mean": maybe(number), "beta_times_q_spread": maybe(number),
+         "digest": text, "device": text, "faults": listed(text)}  # which not all have
+SCORE = {"method": text, "scale": maybe(number), "normalised": number, "episodes": whole}
+SPREAD = {"return_mean": number, "return_se": number, "normalised_se": number}
+GAIN = {"method": text, "scale": maybe(number), "gain": number}
 
 
 class Run:
     """A folder of results: `settings.json`, one file a finished step, `metrics.json` at the end.
 
-    Raises `CepnbError` if the folder was begun with another configuration than the one given, if one is. A setting that is
-    not in the folder's, since there was no choice then, counts as what was done.
+    Raises `CepnbError` as `refuse_other` if a configuration is given. A setting that is not in the folder's, since there was no
+    choice then, counts as what was done.
     """
 
     def __init__(self, folder: Path, configuration: dict | None = None) -> None:
         self.folder = folder
-        path = folder / "settings.json"
         if configuration is not None:
-            if path.exists():
-                refuse_changes(path, configuration)
-            else:
-                write_json(path, configuration)
+            refuse_other(folder, configuration)
+            if not (folder / "settings.json").exists():
+                write_json(folder / "settings.json", configuration)
         self._lock = FileLock(folder / ".lock")
 
     @property
@@ -78,22 +83,38 @@ def cached_run(configuration: dict) -> Run:
 
 
 def read_metrics(path: Path) -> dict:
-    """A run's `metrics.json`; raises `CepnbError` naming what of it is not there."""
-    metrics = read_json(path)
-    for key in KEYS:
-        if not isinstance(metrics, dict) or key not in metrics:
-            raise CepnbError(f"{path}: '{key}' is missing, expected the metrics.json of a finished run")
-    for key, kind in {"settings": dict, "seconds": dict, "scores": list}.items():
-        if not isinstance(metrics[key], kind):
-            raise CepnbError(f"{path}: '{key}' is {metrics[key]!r}, expected the metrics.json of a finished run")
-    for record in metrics["scores"]:
-        if not isinstance(record, dict) or not {"method", "scale", "normalised", "episodes"} <= set(record):
-            raise CepnbError(f"{path}: scores: found {record!r}, expected records with method, scale, normalised and episodes")
+    """A run's `metrics.json`; raises `CepnbError` naming what of it is not there, or is not what it has to be."""
+    metrics, finished = read_json(path), "expected the metrics.json of a finished run"
+    if wrong := wrong_in(metrics, RUN, SINCE):
+        raise CepnbError(f"{path}: {wrong}, {finished}")
+    for key, needed, known in (("scores", SCORE, SPREAD), ("gains", GAIN, {})):
+        for record in metrics.get(key, []):
+            if wrong_in(record, needed, known):
+                *others, last = needed
+                raise CepnbError(f"{path}: {key}: found {shown(record)}, expected records with {', '.join(others)} and {last}")
+    if not metrics["scores"] and not metrics.get("faults"):
+        raise CepnbError(f"{path}: has no score in it, {finished}")
     return metrics
 
 
+def left_out(path: Path, metrics: dict) -> str:
+    """What of a finished run could not be scored, as its `faults` say, in a line that names the file; nothing if all could."""
+    faults, others = metrics.get("faults"), "all other scores are there" if metrics["scores"] else "no score is there"
+    return f"{path}: {'; '.join(faults)}; {others}" if faults else ""
+
+
+def refuse_other(folder: Path, configuration: dict) -> None:
+    """Raises `CepnbError` if a folder was begun, or its run has finished, with another configuration than this one, and if its
+    `metrics.json` is damaged."""
+    if (folder / "metrics.json").exists():
+        read_metrics(folder / "metrics.json")
+    for path in (folder / "settings.json", folder / "metrics.json"):
+        if path.exists():
+            refuse_changes(path, configuration)
+
+
 def refuse_changes(path: Path, configuration: dict) -> None:
-    """Raises `CepnbError` naming the first entry in which a folder's `settings.json` differs from the configuration asked for.
+    """Raises `CepnbError` naming the first entry in which a run's settings or metrics differ from the configuration asked for.
 
     One that names no device is of a processor, and one without a digest of its data was made before there were any: by name and
     number of rows it is taken for the same.

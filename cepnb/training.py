@@ -33,8 +33,12 @@ class Plan:
     checkpoint_every: int = 1000  # steps between checkpoints, a multiple of record_every
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.record_every < 1 or self.checkpoint_every % self.record_every:
-            raise CepnbError(f"plan {self}: expected steps ≥ 1 and checkpoint_every a multiple of record_every")
+        for name in ("steps", "record_every"):
+            if getattr(self, name) < 1:
+                raise CepnbError(f"{name} {getattr(self, name)}: expected at least 1")
+        if self.checkpoint_every < 1 or self.checkpoint_every % self.record_every:
+            raise CepnbError(f"checkpoint_every {self.checkpoint_every}: expected a multiple of record_every, "
+                             f"{self.record_every}")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, 0 ≤ step < steps."""

@@ -98,7 +98,7 @@ def test_ci_and_readme_call_the_two_commands() -> None:
 
 # Imports run one way. A later group may import an earlier one; modules of one group may not import each other.
 ORDER = [
-    {"cepnb"}, {"errors"}, {"files", "mapped", "profiles", "devices"}, {"schedule"}, {"exact"}, {"toys"}, {"metrics"}, {"sampled"}, {"features"}, {"networks"},
+    {"cepnb"}, {"errors", "kinds"}, {"files", "mapped", "profiles", "devices"}, {"schedule"}, {"exact"}, {"toys"}, {"metrics"}, {"sampled"}, {"features"}, {"networks"},
     {"losses"}, {"guidance"}, {"samplers"}, {"streams", "capture"}, {"training"}, {"batched", "runs"}, {"methods"}, {"benchmark"},
     {"offline"}, {"offline.episodes", "offline.download"}, {"offline.maze", "offline.locomotion"},
     {"offline.mdp", "offline.waypoint"}, {"offline.d4rl_bridge"}, {"offline.mujoco_py_standin"},

@@ -1,8 +1,11 @@
 """Files are whole or absent, and what is read is checked."""
 
 import json
+import multiprocessing
 import os
+import signal
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,34 @@ def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     assert files.read_json(path) == {"a": 1} and list(path.parent.iterdir()) == [path]
 
 
+def _die_while_writing(path: Path) -> None:
+    with files.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_what_killed_writes_leave_goes_a_day_later(tmp_path: Path) -> None:
+    """And what another process may be writing stays, as do other files' parts and files of other names."""
+    path = tmp_path / "a[1].json"
+    others = [tmp_path / name for name in (".a[1].json.part", ".a1.json.12345678.part", ".b.json.12345678.part")]
+    process = multiprocessing.get_context("fork").Process(target=_die_while_writing, args=(path,))
+    process.start()
+    process.join()
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".a[1].json.") and not path.exists()
+    for other in others:
+        other.touch()
+        os.utime(other, (0, 0))
+    os.utime(left, (0, time.time() - files.STALE + 600))
+    files.write_json(path, 1)
+    assert left.exists()
+    os.utime(left, (0, time.time() - files.STALE - 1))
+    with files.atomic_path(path) as temporary:
+        temporary.write_text("2")
+        files.write_json(path, 1)  # by another, meanwhile
+    assert set(tmp_path.iterdir()) == {path, *others} and files.read_json(path) == 2
+
+
 def test_results_are_ordinary_files(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
@@ -39,6 +70,7 @@ def test_what_cannot_be_written_or_read_is_one_line(tmp_path: Path) -> None:
     for work, reason in [
         (lambda: files.write_json(tmp_path / "file" / "a", 1), "file/a: could not be written"),
         (lambda: files.write_json(tmp_path, 1), "could not be written"),
+        (lambda: files.write_json(tmp_path / "a", {"q": float("nan")}), "a: not written .*expected finite numbers"),
         (lambda: files.read_json(tmp_path / "file"), "file: expected a readable JSON file"),
         (lambda: files.read_json(tmp_path / "none"), "none: expected a readable JSON file"),
         (lambda: files.load_tensors(tmp_path / "file"), "file: expected a whole safetensors file"),

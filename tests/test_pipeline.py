@@ -161,6 +161,14 @@ def test_another_setting_in_the_same_folder_is_refused(
         run(unbroken[0], **changes)
 
 
+def test_metrics_of_another_setting_are_refused_without_settings_beside_them(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+    shutil.copy(unbroken[0] / "metrics.json", tmp_path)
+    with pytest.raises(CepnbError, match=r"metrics.json: made with beta 20.0, now 3.0; use another folder"):
+        run(tmp_path, beta=3.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    assert run(tmp_path) == unbroken[1]
+
+
 def test_other_data_under_the_same_name_is_refused(unbroken: tuple[Path, dict]) -> None:
     other = dataset(ci())
     other.rewards[7] += 1
@@ -240,6 +248,8 @@ def test_constant_rewards_and_other_widths_are_refused(tmp_path: Path) -> None:
                           data.next_observations.repeat(1, 2), data.terminals, data.episode_returns)
     with pytest.raises(CepnbError, match=r"wide: states and actions of width \(8, 2\), expected \(4, 2\)"):
         run_qgpo(wide, "maze2d-umaze", ci(), "ci", 0, tmp_path, progress=False)
+    with pytest.raises(CepnbError, match="^checkpoint_every 150: expected a multiple of record_every, 100$"):
+        run(tmp_path, checkpoint_every=150)
     with pytest.raises(CepnbError, match="environment 'maze2d-tiny': expected one of maze2d-umaze"):
         run_qgpo(data, "maze2d-tiny", ci(), "ci", 0, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())

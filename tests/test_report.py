@@ -13,6 +13,7 @@ from scipy import stats
 
 from cepnb.cli import main
 from cepnb.errors import CepnbError
+from cepnb.files import write_json
 from cepnb.metrics import interquartile_mean, stratified_interval
 from cepnb.offline.published import MEANS, QGPO, published_name, suite_of
 from cepnb.offline.report import report
@@ -40,6 +41,15 @@ def write(path: Path, *args: object, **changes: object) -> Path:
 
 
 THREE = ((-10.0, 70.0, 1.0, 80.0, 5.0, 60.0), (-10.0, 72.0, 2.0, 90.0, 5.0, 62.0), (-10.0, 74.0, 6.0, 100.0, 5.0, 88.0))
+WELL = metrics(0, THREE[0])
+
+
+def csv_with(**cells: str) -> str:
+    """A scores.csv of one row, with some of its cells changed."""
+    row = {"seed": "0", "normalised": "1.5", "episodes": "50", "seconds": "2", "threads": "1", "rows": "10",
+           "dataset": "local/maze2d-umaze", "environment": "maze2d-umaze", "profile": "ci", "option": "base",
+           "method": "cep", "scale": "3.0"} | cells
+    return f"{','.join(row)}\n{','.join(row.values())}\n"
 
 
 def test_means_intervals_and_differences_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -77,6 +87,29 @@ def test_csv_holds_what_the_report_needs(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == report(rows)
     assert '| a, "b".hdf5 in maze2d-umaze | 8 | cep | 3 | 3 | 90.0 | 65.2 to 114.8 |' in report(rows)
+
+
+def test_what_could_not_be_scored_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Seed 1 has no CEP, and seed 2 nothing at all: read from runs, and from the CSV of a sweep."""
+    told = ["cep at s = 1: actions that are not finite", "cep at s = 3: actions that are not finite"]
+    partly = metrics(1, THREE[1], faults=told)
+    partly["scores"] = [record for record in partly["scores"] if record["method"] != "cep"]
+    runs = [metrics(0, THREE[0]), partly, metrics(2, (), faults=["behaviour, cep at s = 1: hopper: step 3 failed"])]
+    write_scores(tmp_path / "csv" / "scores.csv", [row for run in runs for row in rows_of(run)])
+    for seed, run in enumerate(runs):
+        write_json(tmp_path / "runs" / str(seed) / "metrics.json", run)
+    for name in ("csv", "runs"):
+        assert main(["report", str(tmp_path / name)]) == 0
+        printed = capsys.readouterr().out
+        part = printed.split("### Left out")[1].split("###")[0].strip().splitlines()
+        assert part[2:] == ["| task | seed | left out |", "|---|---|---|",
+                            f"| local/maze2d-umaze | 1 | {'; '.join(told)} |",
+                            "| local/maze2d-umaze | 2 | behaviour, cep at s = 1: hopper: step 3 failed |"]
+        assert "| cep | 3 | 1 | 80.0 |  | 80.0 |" in printed and "| behaviour |  | 2 | -10.0 |" in printed
+        assert "| local/maze2d-umaze | ci | 10 | 0, 1, 2 | 50 |" in printed
+    assert main(["report", str(tmp_path / "runs" / "2")]) == 2
+    assert capsys.readouterr().err == (f"cepnb: error: {tmp_path}/runs/2/metrics.json: no score is there (behaviour, cep at "
+                                       "s = 1: hopper: step 3 failed), expected finished runs with scores\n")
 
 
 def test_all_tasks_together(tmp_path: Path) -> None:
@@ -204,6 +237,9 @@ def test_the_figure_of_ablations_compares_options_within_a_task() -> None:
 @pytest.mark.parametrize("changes, seed, complaint", [
     ({"settings": SETTINGS | {"beta": 3.0}}, 1, "b/metrics.json: its beta is 3.0, that of {}/a/metrics.json 20.0, expected"),
     ({"profile": "laptop"}, 1, "b/metrics.json: its profile is laptop, that of {}/a/metrics.json ci, expected"),
+    ({"digest": "02"}, 1, "b/metrics.json: its digest is 02, that of {}/a/metrics.json 01, expected runs of different seeds"),
+    ({"device": "cuda"}, 1, "b/metrics.json: its device is cuda, that of {}/a/metrics.json cpu, expected"),
+    ({"digest": None}, 1, None),
     ({}, 0, "b/metrics.json: seed 0 a second time, expected each once"),
     ({"scores": None}, 1, "b/metrics.json: 'scores' is missing, expected the metrics.json of a finished run"),
     ({"dataset": "local/maze2d-large"}, 0, None),
@@ -211,8 +247,8 @@ def test_the_figure_of_ablations_compares_options_within_a_task() -> None:
 ])
 def test_runs_that_do_not_belong_together(tmp_path: Path, capsys: pytest.CaptureFixture, changes: dict, seed: int,
                                           complaint: str | None) -> None:
-    write(tmp_path / "a", 0, THREE[0])
-    found = metrics(seed, THREE[1]) | changes
+    write(tmp_path / "a", 0, THREE[0], digest="01")
+    found = metrics(seed, THREE[1], digest="01") | changes
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "metrics.json").write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
     status = main(["report", str(tmp_path)])
@@ -222,21 +258,97 @@ def test_runs_that_do_not_belong_together(tmp_path: Path, capsys: pytest.Capture
         assert line.startswith(f"cepnb: error: {tmp_path}/{complaint.format(tmp_path)}")
 
 
+def test_data_and_device_are_compared_where_they_are_known(tmp_path: Path) -> None:
+    """Through CSV, which may be older than its columns of them, and past a run of which they are not known."""
+    def table(name: str, seed: int, without: tuple[str, ...] = (), **changes: object) -> Path:
+        rows = rows_of(metrics(seed, THREE[0], **changes))
+        write_scores(tmp_path / name / "scores.csv", [
+            {key: cell for key, cell in row.items() if key not in without} for row in rows])
+        return tmp_path / name
+
+    older = table("older", 0, without=("digest", "device"), device="cuda")
+    one, other = table("one", 1, digest="1234567890123456"), table("other", 2, digest="1234567890123457")
+    assert {row["digest"] for row in load_scores([one])} == {"1234567890123456"}
+    assert len(load_scores([older, one])) == 12 and "device" not in load_scores([older])[0]
+    with pytest.raises(CepnbError, match="other/scores.csv: its digest is 1234567890123457, that of .*/one/scores.csv 12345"):
+        load_scores([older, one, other])
+    with pytest.raises(CepnbError, match="gpu/scores.csv: its device is cuda, that of .*/one/scores.csv cpu"):
+        load_scores([older, one, table("gpu", 3, device="cuda")])
+
+
 @pytest.mark.parametrize("name, content, complaint", [
     ("metrics.json", "[1, 2]", "'dataset' is missing, expected the metrics.json of a finished run"),
     ("metrics.json", "{", "expected a readable JSON file"),
     ("metrics.json", json.dumps(metrics(0, THREE[0]) | {"settings": None}), "'settings' is None, expected the metrics.json of a finished run"),
     ("metrics.json", json.dumps(metrics(0, THREE[0]) | {"scores": [{}]}), "scores: found {}, expected records with method, scale, normalised and episodes"),
     ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n", "has no row, expected the scores.csv of a sweep"),
-    ("scores.csv", "a,b\n1,2\n", "line 2: 'seed' is None, expected the scores.csv of a sweep"),
+    ("scores.csv", "a,b\n1,2\n", "line 2: 'seed' is missing, expected the scores.csv of a sweep"),
     ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n0,x,1,1,1,1\n", "line 2: 'normalised' is x, expected"),
-    ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n0,1,1,1,1,1\n", "line 2: 'dataset' is None, expected"),
+    ("scores.csv", "seed,normalised,episodes,seconds,threads,rows\n0,1,1,1,1,1\n", "line 2: 'dataset' is missing, expected"),
     ("scores.csv", "\0\xff", "expected the scores.csv of a sweep"),
+    *(("metrics.json", json.dumps(WELL | {key: value}), f"'{key}' is {shown}, expected the metrics.json of a finished run")
+      for key, value, shown in [
+          ("dataset", None, "None"), ("environment", 3, "3"), ("profile", [], "[]"), ("rows", "ten", "ten"),
+          ("rows", True, "True"), ("seed", "0", "0"), ("seed", 0.5, "0.5"), ("threads", None, "None"),
+          ("seconds", {"critic": "long"}, "{'critic': 'long'}"),
+          ("seconds", {"critic": math.nan}, "{'critic': nan}"), ("gains", None, "None"), ("versions", None, "None"),
+          ("versions", {"torch": 2}, "{'torch': 2}"), ("digest", 7, "7"), ("device", {}, "{}"), ("faults", "none", "none"),
+          ("faults", [None], "[None]"), ("q_mean", "high", "high"),
+          ("q_mean", 10**400, "100000000000000000...0000000000000000000")]),
+    *(("metrics.json", json.dumps(WELL | {"scores": [WELL["scores"][0] | changes]}),
+       f"scores: found {{'episodes': {changes.get('episodes', 50)!r}, ")
+      for changes in [{"normalised": None}, {"normalised": "high"}, {"normalised": math.inf}, {"scale": "x"}, {"scale": False},
+                      {"method": 1}, {"episodes": None}, {"return_mean": "x"}, {"return_se": None}, {"normalised_se": math.nan}]),
+    ("metrics.json", json.dumps(WELL | {"scores": [None]}), "scores: found None, expected records with method, scale,"),
+    ("metrics.json", json.dumps(WELL | {"gains": [{}]}), "gains: found {}, expected records with method, scale and gain"),
+    ("metrics.json", json.dumps(WELL | {"gains": [{"method": "cep", "scale": 1.0, "gain": "x"}]}), "gains: found {"),
+    ("metrics.json", json.dumps(metrics(0, ())), "has no score in it, expected the metrics.json of a finished run"),
+    ("metrics.json", "[" * 100_000, "expected a readable JSON file (maximum recursion depth exceeded"),
+    *(("scores.csv", csv_with(**{key: cell}), f"line 2: '{key}' is {shown}, expected the scores.csv of a sweep")
+      for key, cell, shown in [
+        ("scale", "abc", "abc"), ("scale", "[1]", "[1]"), ("normalised", "NaN", "nan"), ("normalised", "-Infinity", "-inf"),
+        ("seed", "x", "x"), ("seed", "true", "True"), ("seconds", "long", "long"), ("episodes", "1.5", "1.5"),
+        ("threads", "", "None"), ("faults", "x", "x"), ("rows", "[" * 1000, "[" * 80),
+        ("normalised", "1" + "0" * 400, "100000000000000000...0000000000000000000")]),
+    ("scores.csv", csv_with(method=""), "line 2: 'faults' is missing, expected the scores.csv of a sweep"),
 ])
 def test_damaged_files(tmp_path: Path, capsys: pytest.CaptureFixture, name: str, content: str, complaint: str) -> None:
     (tmp_path / name).write_bytes(content.encode("latin1"))
     assert main(["report", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith(f"cepnb: error: {tmp_path / name}: {complaint}")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"cepnb: error: {tmp_path / name}: {complaint}") and len(line) < 500
+
+
+def test_the_csv_that_is_damaged_above_is_well_without_the_damage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "scores.csv").write_text(csv_with())
+    assert main(["report", str(tmp_path)]) == 0
+    assert "| local/maze2d-umaze | base | cep | 3 | 1 | 1.5 | 1.5 |" in capsys.readouterr().out
+
+
+def test_runs_that_finished_after_the_table_are_in_the_report(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """A sweep that was killed, or is at work: with one option more, one seed more, and a run of which the table has no faults."""
+    told = ["mse at s = 3: actions that are not finite"]
+    runs = [("base", metrics(0, THREE[0])), ("base", metrics(1, THREE[1], faults=told)), ("base", metrics(2, THREE[2])),
+            ("8", metrics(0, THREE[1]))]
+    for option, run in runs:
+        write_json(tmp_path / "task" / option / f"seed{run['seed']}" / "metrics.json", run)
+    all_rows = [row for option, run in runs for row in rows_of(run, option)]
+    write_scores(tmp_path / "scores.csv", [{key: cell for key, cell in row.items() if key != "faults"} for row in all_rows[:12]])
+    found = {(row["option"], row["seed"], row["method"], row["scale"]): row for row in load_scores([tmp_path])}
+    assert found == {(row["option"], row["seed"], row["method"], row["scale"]): row for row in all_rows}
+    assert main(["report", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "| local/maze2d-umaze | base | cep | 3 | 3 | 90.0 |" in printed
+    assert "| local/maze2d-umaze | 8 | cep | 3 | 1 | 90.0 |" in printed
+    assert f"| local/maze2d-umaze | base | 1 | {told[0]} |" in printed
+    write_json(tmp_path / "copies" / "metrics.json", runs[0][1])  # a run of the table in another place is the same
+    assert len(load_scores([tmp_path])) == len(all_rows) and len(load_scores([tmp_path / "scores.csv"])) == 12
+    strange = tmp_path / "by hand" / "metrics.json"
+    write_json(strange, metrics(7, THREE[0]))
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"cepnb: error: {tmp_path}: finished runs that are neither in its scores.csv nor in the folders of a sweep: 1, "
+        f"such as {strange}; expected them by name, beside {tmp_path}/scores.csv\n")
 
 
 def test_folders_without_scores(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -17,8 +17,9 @@ import pytest
 
 from cepnb.cli import main
 from cepnb.errors import CepnbError
-from cepnb.files import write_text
+from cepnb.files import read_json, write_json, write_text
 from cepnb.offline import pipeline, sweep
+from cepnb.offline.report import report
 from cepnb.offline.scores import load_scores
 from cepnb.offline.sharing import rounds
 from cepnb.offline.sweep import Job, jobs_of, run_job, run_sweep
@@ -186,6 +187,45 @@ def test_a_failed_run_is_named_and_the_others_are_kept(config: Path, unbroken: P
     assert rows(folder) == expected and (folder / "table.md").exists()
 
 
+def test_what_a_finished_run_could_not_score_is_named_by_every_sweep(config: Path, unbroken: Path, tmp_path: Path,
+                                                                     capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(unbroken, folder)
+    failing = folder / "local-maze2d-umaze" / "beta_3" / "seed1" / "metrics.json"
+    found, told = read_json(failing), "cep at s = 3: actions that are not finite"
+    kept = [record for record in found["scores"] if (record["method"], record["scale"]) != ("cep", 3.0)]
+    for scores, others in ((kept, "all other scores are there"), ([], "no score is there")):
+        write_json(failing, found | {"scores": scores, "faults": [told]})
+        for _ in range(2):
+            assert main(["sweep", str(config), "--out", str(folder)]) == 2
+            printed = capsys.readouterr()
+            assert printed.err.splitlines()[-1] == (f"cepnb: error: runs that failed: 1, all others are kept ({failing.parent}: "
+                                                    f"{failing}: {told}; {others})")
+            line = f"| local/maze2d-umaze | beta_3 | 1 | {told} |"
+            assert line in printed.out and line in (folder / "table.md").read_text() and line in report(load_scores([folder]))
+    for path in folder.rglob("metrics.json"):
+        write_json(path, read_json(path) | {"scores": [], "faults": [told]})
+    assert main(["sweep", str(config), "--out", str(folder)]) == 2
+    assert "runs that failed: 4, all others are kept" in capsys.readouterr().err
+
+
+def test_a_run_that_fails_for_what_it_could_not_score_is_named_once(config: Path, unbroken: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(unbroken, folder)
+    path = folder / "local-maze2d-umaze" / "base" / "seed1" / "metrics.json"
+    found = read_json(path) | {"faults": ["cep at s = 3: a gain in Q that is not finite"]}
+    path.unlink()
+
+    def failing(work: Callable, jobs: list[Job], workers: int, ended: Callable) -> list[tuple[Job, str]]:
+        for job in jobs:
+            write_json(job.metrics, found)
+            ended(job)
+        return [(job, "not finite") for job in jobs]
+
+    _, failures = run_sweep(read_sweep(config), folder, 2, progress=False, run=failing)
+    assert [(job.metrics, reason) for job, reason in failures] == [(path, "not finite")]
+
+
 def test_a_folder_begun_under_other_settings_is_refused(config: Path, unbroken: Path, tmp_path: Path,
                                                         capsys: pytest.CaptureFixture) -> None:
     other = tmp_path / "other.toml"
@@ -193,6 +233,28 @@ def test_a_folder_begun_under_other_settings_is_refused(config: Path, unbroken: 
     assert main(["sweep", str(other), "--out", str(unbroken)]) == 2
     assert "beta_3/seed0/settings.json: made with beta 3.0, now 4.0; use another folder" in capsys.readouterr().err
     assert len(load_scores([unbroken])) == 16
+
+
+def test_what_is_there_of_other_runs_or_damaged_is_refused_before_any_run(config: Path, unbroken: Path, tmp_path: Path,
+                                                                          capsys: pytest.CaptureFixture) -> None:
+    folder = tmp_path / "sweep"
+    shutil.copytree(unbroken, folder)
+    shutil.rmtree(folder / "local-maze2d-umaze" / "base" / "seed0")  # what the sweep would begin with
+    path = folder / "local-maze2d-umaze" / "beta_3" / "seed1" / "metrics.json"
+    found = read_json(path)
+    (path.parent / "settings.json").unlink()
+    for metrics, complaint in [
+        (found | {"settings": found["settings"] | {"beta": 4.0}}, "made with beta 4.0, now 3.0; use another folder"),
+        (found | {"seed": 7}, "made with seed 7, now 1; use another folder"),
+        (found | {"digest": "0"}, f"made with digest 0, now {found['digest']}; use another folder"),
+        ([1], "'dataset' is missing, expected the metrics.json of a finished run"),
+        (found | {"scores": [{}]}, "scores: found {}, expected records with method, scale, normalised and episodes"),
+    ]:
+        write_json(path, metrics)
+        assert main(["sweep", str(config), "--out", str(folder), "--workers", "1"]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line == f"cepnb: error: {path}: {complaint}"
+        assert not (path.parent / "settings.json").exists() and not (folder / "local-maze2d-umaze" / "base" / "seed0").exists()
 
 
 @pytest.mark.parametrize("old, new, complaint", [
@@ -219,6 +281,7 @@ def test_a_folder_begun_under_other_settings_is_refused(config: Path, unbroken: 
     ("[1, 3.0]", "[1, true]", "set.scales: found [1, True], expected a list of float"),
     ("beta = 3", 'beta = "3"', "options.beta_3.beta: found '3', expected float"),
     ("beta = 3", "beta = -3", "options.beta_3: beta -3.0: expected a finite number above 0"),
+    ("beta = 3", "checkpoint_every = 150", "options.beta_3: checkpoint_every 150: expected a multiple of record_every, 100"),
     ("beta = 3", "beta = 20", "options.beta_3: the same settings as options.base for maze2d-umaze, expected others"),
     ("beta_3", "base", "expected a TOML file (Cannot declare ('options', 'base') twice"),
     ("beta_3", '"../beta"', "options: found '../beta', expected names of letters, digits, '_', '.' and '-'"),

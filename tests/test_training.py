@@ -85,5 +85,10 @@ def test_refusals(tmp_path: Path) -> None:
         train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
     with pytest.raises(CepnbError, match="loss is nan after step"):
         train(lambda g: net[0].weight.sum() * float("nan"), {"net": net}, PLAN, seeded(0, "a"), progress=False)
-    with pytest.raises(CepnbError, match="multiple of record_every"):
+    with pytest.raises(CepnbError, match="^checkpoint_every 1000: expected a multiple of record_every, 7$"):
         Plan(10, 1e-3, record_every=7)
+    with pytest.raises(CepnbError, match="^checkpoint_every 0: expected a multiple of record_every, 100$"):
+        Plan(10, 1e-3, checkpoint_every=0)
+    for name in ("steps", "record_every"):
+        with pytest.raises(CepnbError, match=f"^{name} 0: expected at least 1$"):
+            Plan(**{"steps": 10, "learning_rate": 1e-3} | {name: 0})

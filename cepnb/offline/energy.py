@@ -28,7 +28,8 @@ def train_energy(method: str, states: Float[Tensor, "n ds"], support: Float[Tens
 
     - "cep" contrasts the noised actions of one state at one t, by Eq. 20.
     - "mse" regresses −β(Q − mean_K Q), "exp_mse" e^{β(Q − V(s))} with V(s) = β⁻¹ log mean e^{βQ}: what is subtracted
-      depends on the state alone and spares the network the part of Q that does not matter for guidance.
+      spares the network the part of Q that depends on the state alone and does not matter for guidance. The mean is over the
+      regressed action too: with fresh actions the targets of "mse" are on average 1 − 1/K of Q − E_μ[Q] (1.6 % less at K = 64).
 
     With `settings.labels` "self_normalised" V(s), which Eq. 20 divides by too, is over the same K actions, and biased
     where good ones are rare. With "state_value" a random half of the K actions are contrasted (or regressed on), and V(s)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy import ndarray as Array
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -23,25 +24,34 @@ def rollout(policy_of: Callable[[Int[Tensor, "rows"]], Policy], env: Episodes, s
     `policy_of` gives the policy of some rows of `env`; those whose episode has ended are not asked for actions any more. It
     acts where the generator draws, and the simulation runs on the processor.
     `watch` is called after each step.
-    Raises `CepnbError` on actions that are not finite, and if an episode has not ended after the `max_steps` of `env`.
+    Raises `CepnbError` on actions, observations and rewards that are not finite, and if an episode has not ended after the
+    `max_steps` of `env`.
     """
-    states, path = torch.as_tensor(env.reset(), dtype=torch.float32), []
+    states, path = _given(env, "reset", "observations", env.reset()), []
     returns, alive = torch.zeros(env.count), torch.ones(env.count, dtype=torch.bool)
     actions = torch.zeros(env.count, env.action_dim)
     with tqdm(total=env.max_steps, desc=label, disable=not progress, leave=False, mininterval=0.5) as bar:
-        for _ in range(env.max_steps):
+        for step in range(1, env.max_steps + 1):
             path.append(states)
             rows = alive.nonzero().squeeze(1)
             actions[rows] = policy_of(rows)(scaling(states[rows]).to(generator.device), generator).cpu()
             observation, reward, terminated, truncated = env.step(actions.double().numpy())
-            states = torch.as_tensor(observation, dtype=torch.float32)
-            returns += torch.as_tensor(reward, dtype=torch.float32) * alive
+            states = _given(env, f"step {step}", "observations", observation)
+            returns += _given(env, f"step {step}", "rewards", reward) * alive
             alive &= ~torch.as_tensor(terminated | truncated)
             watch()
             bar.update()
             if not alive.any():
                 return returns, torch.stack(path)
     raise CepnbError(f"{env.name}: {int(alive.sum())} episodes go on after step {env.max_steps}, expected their end there")
+
+
+def _given(env: Episodes, moment: str, what: str, values: Float[Array, "n *width"]) -> Float[Tensor, "n *width"]:
+    """What an environment gives, in single precision; raises `CepnbError` naming it and the moment if that is not finite."""
+    numbers = torch.as_tensor(values, dtype=torch.float32)
+    if not numbers.isfinite().all():
+        raise CepnbError(f"{env.name}: {moment} gives {what} that are not finite, expected finite numbers")
+    return numbers
 
 
 def score_record(method: str, scale: float | None, returns: Float[Tensor, "episodes"], environment: str) -> dict:
@@ -60,7 +70,8 @@ def evaluate(batches: list[tuple[list[tuple[str, float | None]], Callable[[Tenso
 
     `batches` are pairs of a list of (method, scale) and what makes the policy of a tensor of scales (0 for None). All of a list
     are stepped together, as len(list) × episodes rows, from the same start states. A policy whose actions are not finite has no
-    record, and `faults` gets a line that names it; without such a list that line is raised as `CepnbError`, when all have ended.
+    record, nor has any of a list whose environment fails, and `faults` gets a line that names them; without such a list that line
+    is raised as `CepnbError`, when all have ended.
     """
     records, found = [], [] if faults is None else faults
     for policies, policy_at in batches:
@@ -73,7 +84,11 @@ def evaluate(batches: list[tuple[list[tuple[str, float | None]], Callable[[Tenso
             policy = policy_at(strength[rows].to(generator.device))
             return lambda states, generator: _finite(policy(states, generator).cpu(), rows, broken)
 
-        returns, _ = rollout(policy_of, env, scaling, generator, label, progress)
+        try:
+            returns, _ = rollout(policy_of, env, scaling, generator, label, progress)
+        except CepnbError as error:
+            found.append(f"{', '.join(policy_name(*policy) for policy in policies)}: {error}")
+            continue
         for policy, part, bad in zip(policies, returns.split(episodes), broken.split(episodes), strict=True):
             if bad.any():
                 found.append(f"{policy_name(*policy)}: actions that are not finite")

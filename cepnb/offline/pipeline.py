@@ -17,10 +17,10 @@ from cepnb.files import write_json
 from cepnb.guidance import EnergyFunction, dps_energy
 from cepnb.mapped import mapped_tensor
 from cepnb.networks import EpsNet, TwinQ
-from cepnb.offline.behaviour import behaviour_net, train_behaviour
-from cepnb.offline.critic import critic_net, support_values, train_critic
+from cepnb.offline.behaviour import behaviour_net, behaviour_plan, train_behaviour
+from cepnb.offline.critic import critic_net, critic_plan, support_values, train_critic
 from cepnb.offline.data import OfflineDataset, check_rewards_vary, digest
-from cepnb.offline.energy import energy_net, train_energy
+from cepnb.offline.energy import energy_net, energy_plan, train_energy
 from cepnb.offline.environments import episodes_of
 from cepnb.offline.evaluation import evaluate, policy_name
 from cepnb.offline.gain import q_gains
@@ -29,7 +29,7 @@ from cepnb.offline.policy import best_of_policy, guided_policy
 from cepnb.offline.scaling import Transitions, prepare, with_jitter
 from cepnb.offline.support import sample_support
 from cepnb.profiles import Settings
-from cepnb.runs import Run, read_metrics
+from cepnb.runs import Run, left_out, read_metrics
 from cepnb.schedule import VPSchedule
 from cepnb.training import Module, draw, seeded
 
@@ -164,12 +164,19 @@ def score(trained: Steps, environment: str, faults: list[str]) -> list[dict]:
                     trained.stream("evaluation"), trained.progress, faults)
 
 
+def check_plans(settings: Settings) -> None:
+    """Raises `CepnbError` naming the first setting by which a step cannot be trained."""
+    for plan in (behaviour_plan, critic_plan, energy_plan):
+        plan(settings)
+
+
 def configuration_of(dataset: OfflineDataset, environment: str, settings: Settings, profile: str, seed: int,
                      device: str = "cpu") -> dict:
     """What a run's folder is told apart by; a processor, where runs are made by default, is not named.
 
-    Raises `CepnbError` on data that cannot be learned from or evaluated there.
+    Raises `CepnbError` on data that cannot be learned from or evaluated there, and as `check_plans`.
     """
+    check_plans(settings)
     check_rewards_vary(dataset)
     widths, env = (dataset.observations.shape[1], dataset.actions.shape[1]), episodes_of(environment, 1, seed)
     if widths != (env.state_dim, env.action_dim):
@@ -185,8 +192,9 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
 
     `environment` is where the policies are evaluated, such as maze2d-umaze, and `device` where networks are
     trained and asked; simulations run on the processor. A folder that was begun is gone on with; raises `CepnbError` if it was
-    begun with another dataset, seed, setting or device (random numbers of a GPU are others), and, after all others are written, if the
-    actions of a policy are not finite.
+    begun with another dataset, seed, setting or device (random numbers of a GPU are others), and, after all others are
+    written, if something could not be scored: the actions of a policy are not finite, or the environment fails.
+    `metrics.json` names it then as `faults`; without that file it is tried again.
     """
     configuration = configuration_of(dataset, environment, settings, profile, seed, device.type)
     run = Run(folder, configuration)
@@ -200,13 +208,15 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
     gains = q_gains(trained.eps, trained.q, energies, few, trained.action_dim, settings, trained.schedule,
                     trained.stream("gain"))
     faults += [f"{policy_name(g['method'], g['scale'])}: a gain in Q that is not finite" for g in gains if not math.isfinite(g["gain"])]
-    spread = trained.values.std(dim=1)
+    spread = trained.values.std(dim=1).median().item()
+    levels = {"q_mean": trained.values.mean().item(),
+              "beta_times_q_spread": settings.beta * spread}  # how far from flat the policy's weights are
+    faults += [f"{name}: not finite" for name, level in levels.items() if not math.isfinite(level)]
     metrics = configuration | {
         "versions": {"python": platform.python_version()} | {p: version(p) for p in ("torch", "mujoco", "numpy")},
         "threads": torch.get_num_threads(),
         "seconds": run.seconds,
-        "q_mean": trained.values.mean().item(),
-        "beta_times_q_spread": settings.beta * spread.median().item(),  # how far from flat the policy's weights are
+        **{name: level for name, level in levels.items() if math.isfinite(level)},
         "gains": [g for g in gains if math.isfinite(g["gain"])],  # in Q over the behaviour, the measure of exact guidance
         "scores": scores,
     } | ({"faults": faults} if faults else {})
@@ -216,8 +226,8 @@ def run_qgpo(dataset: OfflineDataset, environment: str, settings: Settings, prof
 
 def _without_faults(path: Path) -> dict:
     metrics = read_metrics(path)
-    if metrics.get("faults"):
-        raise CepnbError(f"{path}: {'; '.join(metrics['faults'])}; all other scores are there")
+    if fault := left_out(path, metrics):
+        raise CepnbError(fault)
     return metrics
 
 

@@ -17,6 +17,8 @@ def report(rows: list[Row]) -> str:
     sections = [
         ("At the headline scale", "D4RL-normalised scores (0 random, 100 expert): mean over training seeds, and its 95 % interval by "
          "Student's t. The headline scale is `headline_scale` of the settings, fixed beforehand.", score_table(headline)),
+        ("Left out", "What could not be scored is in no mean here, which is then over fewer seeds than those of other methods.",
+         left_out_table(rows)),
         ("All tasks together", "Interquartile mean over tasks and seeds at the headline scale, and its 95 % interval by stratified "
          "bootstrap over seeds (Agarwal et al. 2021). Tasks are fixed, and few seeds make the interval too narrow.",
          aggregate_table(headline)),
@@ -38,6 +40,13 @@ def score_table(lines: Iterable[Line]) -> str:
     return markdown(("task", "option", "method", "scale s", "seeds", "mean", "95 % interval", "each seed"), [
         (line.task, line.option, line.method, f"{line.scale:g}" if line.scale else "", len(line.scores), *_interval(*line.mean),
          ", ".join(f"{score:.1f}" for score in line.scores.values())) for line in lines])
+
+
+def left_out_table(rows: list[Row]) -> str:
+    """The runs of which not all could be scored, and why; empty if all could."""
+    faults = {(task_name(row["dataset"], row["environment"]), row["option"], row["seed"]): row["faults"]
+              for row in rows if row.get("faults")}
+    return markdown(("task", "option", "seed", "left out"), [(*run, "; ".join(found)) for run, found in faults.items()])
 
 
 def aggregate_table(headline: list[Line]) -> str:

@@ -13,12 +13,12 @@ from cepnb.errors import CepnbError
 from cepnb.jobs import run_jobs
 from cepnb.offline.data import OfflineDataset
 from cepnb.offline.pipeline import configuration_of, run_qgpo
-from cepnb.offline.scores import Row, rows_of, write_scores
+from cepnb.offline.scores import Row, rows_of, scored, write_scores
 from cepnb.offline.sharing import rounds, take_over
 from cepnb.offline.sources import load_task
 from cepnb.offline.sweep_file import Sweep
 from cepnb.profiles import Settings
-from cepnb.runs import Run, read_metrics, refuse_changes
+from cepnb.runs import Run, left_out, read_metrics, refuse_other
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,15 @@ class Job:
 
 def run_sweep(sweep: Sweep, folder: Path, workers: int, progress: bool = True, device: str = "cpu",
               run: Callable[..., list[tuple[Job, str]]] = run_jobs) -> tuple[list[Row], list[tuple[Job, str]]]:
-    """Every run that is not finished, `workers` at a time; returns the rows of scores, and the jobs that failed with the reason.
+    """Every run that is not finished, `workers` at a time; returns the rows of scores (none if there is no score) and the jobs
+    that failed, with the reason: those that fail now, and those that have finished, now or before, but could not score all.
 
     Rows are written to `folder`/scores.csv after every run, of all that are finished by then. A sweep that was killed goes
     on where it was. What options share is made once: they run in rounds, and later ones take over files of earlier ones.
     `run` has the arguments of `run_jobs`, and may run the jobs elsewhere, where the folder can be seen.
 
-    Raises `CepnbError` before any run begins on a dataset that cannot be had or learned from, and if a run's folder was
-    begun under another configuration.
+    Raises `CepnbError` before any run begins on a dataset that cannot be had or learned from, and if what is there of a run is
+    of another configuration or damaged.
     """
     jobs = jobs_of(sweep, folder, threads=1 if workers > 1 else None, device=device)
     _refuse_impossible(sweep, jobs)
@@ -63,12 +64,14 @@ def run_sweep(sweep: Sweep, folder: Path, workers: int, progress: bool = True, d
 
         def ended(job: Job) -> None:
             bar.update()
-            _write(folder, jobs)
+            _write(folder, _finished(jobs))
 
         for index in range(1 + max(job.round for job in jobs)):
             part = [job for job in jobs if job.round == index and not job.metrics.exists()]
             failures += run(run_job, part, workers, ended)
-    return _write(folder, jobs), failures
+    finished, named = _finished(jobs), {job for job, _ in failures}
+    failures += [(job, fault) for job, metrics in finished if job not in named and (fault := left_out(job.metrics, metrics))]
+    return _write(folder, finished), failures
 
 
 def jobs_of(sweep: Sweep, folder: Path, threads: int | None = None, device: str = "cpu") -> list[Job]:
@@ -106,12 +109,15 @@ def _refuse_impossible(sweep: Sweep, jobs: list[Job]) -> None:
         except CepnbError as error:
             raise CepnbError(f"{sweep.path}: datasets: {error}") from error
         for job, configuration in zip(own, configurations):
-            if (job.folder / "settings.json").exists():
-                refuse_changes(job.folder / "settings.json", configuration)
+            refuse_other(job.folder, configuration)
 
 
-def _write(folder: Path, jobs: list[Job]) -> list[Row]:
-    rows = [row for job in jobs if job.metrics.exists() for row in rows_of(read_metrics(job.metrics), job.option)]
+def _finished(jobs: list[Job]) -> list[tuple[Job, dict]]:
+    return [(job, read_metrics(job.metrics)) for job in jobs if job.metrics.exists()]
+
+
+def _write(folder: Path, finished: list[tuple[Job, dict]]) -> list[Row]:
+    rows = [row for job, metrics in finished for row in rows_of(metrics, job.option)]
     if rows:
         write_scores(folder / "scores.csv", rows)
-    return rows
+    return rows if any(map(scored, rows)) else []

@@ -11,6 +11,7 @@ from typing import get_args
 
 from cepnb.errors import CepnbError
 from cepnb.offline.environments import tuning_of
+from cepnb.offline.pipeline import check_plans
 from cepnb.offline.sources import evaluated_in
 from cepnb.profiles import Settings, fitting, profile_name, settings
 
@@ -105,6 +106,7 @@ def _options(path: Path, options: dict[str, dict], profile: str, environment: st
             raise CepnbError(f"{path}: options: found {name!r}, expected names of letters, digits, '_', '.' and '-'")
         try:
             chosen[name] = settings(profile, tuning_of(environment), **changes)
+            check_plans(chosen[name])
         except CepnbError as error:
             raise _at(path, error, f"options.{name}") from None
     for one, other in combinations(chosen, 2):
