@@ -210,7 +210,7 @@ def test_all_five_steps_on_a_file_of_d4rls_layout(
     capsys.readouterr()
     assert main(["report", str(tmp_path / "run")]) == 0
     table = capsys.readouterr().out
-    for cell in ("| d4rl/antmaze-umaze-v2 |", "| 96.4 on antmaze-umaze |", "| AntMaze-v0 | QGPO | 78.3 |"):
+    for cell in ("| d4rl/antmaze-umaze-v2 |", "| 96.4 on antmaze-umaze-v0 |", "| AntMaze-v0 | QGPO | 78.3 |"):
         assert cell in table
     with h5py.File(tmp_path / file, "a") as changed:
         del changed["observations"]
