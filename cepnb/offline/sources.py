@@ -72,12 +72,12 @@ def evaluated_in(name: str, environment: str | None = None) -> str:
 def load_task(name: str, environment: str, settings: Settings) -> OfflineDataset:
     """The dataset of a run: of the size that the settings want if it is made here.
 
-    Raises `CepnbError` as `load_dataset`, and if actions leave [-1, 1], which the environments take and policies are
-    clipped to: of another unit, say, as those of some of Minari's datasets.
+    Raises `CepnbError` as `load_dataset`, and if actions leave [-1, 1], which is all that the environments take: of another
+    unit, say, as those of some of Minari's datasets.
     """
     dataset = load_dataset(name, settings.transitions, settings.data_seed, published_limit(environment))
     largest = dataset.actions.abs().max().item()
-    if settings.clip_actions and largest > 1 + OVERSHOOT:
+    if largest > 1 + OVERSHOOT:
         raise CepnbError(f"dataset '{name}': has actions of size {largest:g}, expected them in [-1, 1], as "
                          f"'{environment}' takes them")
     return dataset
