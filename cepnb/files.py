@@ -106,6 +106,11 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
         raise CepnbError(f"{path}: expected a whole safetensors file ({str(error).splitlines()[0]})") from error
 
 
+def under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The tensors whose names begin with `prefix`, by what follows it: one module's of several in a file."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def load_module(module: torch.nn.Module, tensors: dict[str, torch.Tensor], source: str | Path) -> None:
     """Load weights into `module`; raises `CepnbError` naming the first tensor that is missing or of another shape."""
     wanted = module.state_dict()

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from cepnb.capture import captured
 from cepnb.errors import CepnbError
-from cepnb.files import load_module, load_tensors, save_tensors
+from cepnb.files import load_module, load_tensors, save_tensors, under
 from cepnb.streams import Streams
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -161,14 +161,10 @@ def _restore(path: Path, modules: dict[str, nn.Module], optimiser: torch.optim.O
     if metadata.get("plan") != repr(plan):
         raise CepnbError(f"{path}: saved under {metadata.get('plan')}, expected {plan!r}; use another folder")
     for name, module in modules.items():
-        load_module(module, _under(tensors, f"{name}."), path)
+        load_module(module, under(tensors, f"{name}."), path)
     saved = optimiser.state_dict()
     for index in range(len(optimiser.param_groups[0]["params"])):
-        saved["state"][index] = _under(tensors, f"adam.{index}.")
+        saved["state"][index] = under(tensors, f"adam.{index}.")
     optimiser.load_state_dict(saved)
     generator.set_state(tensors["random_state"])
     return [Record(step, loss) for step, loss in json.loads(metadata["history"])]
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cepnb.errors import CepnbError, exit_status, in_a_line
-from cepnb.files import load_module, load_tensors, read_json, save_tensors
+from cepnb.files import load_module, load_tensors, read_json, save_tensors, under
 from cepnb.networks import EnergyNet, EpsNet
 from cepnb.offline.behaviour import behaviour_net
 from cepnb.offline.energy import energy_net
@@ -55,7 +55,7 @@ def read_learned(path: Path) -> Learned:
         raise CepnbError(f"{path}: expected the networks of a run ({in_a_line(error)})") from error
     nets = {"behaviour": behaviour_net(*sizes), "energy_cep": energy_net(*sizes)}
     for step, net in nets.items():
-        load_module(net, {name.removeprefix(f"{step}."): tensor for name, tensor in tensors.items() if name.startswith(step)}, path)
+        load_module(net, under(tensors, f"{step}."), path)
         net.requires_grad_(False)
     return Learned(nets["behaviour"], nets["energy_cep"], scaling, sizes[2])
 
