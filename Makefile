@@ -13,7 +13,7 @@ JUPYTER := JUPYTER_PREFER_ENV_PATH=1
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv lab test bench book browser browser-test pictures lock strip clean
+.PHONY: help .venv lab test lint bench book browser browser-test pictures lock strip clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,14 +21,19 @@ help: ## list the targets
 lab: $(READY) ## open JupyterLab on the first notebook
 	$(JUPYTER) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS) notebooks/00_start_here.ipynb
 
-test: $(READY) ## run all tests, every notebook included
+lint: $(READY) ## check the format, common mistakes, and that imports run one way
+	$(BIN)/ruff format --check --quiet cepnb tests notebooks
+	$(BIN)/ruff check --quiet cepnb tests notebooks
+	$(BIN)/lint-imports --no-cache > /dev/null || $(BIN)/lint-imports --no-cache
+
+test: lint ## run `make lint` and all tests, every notebook included
 	CEPNB_PROFILE=ci $(JUPYTER) $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --nbmake-timeout=600 $(TEST_ARGS)
 
 bench: $(READY) ## time it against the machine's limits; PEER=PATH: and a checkout of the paper's code
 	$(BIN)/python -m cepnb bench $(if $(PEER),--peer "$(PEER)") $(BENCH_ARGS)
 
 book: $(READY) ## execute all notebooks into a site: open book/index.html
-	@$(JUPYTER) $(ONE_THREAD) $(BIN)/python -m cepnb.book
+	@$(JUPYTER) $(ONE_THREAD) $(BIN)/python -m cepnb.tools.book
 
 browser: ## have Chromium, from Debian's packages if there is none
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || (apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium)

@@ -15,34 +15,31 @@ for which it needs a C compiler and the headers of OpenGL and GLFW. Leave this i
 """
 
 import importlib
-import sys
-import warnings
 from pathlib import Path
 
-from cepnb.offline import d4rl_bridge
-from cepnb.offline.collect import NAMES, local_dataset
-from cepnb.offline.download import download
-from cepnb.profiles import settings
-
-PARTS = ("d4rl.locomotion", "d4rl.pointmaze", "d4rl.gym_mujoco")  # of d4rl, each of which registers its environments
+from cepnb.datasets.d4rl import is_whole_hdf5
+from cepnb.datasets.download import download
+from cepnb.datasets.local import NAMES, local_dataset
+from cepnb.envs import d4rl_package
+from cepnb.qgpo.settings import qgpo_settings
 
 
 def install() -> None:
     """Make D4RL's environments work and register those of the local data. A second call does nothing."""
-    if not d4rl_bridge.mujoco_21_present() and sys.modules.get("mujoco_py") is None:
-        sys.modules["mujoco_py"] = importlib.import_module("cepnb.offline.mujoco_py_standin")
-    d4rl_bridge.d4rl()
-    with warnings.catch_warnings(), d4rl_bridge.silence():
-        warnings.simplefilter("ignore")
-        for part in PARTS:  # d4rl gives up at the first part that cannot be imported, though others can
-            importlib.import_module(part)
+    d4rl_package.prepare_environments()
     importlib.import_module("d4rl.offline_env").download_dataset_from_url = _downloaded
     _register_local()
 
 
 def _downloaded(url: str) -> str:
     """d4rl's download, made to resume and never to leave half a file."""
-    return str(download(url, Path(importlib.import_module("d4rl.offline_env").filepath_from_url(url)), d4rl_bridge.is_whole_hdf5))
+    return str(
+        download(
+            url,
+            Path(importlib.import_module("d4rl.offline_env").filepath_from_url(url)),
+            is_whole_hdf5,
+        )
+    )
 
 
 def _register_local() -> None:
@@ -50,12 +47,19 @@ def _register_local() -> None:
     from d4rl.pointmaze import maze_model
     from gym.envs.registration import register, registry
 
-    layouts = {"umaze": maze_model.U_MAZE, "medium": maze_model.MEDIUM_MAZE, "large": maze_model.LARGE_MAZE}
-    bodies = {"hopper": gym_envs.OfflineHopperEnv, "halfcheetah": gym_envs.OfflineHalfCheetahEnv,
-              "walker2d": gym_envs.OfflineWalker2dEnv}
+    layouts = {
+        "umaze": maze_model.U_MAZE,
+        "medium": maze_model.MEDIUM_MAZE,
+        "large": maze_model.LARGE_MAZE,
+    }
+    bodies = {
+        "hopper": gym_envs.OfflineHopperEnv,
+        "halfcheetah": gym_envs.OfflineHalfCheetahEnv,
+        "walker2d": gym_envs.OfflineWalker2dEnv,
+    }
     for name in NAMES:
         family, _, variant = name.removeprefix("local/").partition("-")
-        low, high = d4rl_bridge.reference_scores(name)
+        low, high = d4rl_package.reference_scores(name)
         kwargs = {"ref_min_score": low, "ref_max_score": high}
         if family == "maze2d":
             maze, _, noisy = variant.partition("-")
@@ -64,10 +68,16 @@ def _register_local() -> None:
             kwargs |= {"maze_spec": layouts[maze], "reward_type": "sparse", "reset_target": False}
         else:
             identity, local = f"{family}-{variant}-local-v2", _with_local_data(bodies[family], name)
-            entry = lambda local=local, **kwargs: gym_envs.NormalizedBoxEnv(local(**kwargs))  # as d4rl has them
+            entry = lambda local=local, **kwargs: gym_envs.NormalizedBoxEnv(
+                local(**kwargs)
+            )  # as d4rl has them
         if identity not in registry.env_specs:
-            register(id=identity, entry_point=entry, kwargs=kwargs,
-                     max_episode_steps=d4rl_bridge.episode_limit(name.removeprefix("local/")))
+            register(
+                id=identity,
+                entry_point=entry,
+                kwargs=kwargs,
+                max_episode_steps=d4rl_package.episode_limit(name.removeprefix("local/")),
+            )
 
 
 def _with_local_data(environment: type, name: str) -> type:
@@ -76,7 +86,7 @@ def _with_local_data(environment: type, name: str) -> type:
     class Local(environment):
         def get_dataset(self, h5path: str | None = None) -> dict:
             if h5path is None:
-                chosen = settings()
+                chosen = qgpo_settings()
                 h5path = str(local_dataset(name, chosen.transitions, chosen.data_seed))
             return super().get_dataset(h5path)
 

@@ -11,7 +11,13 @@ class CepnbError(ValueError):
 def in_a_line(error: BaseException) -> str:
     """What is said of an error, on one line: its own text if it is ours, else its kind and its text."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, CepnbError) else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return (
+        text
+        if isinstance(error, CepnbError)
+        else f"{type(error).__name__}: {text}"
+        if text
+        else type(error).__name__
+    )
 
 
 def exit_status(program: str, command: Callable[[], None]) -> int:

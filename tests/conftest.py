@@ -19,7 +19,7 @@ from nbmake.nb_run import NotebookRun  # noqa: E402
 from payload import PAYLOAD, payload  # noqa: E402
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright  # noqa: E402
 
-from cepnb.book.hidden_errors import hidden_errors  # noqa: E402
+from cepnb.tools.book.hidden_errors import hidden_errors  # noqa: E402
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
@@ -30,7 +30,9 @@ def _execute_and_look(run: NotebookRun) -> NotebookResult:
     """A run of a notebook that fails, too, on an error that a widget has swallowed, and on widgets too large to be sent around."""
     result = _execute(run)
     if result.error is None and (found := hidden_errors(result.nb)):
-        result.error = NotebookError(summary=f"hidden error: {found[0]}", trace="\n".join(found), failing_cell_index=0)
+        result.error = NotebookError(
+            summary=f"hidden error: {found[0]}", trace="\n".join(found), failing_cell_index=0
+        )
     elif result.error is None and (size := payload(result.nb)) > PAYLOAD:
         said = f"explorers have {size / 1e6:.1f} MB as saved, expected at most {PAYLOAD / 1e6:.1f}"
         result.error = NotebookError(summary=said, trace=said, failing_cell_index=0)
@@ -56,11 +58,14 @@ def browser() -> Iterator[Browser]:
     """The Chromium of the system, without a window. Where there is none: skipped, or a failure if CEPNB_BROWSER=insist."""
     found = chromium()
     if found is None:
-        (pytest.fail if os.environ.get("CEPNB_BROWSER") == "insist" else pytest.skip)("no Chromium here: `make browser-test`")
+        (pytest.fail if os.environ.get("CEPNB_BROWSER") == "insist" else pytest.skip)(
+            "no Chromium here: `make browser-test`"
+        )
     with sync_playwright() as playwright:
         browser = launched(playwright, found)
         yield browser
         browser.close()
+
 
 @pytest.fixture
 def offline(browser: Browser) -> Iterator[Callable[..., Page]]:
@@ -69,16 +74,24 @@ def offline(browser: Browser) -> Iterator[Callable[..., Page]]:
     requests, errors = [], []
 
     def opening(path: Path, **options: object) -> Page:
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, "offline": True} | options)
+        context = browser.new_context(
+            **{"viewport": {"width": 1280, "height": 800}, "offline": True} | options
+        )
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: errors.append(message.text) if message.type == "error" else None,
+        )
         page.goto(path.as_uri())
         return page
 
     yield opening
     for context in contexts:
         context.close()
-    assert not errors and all(url.startswith(("file:", "data:")) for url in requests), (errors, requests)
+    assert not errors and all(url.startswith(("file:", "data:")) for url in requests), (
+        errors,
+        requests,
+    )

@@ -17,8 +17,14 @@ class Elsewhere(Tensor):
 
     @staticmethod
     def __new__(cls, here: Tensor) -> "Elsewhere":
-        return Tensor._make_wrapper_subclass(cls, here.shape, strides=here.stride(), storage_offset=here.storage_offset(),
-                                             dtype=here.dtype, device=PLACE)
+        return Tensor._make_wrapper_subclass(
+            cls,
+            here.shape,
+            strides=here.stride(),
+            storage_offset=here.storage_offset(),
+            dtype=here.dtype,
+            device=PLACE,
+        )
 
     def __init__(self, here: Tensor) -> None:
         self.here = here
@@ -33,13 +39,19 @@ def dispatched(function, args: tuple, kwargs: dict) -> object:
     given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     name = function._overloadpacket.__name__
     there = [x for x in given if isinstance(x, Elsewhere)]
-    stray = [x for x in given if not isinstance(x, Elsewhere) and x.ndim]  # a number of the processor may be used by a GPU
+    stray = [
+        x for x in given if not isinstance(x, Elsewhere) and x.ndim
+    ]  # a number of the processor may be used by a GPU
     if there and stray and name not in BETWEEN:
-        raise RuntimeError(f"{name}: tensors of two devices, of shapes {[tuple(x.shape) for x in there]} and {[tuple(x.shape) for x in stray]}")
+        raise RuntimeError(
+            f"{name}: tensors of two devices, of shapes {[tuple(x.shape) for x in there]} and {[tuple(x.shape) for x in stray]}"
+        )
     device = kwargs.get("device", PLACE if there else None)
     if name == "copy_":
         device = PLACE if isinstance(args[0], Elsewhere) else None
-    args_here, kwargs_here = tree_map(lambda x: x.here if isinstance(x, Elsewhere) else x, (args, kwargs))
+    args_here, kwargs_here = tree_map(
+        lambda x: x.here if isinstance(x, Elsewhere) else x, (args, kwargs)
+    )
     if kwargs.get("device") is not None:
         kwargs_here["device"] = "cpu"
     result = function(*args_here, **kwargs_here)

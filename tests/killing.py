@@ -5,7 +5,12 @@ import signal
 from collections.abc import Callable
 
 
-def kills_until_done(work: Callable[..., None], arguments: tuple, most: int, after_a_kill: Callable[[], None] = lambda: None) -> int:
+def kills_until_done(
+    work: Callable[..., None],
+    arguments: tuple,
+    most: int,
+    after_a_kill: Callable[[], None] = lambda: None,
+) -> int:
     """Begins `work` in a process of its own until one ends well; each before must have died by SIGKILL, and fewer than `most` have."""
     kills = 0
     while True:

@@ -4,8 +4,8 @@ import json
 
 from nbformat import NotebookNode
 
-from cepnb.book.hidden_errors import STATE
-from cepnb.book.outputs import VIEW
+from cepnb.tools.book.hidden_errors import STATE
+from cepnb.tools.book.outputs import VIEW
 
 PAYLOAD = 2_000_000  # bytes a notebook: what a page loads in a moment and a repository can bear
 
@@ -15,7 +15,21 @@ def payload(notebook: NotebookNode) -> int:
     states = notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
     size = 0
     for model in states.values():
-        size += len(json.dumps({name: value for name, value in model["state"].items() if name not in ("_esm", "_css")}))
+        size += len(
+            json.dumps(
+                {
+                    name: value
+                    for name, value in model["state"].items()
+                    if name not in ("_esm", "_css")
+                }
+            )
+        )
         size += sum(len(buffer["data"]) for buffer in model.get("buffers", ()))
-    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    return size + sum(len(output.data.get("image/png", "")) for output in outputs if VIEW in output.get("data", {}))
+    outputs = [
+        output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
+    return size + sum(
+        len(output.data.get("image/png", ""))
+        for output in outputs
+        if VIEW in output.get("data", {})
+    )

@@ -8,11 +8,12 @@ from browsing import ROOT, chromium, jupyterlab, keep_cells, launched, run_all_c
 from matplotlib.figure import Figure
 from playwright.sync_api import sync_playwright
 
-from cepnb import benchmark, plots
-from cepnb.files import atomic_path
-from cepnb.methods import guided_samples
-from cepnb.toys import DENSITIES
-from cepnb.training import seeded
+from cepnb.densities import benchmark
+from cepnb.densities.methods import guided_samples
+from cepnb.densities.toys import DENSITIES
+from cepnb.diffusion.training import seeded
+from cepnb.notebook import plots
+from cepnb.storage.files import atomic_path
 
 FOLDER = ROOT / "results" / "pictures"
 NAME = "06_guided_sampling"
@@ -27,7 +28,12 @@ def densities() -> Figure:
         models = benchmark.shipped(name)
         for row, beta in enumerate(BETAS):
             panel = axes[row, column]
-            samples = guided_samples(*models.guidance("cep_beta", beta), models.density, models.settings, seeded(0, "picture"))
+            samples = guided_samples(
+                *models.guidance("cep_beta", beta),
+                models.density,
+                models.settings,
+                seeded(0, "picture"),
+            )
             plots.sample_panel(panel, samples, plots.COLOURS["cep"], name if row == 0 else "")
             panel.collections[0].set_sizes([1.5])
             if column == 0:
@@ -42,10 +48,18 @@ def explorer() -> bytes:
     """
     executable = chromium()
     if executable is None:
-        sys.exit("make pictures: no Chromium here; `make browser` gets it where Debian's packages are")
-    with tempfile.TemporaryDirectory() as folder, jupyterlab(Path(folder), "laptop") as lab, sync_playwright() as playwright:
+        sys.exit(
+            "make pictures: no Chromium here; `make browser` gets it where Debian's packages are"
+        )
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        jupyterlab(Path(folder), "laptop") as lab,
+        sync_playwright() as playwright,
+    ):
         keep_cells(Path(folder), NAME, NEEDED)
-        page = launched(playwright, executable).new_page(viewport={"width": 1280, "height": 1000}, device_scale_factor=1.5)
+        page = launched(playwright, executable).new_page(
+            viewport={"width": 1280, "height": 1000}, device_scale_factor=1.5
+        )
         run_all_cells(page, lab, NAME)
         page.keyboard.press("Control+b")  # the list of files away
         shown = page.locator(".cepnb").last

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from cepnb.offline.download import CHUNK
+from cepnb.datasets.download import CHUNK
 
 
 class Server:
@@ -15,7 +15,13 @@ class Server:
     ignores all of them."""
 
     def __init__(self, content: bytes) -> None:
-        self.content, self.tag, self.faults, self.asked, self.ranges = content, '"one"', [], [], True
+        self.content, self.tag, self.faults, self.asked, self.ranges = (
+            content,
+            '"one"',
+            [],
+            [],
+            True,
+        )
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -27,7 +33,12 @@ class Server:
                     self.send_error(fault)
                     return
                 start, body, end = 0, outer.content, len(outer.content)
-                if wanted and outer.ranges and fault != "whole" and self.headers.get("If-Range") == outer.tag:
+                if (
+                    wanted
+                    and outer.ranges
+                    and fault != "whole"
+                    and self.headers.get("If-Range") == outer.tag
+                ):
                     start = int(wanted.removeprefix("bytes=").removesuffix("-"))
                     if start >= len(body):
                         self.send_response(416)
@@ -49,7 +60,9 @@ class Server:
                     self.send_header("Content-Encoding", "gzip")
                 self.end_headers()
                 if fault in ("cut", "cut early", "stall", "unsized"):
-                    self.wfile.write(body[start:start + (2 if fault == "cut early" else 5) * CHUNK + 100])
+                    self.wfile.write(
+                        body[start : start + (2 if fault == "cut early" else 5) * CHUNK + 100]
+                    )
                     self.wfile.flush()
                     if fault == "stall":
                         outer.silence.wait(20)

@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 
 from cepnb.cli import main
+from cepnb.datasets.d4rl import dataset_urls
+from cepnb.datasets.dataset import digest
+from cepnb.datasets.registry import evaluated_in, load_dataset, load_task
+from cepnb.envs import d4rl_package
+from cepnb.envs.antmaze import ANTMAZES, AntMazeEnv
+from cepnb.envs.registry import family_of
 from cepnb.errors import CepnbError
-from cepnb.files import read_json
-from cepnb.offline import d4rl_bridge
-from cepnb.offline.antmaze import ANTMAZES, AntMazeEnv
-from cepnb.offline.data import digest
-from cepnb.offline.environments import family_of
-from cepnb.offline.sources import evaluated_in, load_dataset, load_task
-from cepnb.profiles import settings
+from cepnb.qgpo.settings import qgpo_settings
+from cepnb.storage.files import read_json
 
 # In a process of its own, and nothing of cepnb but the engine: D4RL's environments as their users make them, one an episode.
 CLIENT = """
@@ -35,7 +36,9 @@ def begun(name, seed, goal=None):
         env.set_target(goal)
     return env, state
 """
-EPISODES = CLIENT + """
+EPISODES = (
+    CLIENT
+    + """
 name, episodes = sys.argv[1], json.load(sys.stdin)
 found = []
 for seed, goal, actions in episodes:
@@ -49,8 +52,11 @@ for seed, goal, actions in episodes:
     found.append([list(env.target_goal), path, rewards, dones, info.get("TimeLimit.truncated", False)])
 print(json.dumps(found))
 """
+)
 # A small file of D4RL's layout: random actions, and every other goal is near the start, so that some rewards are 1.
-FILE = CLIENT + """
+FILE = (
+    CLIENT
+    + """
 import d4rl, h5py
 path, rows, random = sys.argv[1], [], np.random.default_rng(0)
 for seed in range(6):
@@ -70,11 +76,17 @@ with h5py.File(path, "w") as file:
 data = d4rl.qlearning_dataset(env, env.get_dataset(path))
 print(json.dumps({key: [list(value.shape), float(value.sum(dtype=np.float64))] for key, value in data.items()}))
 """
+)
 
 
 def client(script: str, argument: str, given: object = None) -> object:
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", script, argument], input=json.dumps(given), capture_output=True,
-                         text=True, env=os.environ | {"MUJOCO_PY_MUJOCO_PATH": "/nowhere"})
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, argument],
+        input=json.dumps(given),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"MUJOCO_PY_MUJOCO_PATH": "/nowhere"},
+    )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.splitlines()[-1])
 
@@ -91,8 +103,14 @@ def test_every_episode_is_one_of_d4rls_own_to_the_bit(name: str) -> None:
         env._bodies[row].goal = goals[row] = near
     actions = random.uniform(-1, 1, (steps, 4, 8))
     seeds = np.random.SeedSequence(3).generate_state(2).tolist() * 2
-    found = client(EPISODES, f"{name}-v2", [[seed, goals[row] if row in (1, 2) else None, actions[:, row].tolist()]
-                                             for row, seed in enumerate(seeds)])
+    found = client(
+        EPISODES,
+        f"{name}-v2",
+        [
+            [seed, goals[row] if row in (1, 2) else None, actions[:, row].tolist()]
+            for row, seed in enumerate(seeds)
+        ],
+    )
     alive = set(range(4))
     for row, (goal, path, *_) in enumerate(found):
         assert list(goals[row]) == goal and start[row].tolist() == path[0]
@@ -103,7 +121,9 @@ def test_every_episode_is_one_of_d4rls_own_to_the_bit(name: str) -> None:
                 assert rewards[row] == 0 and terminated[row] and states[row].tolist() == path[-1]
                 continue
             assert states[row].tolist() == path[step + 1] and rewards[row] == expected[step]
-            assert (terminated[row] or truncated[row]) == dones[step] and terminated[row] == (dones[step] and not timed_out)
+            assert (terminated[row] or truncated[row]) == dones[step] and terminated[row] == (
+                dones[step] and not timed_out
+            )
             assert terminated[row] == (rewards[row] == 1)
             if dones[step]:
                 alive.remove(row)
@@ -111,7 +131,9 @@ def test_every_episode_is_one_of_d4rls_own_to_the_bit(name: str) -> None:
             break
     ended = [len(dones) for *_, dones, _ in found]
     assert 1 < ended[1] < 60 > ended[2] > 1  # the near goals are reached, on the way
-    assert ended[0] == ended[3] == min(steps, env.max_steps) and alive == (set() if steps > env.max_steps else {0, 3})
+    assert ended[0] == ended[3] == min(steps, env.max_steps) and alive == (
+        set() if steps > env.max_steps else {0, 3}
+    )
 
 
 def test_versions_and_data_of_a_maze_have_one_environment_but_for_when_goals_are_drawn() -> None:
@@ -120,20 +142,30 @@ def test_versions_and_data_of_a_maze_have_one_environment_but_for_when_goals_are
 
     for name in ANTMAZES:
         kept = []
-        for other in (name, name.replace("diverse", "play") if "umaze" not in name else "antmaze-umaze"):
+        for other in (
+            name,
+            name.replace("diverse", "play") if "umaze" not in name else "antmaze-umaze",
+        ):
             for version in ("v0", "v1", "v2"):
                 spec = gym.spec(f"{other}-{version}")
                 told = ("dataset_url", "deprecated", "v2_resets")
-                kept.append((spec.max_episode_steps, {key: value for key, value in spec.kwargs.items() if key not in told}))
+                kept.append(
+                    (
+                        spec.max_episode_steps,
+                        {key: value for key, value in spec.kwargs.items() if key not in told},
+                    )
+                )
                 assert spec.kwargs.get("v2_resets", False) == (version == "v2")
-        assert all(one == kept[0] for one in kept) and kept[0][0] == (700 if "umaze" in name else 1000)
+        assert all(one == kept[0] for one in kept) and kept[0][0] == (
+            700 if "umaze" in name else 1000
+        )
         assert kept[0][1]["eval"] and kept[0][1]["reward_type"] == "sparse"
 
 
 MADE = """
 import os
 import numpy as np
-from cepnb.offline.antmaze import AntMazeEnv
+from cepnb.envs.antmaze import AntMazeEnv
 np.random.seed(7)
 expected = np.random.get_state()[1].copy()
 descriptors = [len(AntMazeEnv("antmaze-medium-play", 3, 0).reset()) and len(os.listdir("/dev/fd")) for _ in range(3)]
@@ -143,8 +175,13 @@ assert np.array_equal(np.random.get_state()[1], expected) and descriptors[1] == 
 
 def test_making_and_starting_them_says_leaves_and_draws_nothing(tmp_path: Path) -> None:
     """D4RL prints every goal, leaves an open file with every environment, and draws of numpy's global generator."""
-    ran = subprocess.run([sys.executable, "-c", MADE], capture_output=True, text=True, cwd=tmp_path,
-                         env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent.parent)})
+    ran = subprocess.run(
+        [sys.executable, "-c", MADE],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
     assert (ran.stdout, ran.stderr, ran.returncode) == ("", "", 0)
     assert not list(tmp_path.iterdir())
 
@@ -154,30 +191,55 @@ def test_names_scores_and_settings() -> None:
         assert family_of(name) == "antmaze"
         for version in ("v0", "v2"):
             assert evaluated_in(f"d4rl/{name}-{version}") == name
-            assert d4rl_bridge.reference_scores(f"local/{name}") == d4rl_bridge.reference_scores(f"{name}-{version}") == (0, 1)
-    with pytest.raises(CepnbError, match="^environment 'antmaze-eval-umaze': expected one of .*, antmaze-large-diverse$"):
+            assert (
+                d4rl_package.reference_scores(f"local/{name}")
+                == d4rl_package.reference_scores(f"{name}-{version}")
+                == (0, 1)
+            )
+    with pytest.raises(
+        CepnbError,
+        match="^environment 'antmaze-eval-umaze': expected one of .*, antmaze-large-diverse$",
+    ):
         evaluated_in("d4rl/antmaze-eval-umaze-v0")
-    with pytest.raises(CepnbError, match="^environment 'antmaze': expected one of antmaze-umaze, antmaze-umaze-diverse, "):
+    with pytest.raises(
+        CepnbError,
+        match="^environment 'antmaze': expected one of antmaze-umaze, antmaze-umaze-diverse, ",
+    ):
         AntMazeEnv("antmaze", 1, 0)
-    with pytest.raises(CepnbError, match="^dataset 'd4rl/antmaze-umaze-v1': not in d4rl's table, expected .* antmaze-umaze-v"):
+    with pytest.raises(
+        CepnbError,
+        match="^dataset 'd4rl/antmaze-umaze-v1': not in d4rl's table, expected .* antmaze-umaze-v",
+    ):
         load_dataset("d4rl/antmaze-umaze-v1", 0, 0)
-    paper = settings("paper", "antmaze")
+    paper = qgpo_settings("paper", "antmaze")
     found = paper.reward_tuning, paper.K, paper.energy_K, paper.beta, paper.beta_q, paper.discount
     assert found == ("minus_one", 32, 32, 3, 1, 0.99)
     assert paper.scales == (1, 1.5, 2, 2.5, 3, 4)
     for profile in ("ci", "laptop", "paper"):
-        chosen = settings(profile, "antmaze")
-        assert chosen.headline_scale == 1 and chosen.reward_tuning == "minus_one" and chosen.state_jitter == 0
+        chosen = qgpo_settings(profile, "antmaze")
+        assert (
+            chosen.headline_scale == 1
+            and chosen.reward_tuning == "minus_one"
+            and chosen.state_jitter == 0
+        )
 
 
-def test_an_engine_that_raises_and_bad_actions_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_raises_and_bad_actions_are_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     env = AntMazeEnv("antmaze-umaze", 2, 0)
     env.reset()
-    with pytest.raises(CepnbError, match="^antmaze-umaze: actions of values that are not finite, expected finite numbers"):
+    with pytest.raises(
+        CepnbError,
+        match="^antmaze-umaze: actions of values that are not finite, expected finite numbers",
+    ):
         env.step(np.full((2, 8), np.nan))
     env._bodies[1]._sim.data.qvel[0] = np.nan
     monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
-    with pytest.raises(CepnbError, match="^antmaze-umaze: step 1 failed .MujocoException: Got MuJoCo Warning: mjWARN_BADQ"):
+    with pytest.raises(
+        CepnbError,
+        match="^antmaze-umaze: step 1 failed .MujocoException: Got MuJoCo Warning: mjWARN_BADQ",
+    ):
         env.step(np.zeros((2, 8)))
     monkeypatch.setitem(sys.modules, "cepnb.d4rl_compat", None)
     with pytest.raises(CepnbError, match="^antmaze-umaze: making it failed .ModuleNotFoundError: "):
@@ -185,36 +247,93 @@ def test_an_engine_that_raises_and_bad_actions_are_one_line(tmp_path: Path, monk
 
 
 def test_all_five_steps_on_a_file_of_d4rls_layout(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """The published file where d4rl keeps it, and one's own; what is learned is scored, and stands beside published scores."""
-    file = d4rl_bridge.dataset_urls()["antmaze-umaze-v2"].rpartition("/")[2]
+    file = dataset_urls()["antmaze-umaze-v2"].rpartition("/")[2]
     theirs = client(FILE, str(tmp_path / file))
     monkeypatch.setattr(sys.modules["d4rl.offline_env"], "DATASET_PATH", str(tmp_path))
-    data = load_task("d4rl/antmaze-umaze-v2", "antmaze-umaze", settings("ci", "antmaze"))
+    data = load_task("d4rl/antmaze-umaze-v2", "antmaze-umaze", 4_000, 0)
     for key, (shape, total) in theirs.items():
         ours = getattr(data, key)
-        assert list(ours.shape) == shape and ours.double().sum().item() == pytest.approx(total, abs=1e-6), key
-    assert data.terminals.any() and (data.rewards == data.terminals).all() and {0, 1} == set(data.episode_returns.tolist())
-    own = load_task(str(tmp_path / file), evaluated_in(str(tmp_path / file), "antmaze-umaze"), settings("ci", "antmaze"))
+        assert list(ours.shape) == shape and ours.double().sum().item() == pytest.approx(
+            total, abs=1e-6
+        ), key
+    assert (
+        data.terminals.any()
+        and (data.rewards == data.terminals).all()
+        and {0, 1} == set(data.episode_returns.tolist())
+    )
+    own = load_task(
+        str(tmp_path / file), evaluated_in(str(tmp_path / file), "antmaze-umaze"), 4_000, 0
+    )
     assert digest(own) == digest(data)
-    changes = [f"--set={name}={value}" for name, value in dict(
-        behaviour_steps=20, q_steps=20, energy_steps=20, energy_states=50, sampler_steps=2, episodes=1, best_of=0,
-        guidance=("cep",)).items()]
-    assert main(["qgpo", "--dataset", "d4rl/antmaze-umaze-v2", "--profile", "ci", *changes, "--out", str(tmp_path / "run")]) == 0
+    changes = [
+        f"--set={name}={value}"
+        for name, value in dict(
+            behaviour_steps=20,
+            q_steps=20,
+            energy_steps=20,
+            energy_states=50,
+            sampler_steps=2,
+            episodes=1,
+            best_of=0,
+            guidance=("cep",),
+        ).items()
+    ]
+    assert (
+        main(
+            [
+                "qgpo",
+                "--dataset",
+                "d4rl/antmaze-umaze-v2",
+                "--profile",
+                "ci",
+                *changes,
+                "--out",
+                str(tmp_path / "run"),
+            ]
+        )
+        == 0
+    )
     metrics = read_json(tmp_path / "run/metrics.json")
     assert (metrics["environment"], metrics["rows"]) == ("antmaze-umaze", len(data.rewards))
     assert metrics["settings"]["reward_tuning"] == "minus_one"
-    assert [(row["method"], row["scale"]) for row in metrics["scores"]] == [("behaviour", 0), ("cep", 1), ("cep", 3)]
+    assert [(row["method"], row["scale"]) for row in metrics["scores"]] == [
+        ("behaviour", 0),
+        ("cep", 1),
+        ("cep", 3),
+    ]
     for row in metrics["scores"]:
         assert row["return_mean"] in (0, 1) and row["normalised"] == 100 * row["return_mean"]
     capsys.readouterr()
     assert main(["report", str(tmp_path / "run")]) == 0
     table = capsys.readouterr().out
-    for cell in ("| d4rl/antmaze-umaze-v2 |", "| 96.4 on antmaze-umaze-v0 |", "| AntMaze-v0 | QGPO | 78.3 |"):
+    for cell in (
+        "| d4rl/antmaze-umaze-v2 |",
+        "| 96.4 on antmaze-umaze-v0 |",
+        "| AntMaze-v0 | QGPO | 78.3 |",
+    ):
         assert cell in table
     with h5py.File(tmp_path / file, "a") as changed:
         del changed["observations"]
         changed["observations"] = np.zeros((len(changed["actions"]), 27), np.float32)
     capsys.readouterr()
-    assert main(["qgpo", "--dataset", "d4rl/antmaze-umaze-v2", "--profile", "ci", "--out", str(tmp_path / "narrow")]) == 2
-    assert "states and actions of width (27, 8), expected (29, 8) for antmaze-umaze" in capsys.readouterr().err
+    assert (
+        main(
+            [
+                "qgpo",
+                "--dataset",
+                "d4rl/antmaze-umaze-v2",
+                "--profile",
+                "ci",
+                "--out",
+                str(tmp_path / "narrow"),
+            ]
+        )
+        == 2
+    )
+    assert (
+        "states and actions of width (27, 8), expected (29, 8) for antmaze-umaze"
+        in capsys.readouterr().err
+    )

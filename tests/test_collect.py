@@ -9,12 +9,12 @@ import h5py
 import numpy as np
 import pytest
 
+from cepnb.datasets import local as module
+from cepnb.datasets.hdf5 import load_hdf5
+from cepnb.datasets.local import local_dataset
+from cepnb.datasets.waypoint import collect_maze
+from cepnb.envs.maze import LAYOUTS
 from cepnb.errors import CepnbError
-from cepnb.offline import collect as module
-from cepnb.offline.collect import local_dataset
-from cepnb.offline.hdf5 import load_hdf5
-from cepnb.offline.maze import LAYOUTS
-from cepnb.offline.waypoint import collect_maze
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,10 @@ def test_the_controller_reaches_goals_all_over_the_maze(name: str) -> None:
     visited = {tuple(cell) for cell in np.round(data["observations"][:, :2]).astype(int).tolist()}
     assert visited == set(maze.cells)  # every free cell, and never a wall
     ends = np.nonzero(data["timeouts"])[0]
-    reached = np.linalg.norm(data["observations"][ends, :2] - np.round(data["infos/goal"][ends]), axis=1) < 0.1
+    reached = (
+        np.linalg.norm(data["observations"][ends, :2] - np.round(data["infos/goal"][ends]), axis=1)
+        < 0.1
+    )
     assert reached.mean() > 0.98  # nearly all goals are reached before the time limit
     changed = np.nonzero(np.any(np.diff(data["infos/goal"], axis=0) != 0, axis=1))[0]
     assert set(changed) <= set(ends)  # a goal changes only at a timeout
@@ -41,8 +44,12 @@ def test_one_trajectory_without_gaps() -> None:
     """Every row leads to the next: positions move by velocity, at most 5.5 · 0.01 a step."""
     data = collect_maze("umaze", 5_000, seed=1, progress=False)
     assert np.abs(np.diff(data["observations"][:, :2], axis=0)).max() < 0.055
-    moved = np.diff(data["observations"][:, :2], axis=0) / 0.01  # semi-implicit Euler: x' = x + 0.01 v'
-    np.testing.assert_allclose(moved, data["observations"][1:, 2:], atol=2e-4)  # float32 positions over 0.01
+    moved = (
+        np.diff(data["observations"][:, :2], axis=0) / 0.01
+    )  # semi-implicit Euler: x' = x + 0.01 v'
+    np.testing.assert_allclose(
+        moved, data["observations"][1:, 2:], atol=2e-4
+    )  # float32 positions over 0.01
 
 
 def test_noise_and_seeds() -> None:
@@ -57,7 +64,10 @@ def test_noise_and_seeds() -> None:
 def test_made_once_labelled_and_checked() -> None:
     path = local_dataset("local/maze2d-umaze", 1_000, 0, progress=False)
     stamp = path.stat().st_mtime_ns
-    assert local_dataset("local/maze2d-umaze", 1_000, 0, progress=False) == path and path.stat().st_mtime_ns == stamp
+    assert (
+        local_dataset("local/maze2d-umaze", 1_000, 0, progress=False) == path
+        and path.stat().st_mtime_ns == stamp
+    )
     with h5py.File(path) as file:
         assert "not the published D4RL file" in file.attrs["origin"] and file.attrs["seed"] == 0
     assert len(load_hdf5(path).rewards) > 900
@@ -71,12 +81,20 @@ def test_made_once_labelled_and_checked() -> None:
         local_dataset("local/maze2d-umaze", 1_000, 0)
 
 
-@pytest.mark.parametrize("name, changed", [
-    ("local/maze2d-umaze-noisy", {"noise": 0.4}), ("local/maze2d-umaze", {"layout": "#####/#GOO#/###O#/#OOO#/####O"}),
-    ("local/maze2d-umaze", {"steps": 200}), ("local/maze2d-umaze", {"recipe": 0}),
-    ("local/halfcheetah-medium", {"agents": "{}"}), ("local/halfcheetah-medium", {"agents_sha256": "0"}),
-])
-def test_a_file_of_another_recipe_is_made_anew(name: str, changed: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "name, changed",
+    [
+        ("local/maze2d-umaze-noisy", {"noise": 0.4}),
+        ("local/maze2d-umaze", {"layout": "#####/#GOO#/###O#/#OOO#/####O"}),
+        ("local/maze2d-umaze", {"steps": 200}),
+        ("local/maze2d-umaze", {"recipe": 0}),
+        ("local/halfcheetah-medium", {"agents": "{}"}),
+        ("local/halfcheetah-medium", {"agents_sha256": "0"}),
+    ],
+)
+def test_a_file_of_another_recipe_is_made_anew(
+    name: str, changed: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And stays where that fails. One that does not say all of its recipe is of the present one."""
     rows = {"observations": np.zeros((50, 17), np.float32)}
     monkeypatch.setattr(module, "collect_locomotion", lambda *_: rows)
@@ -137,13 +155,17 @@ def full(*_: object, **__: object) -> None:
 
 def test_a_failed_write_is_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(h5py.Group, "create_dataset", full)
-    with pytest.raises(CepnbError, match="could not be written .No space left on device.") as caught:
+    with pytest.raises(
+        CepnbError, match="could not be written .No space left on device."
+    ) as caught:
         local_dataset("local/maze2d-umaze", 1_000, 0, progress=False)
     assert "\n" not in str(caught.value)
     assert not [p for p in module.cache_dir().rglob("*") if p.is_file()]
 
 
-@pytest.mark.parametrize("name", ["local/maze2d-tiny", "local/hopper", "local/ant-medium", "maze2d-umaze"])
+@pytest.mark.parametrize(
+    "name", ["local/maze2d-tiny", "local/hopper", "local/ant-medium", "maze2d-umaze"]
+)
 def test_unknown_names(name: str) -> None:
     with pytest.raises(CepnbError, match=f"dataset '{name}': expected one of local/maze2d-umaze"):
         local_dataset(name, 100, 0)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from cepnb import benchmark
-from cepnb.frames import Panel, beta_slider, time_slider
-from cepnb.metrics import w2
-from cepnb.comparison import comparison_times, energy_frames, method_panels
-from cepnb.layers import Arrows, Field, Points, arrow_places, cells
-from cepnb.training import seeded
+from cepnb.densities import benchmark
+from cepnb.densities.metrics import w2
+from cepnb.diffusion.training import seeded
+from cepnb.notebook.explorer.frames import Panel, beta_slider, time_slider
+from cepnb.notebook.explorer.layers import Arrows, Field, Points, arrow_places, cells
+from cepnb.notebook.explorer.panels import comparison_times, energy_frames, method_panels
 
 METHODS = ("exact", "cep_beta", "mse", "dps")
 BETA = beta_slider([1.0, 10.0], 1.0)
@@ -35,23 +35,34 @@ def test_samples_end_where_each_method_leads(models: benchmark.Models, panels: l
         assert points.values.shape == (2, 9, 400, 2)
         assert torch.equal(points.values[0, 0], points.values[1, 0])  # one start at t = 1
         ratios[method] = w2(points.values[1, -1], one) / floor
-    assert ratios["exact"] < 1.4 and ratios["cep_beta"] < 1.5 < min(ratios["mse"], ratios["dps"]), ratios
+    assert ratios["exact"] < 1.4 and ratios["cep_beta"] < 1.5 < min(ratios["mse"], ratios["dps"]), (
+        ratios
+    )
 
 
 def test_energies_agree_as_t_goes_to_0_and_the_regression_knows_no_beta(
-        models: benchmark.Models, panels: list[Panel]) -> None:
+    models: benchmark.Models, panels: list[Panel]
+) -> None:
     x = cells(32)
-    near = models.density.log_q(x, torch.tensor(1e-3)) > -4  # where there are samples: off them a network knows nothing
+    near = (
+        models.density.log_q(x, torch.tensor(1e-3)) > -4
+    )  # where there are samples: off them a network knows nothing
     fields = {}
     for method, panel in zip(METHODS, panels):
         field, push = panel.layers
-        assert isinstance(field, Field) and isinstance(push, Arrows) and float(push.values.norm(dim=-1).max()) <= 1
+        assert (
+            isinstance(field, Field)
+            and isinstance(push, Arrows)
+            and float(push.values.norm(dim=-1).max()) <= 1
+        )
         fields[method] = field.values
     # Neighbours overlap a little, and there even at t = 0 the mean energy is not E_t/β: 0.003 on average.
     for method, within in (("mse", 0.01), ("cep_beta", 0.05)):
         assert (fields[method] - fields["exact"])[1, -1][near].abs().mean() < within
     # Up to the constant, which follows the exact one, E[E | x_t] is the same at every β; E_t/β is not.
-    spread = {method: fields[method][:, 3][:, near].std(dim=1).tolist() for method in ("exact", "mse")}
+    spread = {
+        method: fields[method][:, 3][:, near].std(dim=1).tolist() for method in ("exact", "mse")
+    }
     assert spread["mse"][1] == pytest.approx(spread["mse"][0], rel=1e-3)
     assert spread["exact"][1] != pytest.approx(spread["exact"][0], rel=0.05)
 
@@ -60,15 +71,26 @@ def test_the_push_runs_down_the_energy(panels: list[Panel]) -> None:
     """The mean of −∇E_t · (slope of the field, by differences) is negative for every method at a middle time."""
     for panel in panels[:4]:
         field, push = panel.layers
-        values = torch.nn.functional.interpolate(field.values[1, 4][None, None], size=push.values.shape[2:4], mode="bilinear",
-                                                 align_corners=True)[0, 0]
+        values = torch.nn.functional.interpolate(
+            field.values[1, 4][None, None],
+            size=push.values.shape[2:4],
+            mode="bilinear",
+            align_corners=True,
+        )[0, 0]
         along_y, along_x = torch.gradient(values)
-        assert (push.values[1, 4][..., 0] * along_x + push.values[1, 4][..., 1] * along_y).mean() < 0
+        assert (
+            push.values[1, 4][..., 0] * along_x + push.values[1, 4][..., 1] * along_y
+        ).mean() < 0
 
 
 def test_an_energy_over_time_is_drawn_from_its_least_value_and_pushes_downhill() -> None:
     """f = t |x|² has its least value at the centre, and −∇f = −2 t x."""
-    panel = energy_frames("bowl", lambda x, t, condition: t * x.square().sum(-1), time_slider([1.0, 0.5], 1.0), span=10.0)
+    panel = energy_frames(
+        "bowl",
+        lambda x, t, condition: t * x.square().sum(-1),
+        time_slider([1.0, 0.5], 1.0),
+        span=10.0,
+    )
     field, arrows = panel.layers
     square = cells(len(field.values[0])).square().sum(-1)
     for t, values, push in zip((1.0, 0.5), field.values, arrows.values):

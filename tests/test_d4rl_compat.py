@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from serving import serving
 
+from cepnb.datasets.registry import load_dataset
+from cepnb.envs.maze import MazeEnv
 from cepnb.errors import CepnbError
-from cepnb.offline.maze import MazeEnv
-from cepnb.offline.sources import load_dataset
-from cepnb.profiles import settings
+from cepnb.qgpo.settings import qgpo_settings
 
 # In a process of its own: it takes the name mujoco_py. What a client of D4RL does, and nothing else of cepnb.
 CLIENT = """
@@ -47,43 +47,66 @@ print(json.dumps(found))
 
 def client(name: str, steps: int) -> dict:
     environment = os.environ | {"MUJOCO_PY_MUJOCO_PATH": "/nowhere"}
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", CLIENT, name, str(steps)], capture_output=True, text=True, env=environment)
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", CLIENT, name, str(steps)],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert ran.returncode == 0, ran.stderr
     return json.loads(ran.stdout.splitlines()[-1])
 
 
 def test_maze2d_is_our_maze_to_the_bit_and_its_dataset_ours() -> None:
     found = client("maze2d-umaze-local-v1", 1000)
-    assert len(found["rewards"]) == 300 and found["truncated"] and found["dones"] == [False] * 299 + [True]
+    assert (
+        len(found["rewards"]) == 300
+        and found["truncated"]
+        and found["dones"] == [False] * 299 + [True]
+    )
     env = MazeEnv("umaze", 1, 0)
     env.reset()
     env.set_state(np.array([found["observations"][0]]))
-    for action, expected, reward in zip(found["actions"], found["observations"][1:], found["rewards"], strict=True):
+    for action, expected, reward in zip(
+        found["actions"], found["observations"][1:], found["rewards"], strict=True
+    ):
         observation, ours, *_ = env.step(np.array([action]))
         assert observation[0].tolist() == expected and ours[0] == reward
     assert found["score"] == pytest.approx((100 - 23.85) / (161.86 - 23.85))
-    assert {"observations", "actions", "rewards", "terminals", "timeouts", "infos/goal"} <= set(found["raw"])
+    assert {"observations", "actions", "rewards", "terminals", "timeouts", "infos/goal"} <= set(
+        found["raw"]
+    )
     assert_dataset(found, "local/maze2d-umaze")
 
 
 def assert_dataset(found: dict, name: str) -> None:
     """What d4rl made of the local data is what we make of it."""
-    chosen = settings()
+    chosen = qgpo_settings()
     data = load_dataset(name, chosen.transitions, chosen.data_seed)
     for key, (shape, total) in found["dataset"].items():
         ours = getattr(data, key)
-        assert list(ours.shape) == shape and ours.double().sum().item() == pytest.approx(total, abs=1e-6), key
+        assert list(ours.shape) == shape and ours.double().sum().item() == pytest.approx(
+            total, abs=1e-6
+        ), key
 
 
 def test_locomotion_with_local_data() -> None:
     found = client("halfcheetah-medium-replay-local-v2", 5)
-    assert np.shape(found["observations"])[1] == 17 and found["score"] == pytest.approx((100 + 280.178953) / (12135 + 280.178953))
+    assert np.shape(found["observations"])[1] == 17 and found["score"] == pytest.approx(
+        (100 + 280.178953) / (12135 + 280.178953)
+    )
     assert_dataset(found, "local/halfcheetah-medium-replay")
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name, modern", [("hopper-medium-v2", "Hopper-v4"), ("halfcheetah-medium-v2", "HalfCheetah-v4"),
-                                          ("walker2d-medium-v2", "Walker2d-v4")])
+@pytest.mark.parametrize(
+    "name, modern",
+    [
+        ("hopper-medium-v2", "Hopper-v4"),
+        ("halfcheetah-medium-v2", "HalfCheetah-v4"),
+        ("walker2d-medium-v2", "Walker2d-v4"),
+    ],
+)
 def test_locomotion_is_gymnasiums(name: str, modern: str) -> None:
     """gym's code on the stand-in against gymnasium's on mujoco: the same states, rewards and ends from the same start."""
     import gymnasium
@@ -94,8 +117,11 @@ def test_locomotion_is_gymnasiums(name: str, modern: str) -> None:
     env.set_state(np.array(found["qpos"]), np.array(found["qvel"]))
     assert len(found["rewards"]) > 8
     for action, expected, reward, done in zip(
-            found["actions"], found["observations"][1:], found["rewards"], found["dones"], strict=True):
-        scaled = -1 + (np.array(action, dtype=np.float32) + 1) * np.float32(0.5) * 2  # d4rl's wrapper, which rounds
+        found["actions"], found["observations"][1:], found["rewards"], found["dones"], strict=True
+    ):
+        scaled = (
+            -1 + (np.array(action, dtype=np.float32) + 1) * np.float32(0.5) * 2
+        )  # d4rl's wrapper, which rounds
         observation, ours, terminated, *_ = env.step(scaled)
         np.testing.assert_allclose(observation, expected, rtol=1e-6, atol=1e-6)
         assert ours == pytest.approx(reward, abs=1e-4) and terminated == done
@@ -107,16 +133,24 @@ def test_ant_and_its_mazes_run() -> None:
 
 
 def test_names_states_and_instability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cepnb.offline import mujoco_py_standin as mujoco_py
+    from cepnb.envs import mujoco_py_standin as mujoco_py
 
     monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
 
     model = mujoco_py.load_model_from_xml(
         '<mujoco><worldbody><light pos="0 0 3"/><body name="b" pos="0 0 1"><freejoint name="j"/><geom name="g" size="0.1"/>'
-        '<site name="s"/></body></worldbody></mujoco>')
+        '<site name="s"/></body></worldbody></mujoco>'
+    )
     sim = mujoco_py.MjSim(model)
-    assert model.body_name2id("b") == 1 and model._camera_name2id == {} and model.joint_names == ("j",)
-    assert model.geom_id2name(0) == "g" and sim.data.get_body_xpos("b").tolist() == [0, 0, 1] == sim.data.get_site_xpos("s").tolist()
+    assert (
+        model.body_name2id("b") == 1 and model._camera_name2id == {} and model.joint_names == ("j",)
+    )
+    assert (
+        model.geom_id2name(0) == "g"
+        and sim.data.get_body_xpos("b").tolist()
+        == [0, 0, 1]
+        == sim.data.get_site_xpos("s").tolist()
+    )
     start = sim.get_state()
     sim.step()
     assert sim.data.time > 0 and not np.array_equal(sim.data.qpos, start.qpos)
@@ -131,12 +165,24 @@ def test_names_states_and_instability(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_an_installed_mujoco_21_is_left_alone(tmp_path: Path) -> None:
     """With its folder there, whatever is called mujoco_py is used."""
-    code = ("import sys; from unittest.mock import MagicMock; sys.modules['mujoco_py'] = real = MagicMock(); import cepnb.d4rl_compat\n"
-            "import gym; print(sys.modules['mujoco_py'] is real, gym.spec('maze2d-umaze-local-v1').max_episode_steps)")
+    code = (
+        "import sys; from unittest.mock import MagicMock; sys.modules['mujoco_py'] = real = MagicMock(); import cepnb.d4rl_compat\n"
+        "import gym; print(sys.modules['mujoco_py'] is real, gym.spec('maze2d-umaze-local-v1').max_episode_steps)"
+    )
     for present in (True, False):
         place = tmp_path if present else tmp_path / "none"
-        ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code if present else code.replace("real = MagicMock()", "real = None")],
-                             capture_output=True, text=True, env=os.environ | {"MUJOCO_PY_MUJOCO_PATH": str(place)})
+        ran = subprocess.run(
+            [
+                sys.executable,
+                "-W",
+                "ignore",
+                "-c",
+                code if present else code.replace("real = MagicMock()", "real = None"),
+            ],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"MUJOCO_PY_MUJOCO_PATH": str(place)},
+        )
         assert ran.stdout == f"{present} 300\n", ran.stderr
 
 
@@ -158,10 +204,18 @@ except CepnbError as error:
 def test_published_files_resume_and_half_a_file_says_so(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "source.hdf5", "w") as file:
         file["observations"], file["actions"] = np.random.rand(301, 4), np.random.rand(301, 2)
-        file["rewards"], file["terminals"], file["timeouts"] = (np.zeros((301, 1), kind) for kind in (float, bool, bool))
-        file["infos/goal"], file["metadata/algorithm"] = np.random.rand(100_000), np.bytes_(b"waypoints")
+        file["rewards"], file["terminals"], file["timeouts"] = (
+            np.zeros((301, 1), kind) for kind in (float, bool, bool)
+        )
+        file["infos/goal"], file["metadata/algorithm"] = (
+            np.random.rand(100_000),
+            np.bytes_(b"waypoints"),
+        )
     own = tmp_path / "own/data.hdf5"
-    environment = os.environ | {"MUJOCO_PY_MUJOCO_PATH": "/nowhere", "D4RL_DATASET_DIR": str(own.parent)}
+    environment = os.environ | {
+        "MUJOCO_PY_MUJOCO_PATH": "/nowhere",
+        "D4RL_DATASET_DIR": str(own.parent),
+    }
 
     def printed(url: str) -> str:
         command = [sys.executable, "-W", "ignore", "-c", PUBLISHED, url]
@@ -171,9 +225,16 @@ def test_published_files_resume_and_half_a_file_says_so(tmp_path: Path) -> None:
 
     with serving((tmp_path / "source.hdf5").read_bytes()) as server:
         server.faults = ["cut"]
-        assert printed(server.url) == "(300,)" and own.read_bytes() == server.content and len(server.asked) == 2
+        assert (
+            printed(server.url) == "(300,)"
+            and own.read_bytes() == server.content
+            and len(server.asked) == 2
+        )
         own.write_bytes(server.content[:-1000])  # d4rl itself leaves this where a line breaks
-        assert printed(server.url) == f"{own}: not the whole file that is expected there; delete it to have it downloaded again"
+        assert (
+            printed(server.url)
+            == f"{own}: not the whole file that is expected there; delete it to have it downloaded again"
+        )
         assert len(server.asked) == 2
 
 

@@ -6,21 +6,25 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
+from cepnb.datasets.dataset import check_rewards_vary, distinct_states
+from cepnb.datasets.hdf5 import load_hdf5
+from cepnb.datasets.registry import load_dataset
+from cepnb.envs.d4rl_package import d4rl
 from cepnb.errors import CepnbError
-from cepnb.offline.d4rl_bridge import d4rl
-from cepnb.offline.data import check_rewards_vary, distinct_states
-from cepnb.offline.hdf5 import load_hdf5
-from cepnb.offline.sources import load_dataset
 
 
 def example(rows: int = 60, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.default_rng(seed)
-    return {"observations": random.normal(size=(rows, 3)).astype(np.float32),
-            "actions": random.uniform(-1, 1, size=(rows, 2)).astype(np.float32),
-            "rewards": random.normal(size=rows).astype(np.float32),
-            "terminals": random.random(rows) < 0.1, "timeouts": random.random(rows) < 0.1}
+    return {
+        "observations": random.normal(size=(rows, 3)).astype(np.float32),
+        "actions": random.uniform(-1, 1, size=(rows, 2)).astype(np.float32),
+        "rewards": random.normal(size=rows).astype(np.float32),
+        "terminals": random.random(rows) < 0.1,
+        "timeouts": random.random(rows) < 0.1,
+    }
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
@@ -37,7 +41,9 @@ def assert_as_d4rl(path: Path, limit: int = 1000) -> None:
     from d4rl.offline_env import OfflineEnv
 
     environment = OfflineEnv()
-    environment.observation_space, environment.action_space = (gym.spaces.Box(-9, 9, (size,)) for size in (3, 2))
+    environment.observation_space, environment.action_space = (
+        gym.spaces.Box(-9, 9, (size,)) for size in (3, 2)
+    )
     environment._max_episode_steps = limit
     expected = qlearning_dataset(environment, dataset=environment.get_dataset(str(path)))
     found = load_hdf5(path, episode_limit=limit)
@@ -46,14 +52,18 @@ def assert_as_d4rl(path: Path, limit: int = 1000) -> None:
 
 
 @given(st.integers(2, 80), st.integers(0, 1000))
-def test_equal_to_d4rl_with_timeouts(tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int) -> None:
+def test_equal_to_d4rl_with_timeouts(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int
+) -> None:
     arrays = example(rows, seed)
     arrays["timeouts"][0] = False  # so that at least one transition is left
     assert_as_d4rl(write(tmp_path_factory.mktemp("d4rl") / "f.hdf5", arrays))
 
 
 @given(st.integers(2, 80), st.integers(0, 1000), st.integers(2, 15))
-def test_equal_to_d4rl_without_timeouts(tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int, limit: int) -> None:
+def test_equal_to_d4rl_without_timeouts(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int, limit: int
+) -> None:
     arrays = example(rows, seed)
     del arrays["timeouts"]
     assert_as_d4rl(write(tmp_path_factory.mktemp("d4rl") / "f.hdf5", arrays), limit)
@@ -64,31 +74,50 @@ def test_columns_metadata_and_float64_are_read_as_d4rl_reads_them(tmp_path: Path
     for key in ("rewards", "terminals", "timeouts"):
         arrays[key] = arrays[key][:, None]
     arrays["observations"] = arrays["observations"].astype(np.float64)
-    path = write(tmp_path / "f.hdf5", arrays | {"metadata/algorithm": np.bytes_(b"SAC"), "infos/qpos": np.zeros((60, 2))})
+    path = write(
+        tmp_path / "f.hdf5",
+        arrays | {"metadata/algorithm": np.bytes_(b"SAC"), "infos/qpos": np.zeros((60, 2))},
+    )
     assert_as_d4rl(path)
 
 
-@pytest.mark.parametrize("terminals, timeouts, limit, returns", [
-    ([1], [4], None, [3, 28]),  # the last piece has no end
-    ([1, 6], [4], None, [3, 28, 96]),
-    ([1], [4, 6], None, [3, 28, 96]),  # a file without a limit is believed
-    ([1], [4, 6], 3, [3, 28, 96]),  # an end by time may be a row early
-    ([1], [4, 6], 4, [3, 28]),  # two rows are too few for one: the collection has ended
-    ([1], None, 3, [3, 28]),  # without timeouts, every three rows from the terminal on
-    ([], [], None, [127]),  # nothing is whole: what there is
-    ([], [3], 20, [15, 112]),
-])
-def test_episode_returns_are_of_whole_episodes(tmp_path: Path, terminals: list[int], timeouts: list[int] | None, limit: int | None,
-                                               returns: list[float]) -> None:
-    arrays = example(7) | {"rewards": 2.0 ** np.arange(7), "terminals": np.isin(np.arange(7), terminals)}
+@pytest.mark.parametrize(
+    "terminals, timeouts, limit, returns",
+    [
+        ([1], [4], None, [3, 28]),  # the last piece has no end
+        ([1, 6], [4], None, [3, 28, 96]),
+        ([1], [4, 6], None, [3, 28, 96]),  # a file without a limit is believed
+        ([1], [4, 6], 3, [3, 28, 96]),  # an end by time may be a row early
+        ([1], [4, 6], 4, [3, 28]),  # two rows are too few for one: the collection has ended
+        ([1], None, 3, [3, 28]),  # without timeouts, every three rows from the terminal on
+        ([], [], None, [127]),  # nothing is whole: what there is
+        ([], [3], 20, [15, 112]),
+    ],
+)
+def test_episode_returns_are_of_whole_episodes(
+    tmp_path: Path,
+    terminals: list[int],
+    timeouts: list[int] | None,
+    limit: int | None,
+    returns: list[float],
+) -> None:
+    arrays = example(7) | {
+        "rewards": 2.0 ** np.arange(7),
+        "terminals": np.isin(np.arange(7), terminals),
+    }
     arrays["timeouts"] = np.isin(np.arange(7), timeouts if timeouts is not None else [])
     if timeouts is None:
         del arrays["timeouts"]
-    assert load_hdf5(write(tmp_path / "f.hdf5", arrays), episode_limit=limit).episode_returns.tolist() == returns
+    assert (
+        load_hdf5(write(tmp_path / "f.hdf5", arrays), episode_limit=limit).episode_returns.tolist()
+        == returns
+    )
 
 
 @given(st.integers(2, 60), st.integers(0, 1000))
-def test_distinct_states_cover_all_and_point_right(tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int) -> None:
+def test_distinct_states_cover_all_and_point_right(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int
+) -> None:
     arrays = example(rows, seed)
     arrays["timeouts"][0] = False
     dataset = load_hdf5(write(tmp_path_factory.mktemp("d4rl") / "f.hdf5", arrays))
@@ -97,7 +126,9 @@ def test_distinct_states_cover_all_and_point_right(tmp_path_factory: pytest.Temp
     assert torch.equal(distinct[:n], dataset.observations)
     assert torch.equal(distinct[next_row], dataset.next_observations)
     dropped = int(arrays["timeouts"][:-1].sum())
-    assert len(distinct) <= n + dropped + 1  # one more state at each cut, and one at the end of the file
+    assert (
+        len(distinct) <= n + dropped + 1
+    )  # one more state at each cut, and one at the end of the file
 
 
 def broken(key: str, change) -> dict[str, np.ndarray]:
@@ -115,27 +146,39 @@ def poison(value: float):
     return change
 
 
-@pytest.mark.parametrize("arrays, message", [
-    (broken("rewards", lambda a: a[:-1]), "'rewards' has 59 rows, 'observations' 60"),
-    (broken("actions", lambda a: a[:-3]), "'actions' has 57 rows, 'observations' 60"),
-    (broken("rewards", poison(np.nan)), "'rewards' has values that are not finite"),
-    (broken("rewards", poison(np.inf)), "'rewards' has values that are not finite"),
-    (broken("observations", poison(np.nan)), "'observations' has values that are not finite"),
-    (broken("actions", lambda a: a[:, 0]), "'actions' has 1 axes, expected 2"),
-    (broken("rewards", lambda a: np.full(60, b"x")), "'rewards' is of type"),
-    ({k: v for k, v in example().items() if k != "actions"}, "'actions' is missing"),
-    ({k: v for k, v in example().items() if k != "timeouts"}, "has no 'timeouts'"),
-    ({k: v[:1] for k, v in example().items()}, "has 1 rows, expected at least 2"),
-    (broken("timeouts", np.ones_like), "no transition is left"),
-    (broken("rewards", lambda a: a.astype(np.complex64)), "'rewards' is of type complex64, expected numbers"),
-    (broken("rewards", lambda a: np.full(60, 1e300)), "'rewards' has values that are not finite"),
-    (broken("rewards", lambda a: "abc"), "'rewards' has 0 axes, expected 1"),
-    (broken("timeouts", lambda a: 3.0), "'timeouts' has 0 axes, expected 1"),
-    (broken("observations", lambda a: "abc"), "'observations' has 0 axes, expected 2"),
-    (broken("rewards", lambda a: h5py.Reference()), "'rewards' has 0 axes, expected 1"),
-    (broken("observations", lambda a: a[:, :0]), "'observations' has no columns, expected at least one"),
-    (broken("actions", lambda a: a[:, :0]), "'actions' has no columns, expected at least one"),
-])
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        (broken("rewards", lambda a: a[:-1]), "'rewards' has 59 rows, 'observations' 60"),
+        (broken("actions", lambda a: a[:-3]), "'actions' has 57 rows, 'observations' 60"),
+        (broken("rewards", poison(np.nan)), "'rewards' has values that are not finite"),
+        (broken("rewards", poison(np.inf)), "'rewards' has values that are not finite"),
+        (broken("observations", poison(np.nan)), "'observations' has values that are not finite"),
+        (broken("actions", lambda a: a[:, 0]), "'actions' has 1 axes, expected 2"),
+        (broken("rewards", lambda a: np.full(60, b"x")), "'rewards' is of type"),
+        ({k: v for k, v in example().items() if k != "actions"}, "'actions' is missing"),
+        ({k: v for k, v in example().items() if k != "timeouts"}, "has no 'timeouts'"),
+        ({k: v[:1] for k, v in example().items()}, "has 1 rows, expected at least 2"),
+        (broken("timeouts", np.ones_like), "no transition is left"),
+        (
+            broken("rewards", lambda a: a.astype(np.complex64)),
+            "'rewards' is of type complex64, expected numbers",
+        ),
+        (
+            broken("rewards", lambda a: np.full(60, 1e300)),
+            "'rewards' has values that are not finite",
+        ),
+        (broken("rewards", lambda a: "abc"), "'rewards' has 0 axes, expected 1"),
+        (broken("timeouts", lambda a: 3.0), "'timeouts' has 0 axes, expected 1"),
+        (broken("observations", lambda a: "abc"), "'observations' has 0 axes, expected 2"),
+        (broken("rewards", lambda a: h5py.Reference()), "'rewards' has 0 axes, expected 1"),
+        (
+            broken("observations", lambda a: a[:, :0]),
+            "'observations' has no columns, expected at least one",
+        ),
+        (broken("actions", lambda a: a[:, :0]), "'actions' has no columns, expected at least one"),
+    ],
+)
 def test_bad_files_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(CepnbError, match=f"f.hdf5: .*{message}") as caught:
         load_hdf5(write(tmp_path / "f.hdf5", arrays))
@@ -151,9 +194,13 @@ def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:
     for name in ("cut.hdf5", "text.hdf5"):
         with pytest.raises(CepnbError, match=f"{name}: not a whole HDF5 file"):
             load_hdf5(tmp_path / name)
-    with h5py.File(write(tmp_path / "odd.hdf5", {k: v for k, v in example().items() if k != "rewards"}), "a") as file:
+    with h5py.File(
+        write(tmp_path / "odd.hdf5", {k: v for k, v in example().items() if k != "rewards"}), "a"
+    ) as file:
         file["rewards"] = h5py.SoftLink("/elsewhere")
-    with pytest.raises(CepnbError, match="odd.hdf5: 'rewards' is missing|odd.hdf5: not a whole HDF5 file"):
+    with pytest.raises(
+        CepnbError, match="odd.hdf5: 'rewards' is missing|odd.hdf5: not a whole HDF5 file"
+    ):
         load_hdf5(tmp_path / "odd.hdf5")
     with h5py.File(tmp_path / "odd.hdf5", "a") as file:
         del file["rewards"]
@@ -183,7 +230,9 @@ def test_any_damage_is_one_line(tmp_path: Path) -> None:
 def test_names_that_are_no_datasets(tmp_path: Path) -> None:
     with pytest.raises(CepnbError, match="dataset 'hopper': not found"):
         load_dataset("hopper", 100, 0)
-    with pytest.raises(CepnbError, match="^dataset '': an empty name, expected a name that begins with local/"):
+    with pytest.raises(
+        CepnbError, match="^dataset '': an empty name, expected a name that begins with local/"
+    ):
         load_dataset("", 100, 0)
     with pytest.raises(CepnbError, match=f"^{tmp_path}: is a folder, expected a D4RL HDF5 file"):
         load_dataset(str(tmp_path), 100, 0)
@@ -192,7 +241,9 @@ def test_names_that_are_no_datasets(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("door", ["local", "d4rl", "minari"])
-def test_a_file_in_a_folder_that_is_called_as_a_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str) -> None:
+def test_a_file_in_a_folder_that_is_called_as_a_door(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / door).mkdir()
     write(tmp_path / door / "own.hdf5", example())

@@ -19,29 +19,40 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cepnb.capture import WARM_UP, captured
+from cepnb.datasets.registry import load_dataset
+from cepnb.diffusion.capture import WARM_UP, captured
+from cepnb.diffusion.guidance import energy_gradient, guided
+from cepnb.diffusion.samplers import ancestral, last
+from cepnb.diffusion.schedule import VPSchedule
+from cepnb.diffusion.training import Plan, StepLoss, seeded, training
+from cepnb.envs.maze import LAYOUTS
 from cepnb.errors import CepnbError
-from cepnb.files import load_tensors
-from cepnb.guidance import energy_gradient, guided
-from cepnb.offline import seeds, support as support_set
-from cepnb.offline.behaviour import behaviour_loss, behaviour_net
-from cepnb.offline.critic import critic_loss, critic_net, following, support_values
-from cepnb.offline.energy import METHODS, batch_loss, energy_net
-from cepnb.offline.maze import LAYOUTS
-from cepnb.offline.pipeline import Steps, run_qgpo
-from cepnb.offline.policy import sample_actions
-from cepnb.offline.scaling import Transitions
-from cepnb.offline.sources import load_dataset
-from cepnb.profiles import settings
-from cepnb.runs import Run
-from cepnb.samplers import ancestral, last
-from cepnb.schedule import VPSchedule
-from cepnb.training import Plan, StepLoss, seeded, training
+from cepnb.qgpo import seeds
+from cepnb.qgpo import support as support_set
+from cepnb.qgpo.behaviour import behaviour_loss, behaviour_net
+from cepnb.qgpo.critic import critic_loss, critic_net, polyak_update, support_values
+from cepnb.qgpo.energy import TRAINED_ENERGIES, batch_loss, energy_net
+from cepnb.qgpo.pipeline import Steps, run_qgpo
+from cepnb.qgpo.policy import sample_actions
+from cepnb.qgpo.settings import qgpo_settings
+from cepnb.qgpo.transitions import Transitions
+from cepnb.storage.files import load_tensors
+from cepnb.storage.runs import Run
 
 SCHEDULE = VPSchedule()
-CHOSEN = settings("ci", energy_states=0, K=8, energy_K=8, labels="state_value")
+CHOSEN = qgpo_settings("ci", energy_states=0, K=8, energy_K=8, labels="state_value")
 # Operations whose result, or its shape, is a number that the host must have before it goes on.
-READS = {"_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "masked_select", "_unique2", "unique_dim", "repeat_interleave"}
+READS = {
+    "_local_scalar_dense",
+    "item",
+    "is_nonzero",
+    "equal",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "repeat_interleave",
+}
 
 
 class Watch(TorchDispatchMode):
@@ -55,8 +66,12 @@ class Watch(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         name = function._overloadpacket.__name__
-        places = {x.device.type for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)}
-        masked = name in ("index", "index_put_") and any(x is not None and x.dtype is torch.bool for x in args[1])  # a hidden `nonzero`
+        places = {
+            x.device.type for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)
+        }
+        masked = name in ("index", "index_put_") and any(
+            x is not None and x.dtype is torch.bool for x in args[1]
+        )  # a hidden `nonzero`
         self.operations += 1
         self.counts["read", name] += places == {self.device.type} and (name in READS or masked)
         self.counts["mixed", name] += len(places) > 1
@@ -71,27 +86,52 @@ def transitions(device: torch.device | str, n: int = 300) -> tuple[Transitions, 
     """Random data, support actions and their Q."""
     g = seeded(0, "device")
     distinct = torch.randn(n + 1, 5, generator=g)
-    data = Transitions(states=distinct[:n], actions=torch.rand(n, 2, generator=g), rewards=torch.randn(n, generator=g),
-                       terminals=torch.rand(n, generator=g) < 0.1, next_row=torch.arange(1, n + 1), distinct=distinct)
-    support, q = torch.rand(n + 1, CHOSEN.K, 2, generator=g), torch.randn(n + 1, CHOSEN.K, generator=g)
+    data = Transitions(
+        states=distinct[:n],
+        actions=torch.rand(n, 2, generator=g),
+        rewards=torch.randn(n, generator=g),
+        terminals=torch.rand(n, generator=g) < 0.1,
+        next_row=torch.arange(1, n + 1),
+        distinct=distinct,
+    )
+    support, q = (
+        torch.rand(n + 1, CHOSEN.K, 2, generator=g),
+        torch.randn(n + 1, CHOSEN.K, generator=g),
+    )
     return data.to(torch.device(device)), support.to(device), q.to(device)
 
 
-def tasks(device: torch.device | str) -> dict[str, tuple[StepLoss, dict[str, nn.Module], Callable[[], None] | None]]:
+def tasks(
+    device: torch.device | str,
+) -> dict[str, tuple[StepLoss, dict[str, nn.Module], Callable[[], None] | None]]:
     """The step loss, the modules and what comes after a step, for each kind of step."""
     data, support, values = transitions(device)
     eps = behaviour_net(5, 2, CHOSEN, SCHEDULE, 0).to(device)
     q = critic_net(data, CHOSEN, 0).to(device)
     target = deepcopy(q).requires_grad_(False)
-    made = {"behaviour": (behaviour_loss(eps, data.states, data.actions, CHOSEN, SCHEDULE), {"net": eps}, None),
-            "critic": (critic_loss(q, target, data, support, CHOSEN), {"q": q, "target": target}, following(q, target, 0.01))}
-    for method in METHODS:
+    made = {
+        "behaviour": (
+            behaviour_loss(eps, data.states, data.actions, CHOSEN, SCHEDULE),
+            {"net": eps},
+            None,
+        ),
+        "critic": (
+            critic_loss(q, target, data, support, CHOSEN),
+            {"q": q, "target": target},
+            polyak_update(q, target, 0.01),
+        ),
+    }
+    for method in TRAINED_ENERGIES:
         f = energy_net(5, 2, CHOSEN, SCHEDULE, 0).to(device)
-        made[method] = batch_loss(method, f, data.distinct, support, values, CHOSEN, SCHEDULE), {"net": f}, None
+        made[method] = (
+            batch_loss(method, f, data.distinct, support, values, CHOSEN, SCHEDULE),
+            {"net": f},
+            None,
+        )
     return made
 
 
-KINDS = ("behaviour", "critic", *METHODS)
+KINDS = ("behaviour", "critic", *TRAINED_ENERGIES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,7 +142,9 @@ def test_a_record_reads_one_number_and_the_steps_none(kind: str) -> None:
     next(steps)  # the optimiser is made and its rate is checked
     with Watch(torch.device("cpu")) as watch:
         next(steps)
-    assert watch.operations > 5 * 50 and watch.found("read", "mixed", "host") == {("read", "_local_scalar_dense"): 1}
+    assert watch.operations > 5 * 50 and watch.found("read", "mixed", "host") == {
+        ("read", "_local_scalar_dense"): 1
+    }
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -121,9 +163,11 @@ def test_a_step_stays_on_its_device(kind: str) -> None:
 def test_a_step_of_several_seeds_stays_on_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seeds, "seeded", lambda seed, purpose, device: Streams(PLACE))
     data, support, q = transitions(PLACE)
-    for fit in (seeds.behaviour_fit(data.states, data.actions, CHOSEN, SCHEDULE, range(3)),
-                seeds.critic_fit(data, [support] * 3, CHOSEN, range(3)),
-                seeds.energy_fit("cep", data.distinct, [support] * 3, [q] * 3, CHOSEN, SCHEDULE, range(3))):
+    for fit in (
+        seeds.behaviour_fit(data.states, data.actions, CHOSEN, SCHEDULE, range(3)),
+        seeds.critic_fit(data, [support] * 3, CHOSEN, range(3)),
+        seeds.energy_fit("cep", data.distinct, [support] * 3, [q] * 3, CHOSEN, SCHEDULE, range(3)),
+    ):
         with Watch(PLACE) as watch:
             fit.loss(fit.streams).mean().backward()
             if fit.after_step is not None:
@@ -133,16 +177,39 @@ def test_a_step_of_several_seeds_stays_on_its_device(monkeypatch: pytest.MonkeyP
 
 def test_sampling_stays_on_its_device() -> None:
     data, support, _ = transitions(PLACE)
-    eps, f, q = (net.to(PLACE) for net in (behaviour_net(5, 2, CHOSEN, SCHEDULE, 0), energy_net(5, 2, CHOSEN, SCHEDULE, 0),
-                                         critic_net(data, CHOSEN, 0)))
+    eps, f, q = (
+        net.to(PLACE)
+        for net in (
+            behaviour_net(5, 2, CHOSEN, SCHEDULE, 0),
+            energy_net(5, 2, CHOSEN, SCHEDULE, 0),
+            critic_net(data, CHOSEN, 0),
+        )
+    )
     with Watch(PLACE) as watch:
         actions = sample_actions(eps, data.distinct, 2, CHOSEN, SCHEDULE, Streams(PLACE), 8)
         values = support_values(q, data.distinct, actions)
-        steered = sample_actions(guided(eps, energy_gradient(f), SCHEDULE, 3.0), data.distinct, 2, CHOSEN, SCHEDULE, Streams(PLACE))
+        steered = sample_actions(
+            guided(eps, energy_gradient(f), SCHEDULE, 3.0),
+            data.distinct,
+            2,
+            CHOSEN,
+            SCHEDULE,
+            Streams(PLACE),
+        )
     # The solver's own times and coefficients are numbers of the host, but none is copied to the device.
     assert watch.operations > 500 and not watch.found("read", "mixed")
-    assert actions.device == values.device == steered.device == PLACE and actions.shape == support.shape
-    trajectory = ancestral(eps, torch.randn(4, 2, device=PLACE), SCHEDULE.times(3), SCHEDULE, data.states[:4], Streams(PLACE))
+    assert (
+        actions.device == values.device == steered.device == PLACE
+        and actions.shape == support.shape
+    )
+    trajectory = ancestral(
+        eps,
+        torch.randn(4, 2, device=PLACE),
+        SCHEDULE.times(3),
+        SCHEDULE,
+        data.states[:4],
+        Streams(PLACE),
+    )
     assert last(trajectory).device == PLACE
 
 
@@ -173,12 +240,25 @@ def test_steps_are_replayed_on_cuda_and_each_call_is_one(monkeypatch: pytest.Mon
         said.append("record")
         yield
 
-    for name, stand_in in (("CUDAGraph", Graph), ("Stream", Stream), ("current_stream", Stream), ("stream", beside), ("graph", recording)):
+    for name, stand_in in (
+        ("CUDAGraph", Graph),
+        ("Stream", Stream),
+        ("current_stream", Stream),
+        ("stream", beside),
+        ("graph", recording),
+    ):
         monkeypatch.setattr(torch.cuda, name, stand_in)
-    step = captured(lambda: said.append("step"), torch.device("cuda"), [seeded(0, "a"), seeded(1, "a")])
+    step = captured(
+        lambda: said.append("step"), torch.device("cuda"), [seeded(0, "a"), seeded(1, "a")]
+    )
     for _ in range(WARM_UP + 2):
         step()
-    assert said == ["generator"] * 2 + ["wait", "beside", "step", "wait"] * WARM_UP + ["record", "step", "replay", "replay"]
+    assert said == ["generator"] * 2 + ["wait", "beside", "step", "wait"] * WARM_UP + [
+        "record",
+        "step",
+        "replay",
+        "replay",
+    ]
 
 
 def test_elsewhere_a_step_is_called_as_it_is() -> None:
@@ -192,10 +272,18 @@ def test_a_rate_that_is_filled_is_the_rate_that_is_used() -> None:
     """Gradients of one sign and size: Adam then moves a weight by its rate at every step, whatever the gradient."""
     weight = nn.Linear(1, 1, bias=False)
     plan, places = Plan(6, 1e-2, 0.1, record_every=1, checkpoint_every=1), [weight.weight.item()]
-    for _ in training(lambda generator: weight.weight.flatten(), {"weight": weight}, plan, seeded(0, "rate"), progress=False):
+    for _ in training(
+        lambda generator: weight.weight.flatten(),
+        {"weight": weight},
+        plan,
+        seeded(0, "rate"),
+        progress=False,
+    ):
         places.append(weight.weight.item())
     moved = [before - after for before, after in zip(places, places[1:])]
-    assert moved == pytest.approx([plan.rate(step) for step in range(6)], rel=1e-3)  # of weights near 1 in float32
+    assert moved == pytest.approx(
+        [plan.rate(step) for step in range(6)], rel=1e-3
+    )  # of weights near 1 in float32
 
 
 @pytest.fixture
@@ -204,27 +292,60 @@ def second_device(monkeypatch: pytest.MonkeyPatch) -> None:
     adam = torch.optim.Adam
     monkeypatch.setattr(support_set, "GPU_CHUNK", support_set.CHUNK)
     monkeypatch.setattr(torch, "Generator", Streams)
-    monkeypatch.setattr(torch.optim, "Adam", lambda parameters, **_: adam(parameters, lr=torch.zeros((), dtype=torch.float64), foreach=False))
+    monkeypatch.setattr(
+        torch.optim,
+        "Adam",
+        lambda parameters, **_: adam(
+            parameters, lr=torch.zeros((), dtype=torch.float64), foreach=False
+        ),
+    )
 
 
 @pytest.mark.parametrize("training", ["staged", "joint"])
-def test_the_five_steps_run_on_another_device_to_the_same_numbers(second_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                                  training: str) -> None:
-    chosen = settings("ci", training=training, behaviour_steps=5, q_steps=5, energy_steps=5, checkpoint_every=100, labels="state_value",
-                      sampler_steps=2, energy_states=50, episodes=2, best_of=2, scales=(1.0,), headline_scale=1.0, guidance=("cep", "mse", "dps"))
+def test_the_five_steps_run_on_another_device_to_the_same_numbers(
+    second_device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, training: str
+) -> None:
+    chosen = qgpo_settings(
+        "ci",
+        training=training,
+        behaviour_steps=5,
+        q_steps=5,
+        energy_steps=5,
+        checkpoint_every=100,
+        labels="state_value",
+        sampler_steps=2,
+        energy_states=50,
+        episodes=2,
+        best_of=2,
+        scales=(1.0,),
+        headline_scale=1.0,
+        guidance=("cep", "mse", "dps"),
+    )
     dataset = load_dataset("local/maze2d-umaze", chosen.transitions, chosen.data_seed)
     monkeypatch.setitem(LAYOUTS, "umaze", replace(LAYOUTS["umaze"], max_steps=10))
     here, there = tmp_path / "here", tmp_path / "there"
     expected = run_qgpo(dataset, "maze2d-umaze", chosen, "ci", 0, here, progress=False)
     with Played() as played:
-        found = run_qgpo(dataset, "maze2d-umaze", chosen, "ci", 0, there, progress=False, device=PLACE)
+        found = run_qgpo(
+            dataset, "maze2d-umaze", chosen, "ci", 0, there, progress=False, device=PLACE
+        )
         loaded = Steps(dataset, chosen, 0, Run(there), progress=False, device=PLACE)
-        kept = [loaded.data.states, loaded.support, loaded.contrast_actions, loaded.values, next(loaded.eps.parameters())]
+        kept = [
+            loaded.data.states,
+            loaded.support,
+            loaded.contrast_actions,
+            loaded.values,
+            next(loaded.eps.parameters()),
+        ]
     assert played.there > 2_000 and all(isinstance(x, Elsewhere) for x in kept)
-    assert [found[key] for key in ("q_mean", "gains", "scores")] == [expected[key] for key in ("q_mean", "gains", "scores")]
+    assert [found[key] for key in ("q_mean", "gains", "scores")] == [
+        expected[key] for key in ("q_mean", "gains", "scores")
+    ]
     assert found["device"] == PLACE.type and "device" not in expected
     files = sorted(path.name for path in here.glob("*.safetensors"))
-    assert len(files) == (4 if training == "joint" else 6) and files == sorted(path.name for path in there.glob("*.safetensors"))
+    assert len(files) == (4 if training == "joint" else 6) and files == sorted(
+        path.name for path in there.glob("*.safetensors")
+    )
     for name in files:
         ours, theirs = (load_tensors(folder / name)[0] for folder in (here, there))
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)

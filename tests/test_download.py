@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from serving import Server, serving
 
+from cepnb.datasets.d4rl import is_whole_hdf5
+from cepnb.datasets.download import CHUNK, download
 from cepnb.errors import CepnbError
-from cepnb.offline.d4rl_bridge import is_whole_hdf5
-from cepnb.offline.download import CHUNK, download
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 
@@ -22,15 +22,26 @@ def server() -> Iterator[Server]:
 
 
 def get(server: Server, folder: Path, **options: object) -> Path:
-    return download(server.url, folder / "data.hdf5", progress=False, **{"pause": 0.01, "patience": 0.5} | options)
+    return download(
+        server.url,
+        folder / "data.hdf5",
+        progress=False,
+        **{"pause": 0.01, "patience": 0.5} | options,
+    )
 
 
-def test_a_broken_and_a_silent_line_are_taken_up_where_they_broke(server: Server, tmp_path: Path) -> None:
+def test_a_broken_and_a_silent_line_are_taken_up_where_they_broke(
+    server: Server, tmp_path: Path
+) -> None:
     server.faults = [503, "cut", "stall", "ok"]
     path = get(server, tmp_path)
     assert path.read_bytes() == CONTENT
     first, second, third, fourth = server.asked
-    assert (first, second) == (None, None) and third == f"bytes={5 * CHUNK}-" and fourth == f"bytes={10 * CHUNK}-"
+    assert (
+        (first, second) == (None, None)
+        and third == f"bytes={5 * CHUNK}-"
+        and fourth == f"bytes={10 * CHUNK}-"
+    )
     assert {p.name for p in tmp_path.iterdir()} - {".data.hdf5.lock"} == {"data.hdf5"}
     get(server, tmp_path)
     assert len(server.asked) == 4  # what is there is not asked for again
@@ -38,10 +49,15 @@ def test_a_broken_and_a_silent_line_are_taken_up_where_they_broke(server: Server
 
 def test_a_later_call_goes_on_and_nothing_partial_is_seen(server: Server, tmp_path: Path) -> None:
     server.faults = ["cut", *[503] * 3]
-    with pytest.raises(CepnbError, match=r"not downloaded after 3 attempts \(503 .*\); the 327,680 bytes so far are kept"):
+    with pytest.raises(
+        CepnbError,
+        match=r"not downloaded after 3 attempts \(503 .*\); the 327,680 bytes so far are kept",
+    ):
         get(server, tmp_path, attempts=3)
     assert not (tmp_path / "data.hdf5").exists()
-    assert get(server, tmp_path).read_bytes() == CONTENT and server.asked[-1] == f"bytes={5 * CHUNK}-"
+    assert (
+        get(server, tmp_path).read_bytes() == CONTENT and server.asked[-1] == f"bytes={5 * CHUNK}-"
+    )
 
 
 def test_another_version_or_no_ranges_begin_anew(server: Server, tmp_path: Path) -> None:
@@ -61,7 +77,9 @@ def test_a_server_that_never_gets_further_is_given_up(server: Server, tmp_path: 
         get(server, tmp_path)
     assert len(server.asked) < 10
     server.ranges, server.faults = True, ["gzip"]
-    with pytest.raises(CepnbError, match=r"not downloaded \(it was sent in the encoding gzip, expected none\)$"):
+    with pytest.raises(
+        CepnbError, match=r"not downloaded \(it was sent in the encoding gzip, expected none\)$"
+    ):
         get(server, tmp_path)
 
 
@@ -80,13 +98,17 @@ def test_a_part_that_is_whole_or_too_long(server: Server, tmp_path: Path) -> Non
     assert get(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_range_that_is_shorter_than_what_is_missing_is_not_the_end(server: Server, tmp_path: Path) -> None:
+def test_a_range_that_is_shorter_than_what_is_missing_is_not_the_end(
+    server: Server, tmp_path: Path
+) -> None:
     server.faults = ["cut", "part", "part"]
     assert get(server, tmp_path).read_bytes() == CONTENT
     assert server.asked == [None, *(f"bytes={chunks * CHUNK}-" for chunks in (5, 8, 11))]
 
 
-def test_an_end_that_was_not_announced_is_one_only_if_the_file_is_whole(server: Server, tmp_path: Path) -> None:
+def test_an_end_that_was_not_announced_is_one_only_if_the_file_is_whole(
+    server: Server, tmp_path: Path
+) -> None:
     with h5py.File(tmp_path / "source.hdf5", "w") as file:
         file["rewards"] = np.random.default_rng(0).random(100_000)
     server.content, server.faults = (tmp_path / "source.hdf5").read_bytes(), ["unsized", "unsized"]
@@ -101,12 +123,17 @@ def test_an_end_that_was_not_announced_is_one_only_if_the_file_is_whole(server: 
             get(server, tmp_path, accept=is_whole_hdf5)
         assert not path.exists() and len(server.asked) == requests
     path.write_bytes(server.content)  # as d4rl itself leaves a file where the line breaks
-    with pytest.raises(CepnbError, match=f"^{path}: not the whole file that is expected there; delete it to have it downloaded"):
+    with pytest.raises(
+        CepnbError,
+        match=f"^{path}: not the whole file that is expected there; delete it to have it downloaded",
+    ):
         get(server, tmp_path, accept=is_whole_hdf5)
     assert path.exists()
 
 
-def test_a_refusal_is_not_repeated_and_nobody_there_is_one_line(server: Server, tmp_path: Path) -> None:
+def test_a_refusal_is_not_repeated_and_nobody_there_is_one_line(
+    server: Server, tmp_path: Path
+) -> None:
     server.faults = [404]
     with pytest.raises(CepnbError, match=r"data.hdf5: not downloaded \(404 Not Found\)$"):
         get(server, tmp_path)

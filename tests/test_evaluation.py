@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from cepnb.cli import main
+from cepnb.envs.maze import MazeEnv
 from cepnb.errors import CepnbError
-from cepnb.files import read_json
-from cepnb.offline import evaluation
-from cepnb.offline.evaluation import evaluate, rollout
-from cepnb.offline.maze import MazeEnv
-from cepnb.offline.scaling import Scaling
+from cepnb.qgpo import evaluation
+from cepnb.qgpo.evaluation import evaluate, rollout
+from cepnb.qgpo.transitions import Scaling
+from cepnb.storage.files import read_json
 
 SCALING = Scaling(torch.zeros(4), torch.ones(4))
 FAULTS = {
@@ -55,21 +55,43 @@ def push(scales: torch.Tensor):
 @pytest.mark.parametrize("way", FAULTS)
 def test_a_rollout_says_which_step_of_which_environment_fails(way: str) -> None:
     with pytest.raises(CepnbError) as caught:
-        rollout(lambda rows: push(torch.ones(len(rows))), Failing(way, 2, 0), SCALING, torch.Generator(), progress=False)
+        rollout(
+            lambda rows: push(torch.ones(len(rows))),
+            Failing(way, 2, 0),
+            SCALING,
+            torch.Generator(),
+            progress=False,
+        )
     assert str(caught.value) == FAULTS[way]
-    with pytest.raises(CepnbError, match="^maze2d-umaze: reset gives observations that are not finite, expected finite numbers$"):
-        rollout(lambda rows: push(torch.ones(len(rows))), Failing("reset", 2, 0), SCALING, torch.Generator(), progress=False)
+    with pytest.raises(
+        CepnbError,
+        match="^maze2d-umaze: reset gives observations that are not finite, expected finite numbers$",
+    ):
+        rollout(
+            lambda rows: push(torch.ones(len(rows))),
+            Failing("reset", 2, 0),
+            SCALING,
+            torch.Generator(),
+            progress=False,
+        )
 
 
 @pytest.mark.parametrize("way", FAULTS)
 def test_what_other_batches_score_is_kept(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of three batches the second has an environment that fails: its policies are named, and none is blamed."""
+
     def scored(ways: list[str], faults: list[str] | None = None) -> list[dict]:
         made = iter(ways)
         monkeypatch.setattr(evaluation, "episodes_of", lambda _, *args: Failing(next(made), *args))
-        return evaluate(batches, "maze2d-umaze", 2, SCALING, 0, torch.Generator(), progress=False, faults=faults)
+        return evaluate(
+            batches, "maze2d-umaze", 2, SCALING, 0, torch.Generator(), progress=False, faults=faults
+        )
 
-    batches = [([("behaviour", 0.0)], push), ([("cep", 1.0), ("cep", 3.0)], push), ([("mse", 1.0)], push)]
+    batches = [
+        ([("behaviour", 0.0)], push),
+        ([("cep", 1.0), ("cep", 3.0)], push),
+        ([("mse", 1.0)], push),
+    ]
     whole, faults = scored(["well"] * 3), []
     assert scored(["well", way, "well"], faults) == [whole[0], whole[3]]
     assert faults == [f"cep at s = 1, cep at s = 3: {FAULTS[way]}"]
@@ -82,16 +104,35 @@ def test_what_other_batches_score_is_kept(way: str, monkeypatch: pytest.MonkeyPa
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A finished run of few steps, and the command that made it."""
     folder = tmp_path_factory.mktemp("trained")
-    settings = dict(transitions=300, sampler_steps=2, behaviour_steps=100, q_steps=100, energy_steps=100, energy_states=100,
-                    episodes=1, best_of=2)
-    command = ["qgpo", "--dataset", "local/maze2d-umaze", "--profile", "ci",
-               *(part for name, value in settings.items() for part in ("--set", f"{name}={value}")), "--out"]
+    settings = dict(
+        transitions=300,
+        sampler_steps=2,
+        behaviour_steps=100,
+        q_steps=100,
+        energy_steps=100,
+        energy_states=100,
+        episodes=1,
+        best_of=2,
+    )
+    command = [
+        "qgpo",
+        "--dataset",
+        "local/maze2d-umaze",
+        "--profile",
+        "ci",
+        *(part for name, value in settings.items() for part in ("--set", f"{name}={value}")),
+        "--out",
+    ]
     assert main([*command, str(folder)]) == 0
     return folder, command
 
 
 def test_a_run_keeps_what_was_scored_before_an_environment_failed(
-        trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    trained: tuple[Path, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
     folder, command = trained
     made, path = [], tmp_path / "metrics.json"
     for file in (*folder.glob("*.safetensors"), folder / "settings.json"):
@@ -105,23 +146,38 @@ def test_a_run_keeps_what_was_scored_before_an_environment_failed(
     for _ in range(2):
         assert main([*command, str(tmp_path)]) == 2
         assert capsys.readouterr().err.splitlines()[-1] == (
-            f"cepnb: error: {path}: mse at s = 1, mse at s = 3: {FAULTS['rewards']}; all other scores are there")
+            f"cepnb: error: {path}: mse at s = 1, mse at s = 3: {FAULTS['rewards']}; all other scores are there"
+        )
     found = read_json(path)
-    assert [record["method"] for record in found["scores"]] == ["behaviour", "cep", "cep", "best_of_k"] and len(made) == 3
+    assert [record["method"] for record in found["scores"]] == [
+        "behaviour",
+        "cep",
+        "cep",
+        "best_of_k",
+    ] and len(made) == 3
     path.unlink()
     assert main([*command, str(tmp_path)]) == 0  # the environment is well again
     assert len(read_json(path)["scores"]) == 6
 
 
 def test_a_value_that_is_not_finite_is_a_fault_and_costs_no_score(
-        trained: tuple[Path, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    trained: tuple[Path, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
     folder, command = trained
     for file in (*folder.glob("*.safetensors"), folder / "settings.json"):
         shutil.copy(file, tmp_path)
-    monkeypatch.setattr("cepnb.offline.pipeline.support_values",
-                        lambda q, states, actions: torch.full(actions.shape[:2], math.nan))
+    monkeypatch.setattr(
+        "cepnb.qgpo.pipeline.support_values",
+        lambda q, states, actions: torch.full(actions.shape[:2], math.nan),
+    )
     assert main([*command, str(tmp_path)]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert "metrics.json: q_mean: not finite; beta_times_q_spread: not finite; all other scores are there" in line
+    assert (
+        "metrics.json: q_mean: not finite; beta_times_q_spread: not finite; all other scores are there"
+        in line
+    )
     found = read_json(tmp_path / "metrics.json")
     assert len(found["scores"]) == 6 and not {"q_mean", "beta_times_q_spread"} & set(found)

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from cepnb import files
+from cepnb.densities.settings import toy_settings
 from cepnb.errors import CepnbError
-from cepnb.profiles import PROFILES, profile_name, settings, toy_settings
+from cepnb.qgpo.settings import PROFILES, profile_name, qgpo_settings
+from cepnb.storage import files
 
 
 def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -37,7 +38,10 @@ def _die_while_writing(path: Path) -> None:
 def test_what_killed_writes_leave_goes_a_day_later(tmp_path: Path) -> None:
     """And what another process may be writing stays, as do other files' parts and files of other names."""
     path = tmp_path / "a[1].json"
-    others = [tmp_path / name for name in (".a[1].json.part", ".a1.json.12345678.part", ".b.json.12345678.part")]
+    others = [
+        tmp_path / name
+        for name in (".a[1].json.part", ".a1.json.12345678.part", ".b.json.12345678.part")
+    ]
     process = multiprocessing.get_context("fork").Process(target=_die_while_writing, args=(path,))
     process.start()
     process.join()
@@ -70,7 +74,10 @@ def test_what_cannot_be_written_or_read_is_one_line(tmp_path: Path) -> None:
     for work, reason in [
         (lambda: files.write_json(tmp_path / "file" / "a", 1), "file/a: could not be written"),
         (lambda: files.write_json(tmp_path, 1), "could not be written"),
-        (lambda: files.write_json(tmp_path / "a", {"q": float("nan")}), "a: not written .*expected finite numbers"),
+        (
+            lambda: files.write_json(tmp_path / "a", {"q": float("nan")}),
+            "a: not written .*expected finite numbers",
+        ),
         (lambda: files.read_json(tmp_path / "file"), "file: expected a readable JSON file"),
         (lambda: files.read_json(tmp_path / "none"), "none: expected a readable JSON file"),
         (lambda: files.load_tensors(tmp_path / "file"), "file: expected a whole safetensors file"),
@@ -85,14 +92,18 @@ def test_tensors_come_back(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.tensor([True, False])}
     files.save_tensors(tmp_path / "t", tensors, {"note": "x"})
     again, metadata = files.load_tensors(tmp_path / "t")
-    assert metadata == {"note": "x"} and all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+    assert metadata == {"note": "x"} and all(
+        torch.equal(again[name], tensor) for name, tensor in tensors.items()
+    )
 
 
 def test_a_module_takes_only_what_fits(tmp_path: Path) -> None:
     net = torch.nn.Linear(2, 3)
     with pytest.raises(CepnbError, match="x: tensor 'bias' is missing, expected shape"):
         files.load_module(net, {"weight": net.weight}, "x")
-    with pytest.raises(CepnbError, match=r"x: tensor 'weight' has shape \(2, 3\), expected \(3, 2\)"):
+    with pytest.raises(
+        CepnbError, match=r"x: tensor 'weight' has shape \(2, 3\), expected \(3, 2\)"
+    ):
         files.load_module(net, {"weight": net.weight.T, "bias": net.bias}, "x")
 
 
@@ -100,25 +111,57 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CEPNB_PROFILE", raising=False)
     assert profile_name() == "laptop" and profile_name("ci") == "ci"
     monkeypatch.setenv("CEPNB_PROFILE", "paper")
-    assert settings() == PROFILES["paper"] and toy_settings().width == 256
-    assert settings("ci", beta=3.0).beta == 3.0
+    assert qgpo_settings() == PROFILES["paper"] and toy_settings().width == 256
+    assert qgpo_settings("ci", beta=3.0).beta == 3.0
     monkeypatch.setenv("CEPNB_PROFILE", "phone")
     with pytest.raises(CepnbError, match="profile 'phone': expected one of ci, laptop, paper"):
-        settings()
-    assert settings("laptop", "locomotion").beta == 0.3 and settings("laptop", "locomotion", beta=2.0).beta == 2.0
-    assert settings("laptop", "maze2d") == PROFILES["laptop"]
-    large = {name: settings(name, "maze2d-large") for name in PROFILES}
-    assert [large[name].place_frequencies for name in ("ci", "laptop", "paper")] == [32, 32, 0] and large["paper"] == PROFILES["paper"]
+        qgpo_settings()
+    assert (
+        qgpo_settings("laptop", "locomotion").beta == 0.3
+        and qgpo_settings("laptop", "locomotion", beta=2.0).beta == 2.0
+    )
+    assert qgpo_settings("laptop", "maze2d") == PROFILES["laptop"]
+    large = {name: qgpo_settings(name, "maze2d-large") for name in PROFILES}
+    assert [large[name].place_frequencies for name in ("ci", "laptop", "paper")] == [
+        32,
+        32,
+        0,
+    ] and large["paper"] == PROFILES["paper"]
     assert large["ci"].q_steps == PROFILES["ci"].q_steps < large["laptop"].q_steps
     json.dumps({name: vars(chosen) for name, chosen in PROFILES.items()})  # a run writes them down
 
 
 def test_the_paper_profile_has_the_reference_settings() -> None:
     """Settings of the paper's public code, as listed in its README and defaults."""
-    paper = settings("paper")
-    assert (paper.behaviour_batch, paper.behaviour_steps, paper.behaviour_rate) == (4096, 600_000, 1e-4)
-    assert (paper.q_width, paper.q_depth, paper.q_rate, paper.q_batch, paper.q_steps) == (256, 3, 3e-4, 256, 500_000)
-    assert (paper.discount, paper.target_rate, paper.K, paper.sampler_steps) == (0.99, 0.005, 16, 15)
-    assert (paper.energy_width, paper.energy_depth, paper.energy_rate, paper.energy_steps) == (256, 4, 3e-4, 1_000_000)
-    bodies = settings("paper", "locomotion")
-    assert (bodies.beta, bodies.beta_q, bodies.reward_tuning, bodies.headline_scale) == (3.0, 1.0, "return_range", 1.0)
+    paper = qgpo_settings("paper")
+    assert (paper.behaviour_batch, paper.behaviour_steps, paper.behaviour_rate) == (
+        4096,
+        600_000,
+        1e-4,
+    )
+    assert (paper.q_width, paper.q_depth, paper.q_rate, paper.q_batch, paper.q_steps) == (
+        256,
+        3,
+        3e-4,
+        256,
+        500_000,
+    )
+    assert (paper.discount, paper.target_rate, paper.K, paper.sampler_steps) == (
+        0.99,
+        0.005,
+        16,
+        15,
+    )
+    assert (paper.energy_width, paper.energy_depth, paper.energy_rate, paper.energy_steps) == (
+        256,
+        4,
+        3e-4,
+        1_000_000,
+    )
+    bodies = qgpo_settings("paper", "locomotion")
+    assert (bodies.beta, bodies.beta_q, bodies.reward_tuning, bodies.headline_scale) == (
+        3.0,
+        1.0,
+        "return_range",
+        1.0,
+    )

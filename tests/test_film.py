@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cepnb.envs.locomotion import TASKS, LocomotionEnv
 from cepnb.errors import CepnbError
-from cepnb.film import HEIGHT, WIDTH, film
-from cepnb.offline.locomotion import TASKS, LocomotionEnv
+from cepnb.notebook.film import HEIGHT, WIDTH, film
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -21,7 +21,9 @@ def test_the_body_at_the_start_is_that_of_the_model() -> None:
     ends, radii = env.body(0)
     assert ends.shape == (4, 2, 2) and radii.tolist() == [0.05, 0.05, 0.04, 0.06]
     np.testing.assert_allclose(sorted(ends[0, :, 1]), [1.05, 1.45], atol=0.01)
-    np.testing.assert_allclose(ends[1][np.argmax(ends[1][:, 1])], ends[0][np.argmin(ends[0][:, 1])], atol=0.01)  # joined
+    np.testing.assert_allclose(
+        ends[1][np.argmax(ends[1][:, 1])], ends[0][np.argmin(ends[0][:, 1])], atol=0.01
+    )  # joined
     assert (ends[..., 1].min(axis=1) - radii).min() > -0.01  # nothing in the ground
     for name in TASKS:
         other = LocomotionEnv(name, 1, 0)
@@ -36,7 +38,9 @@ def test_a_film_is_one_picture_with_a_frame_a_moment() -> None:
     for _ in range(6):
         env.step(np.ones((1, 6)))
         bodies.append(env.body(0))
-    shown = film({"one": bodies, "two": bodies[:2]}, {"one": "#0072B2", "two": "#D55E00"}, "two <films>").data
+    shown = film(
+        {"one": bodies, "two": bodies[:2]}, {"one": "#0072B2", "two": "#D55E00"}, "two <films>"
+    ).data
     assert 'alt="two &lt;films&gt;"' in shown
     picture = Image.open(io.BytesIO(base64.b64decode(shown.split("base64,")[1].split('"')[0])))
     assert picture.size == (2 * WIDTH, HEIGHT) and picture.n_frames == 6
@@ -45,7 +49,9 @@ def test_a_film_is_one_picture_with_a_frame_a_moment() -> None:
     last = np.asarray(picture.convert("RGB"), dtype=int)
     moved = np.abs(first - last).sum(axis=2) > 60
     assert moved[:, :WIDTH].sum() > 200
-    blue, orange = ((first[:, part] * [-1, 0, 1]).sum(axis=2) for part in (slice(0, WIDTH), slice(WIDTH, None)))
+    blue, orange = (
+        (first[:, part] * [-1, 0, 1]).sum(axis=2) for part in (slice(0, WIDTH), slice(WIDTH, None))
+    )
     assert (blue > 100).sum() > 500 and (orange < -100).sum() > 500  # each in its colour
     with pytest.raises(CepnbError, match="film 'none': no frame"):
         film({"none": []}, {"none": "red"}, "")

@@ -4,30 +4,32 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cepnb import metrics
 from cepnb.cli import main
-from cepnb.metrics import mmd
-from cepnb.offline.critic import critic_loss, critic_net, support_values
-from cepnb.offline.energy import batch_loss, energy_net
-from cepnb.offline.hdf5 import load_hdf5
-from cepnb.offline.scaling import prepare, with_jitter
-from cepnb.offline.support import sample_support
-from cepnb.profiles import settings
-from cepnb.schedule import VPSchedule
-from cepnb.speed import growth
-from cepnb.speed.growth import SERIES, exponent, peak_bytes
-from cepnb.speed.rows import ACTION_DIM, Inputs
-from cepnb.speed.turns import operations
-from cepnb.training import draw, seeded
+from cepnb.datasets.hdf5 import load_hdf5
+from cepnb.densities import metrics
+from cepnb.densities.metrics import mmd
+from cepnb.diffusion.schedule import VPSchedule
+from cepnb.diffusion.training import draw, seeded
+from cepnb.qgpo.critic import critic_loss, critic_net, support_values
+from cepnb.qgpo.energy import batch_loss, energy_net
+from cepnb.qgpo.settings import qgpo_settings
+from cepnb.qgpo.support import sample_support
+from cepnb.qgpo.transitions import prepare, with_jitter
+from cepnb.tools.bench import growth
+from cepnb.tools.bench.growth import SERIES, exponent, peak_bytes
+from cepnb.tools.bench.rows import ACTION_DIM, Inputs
+from cepnb.tools.bench.turns import operations
 
-SCHEDULE, CHOSEN = VPSchedule(), settings("ci", K=4, energy_K=4, energy_states=0, sampler_steps=3)
+SCHEDULE, CHOSEN = (
+    VPSchedule(),
+    qgpo_settings("ci", K=4, energy_K=4, energy_states=0, sampler_steps=3),
+)
 LESS, MORE = 2_000, 16_000
 
 
@@ -35,8 +37,14 @@ LESS, MORE = 2_000, 16_000
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """All series at two sizes of a moment."""
     sizes = {"rows": (2_500, 5_000), "width": (8, 16), "points": (20, 40)}
-    monkeypatch.setattr(growth, "SERIES", {
-        name: replace(series, sizes=sizes.get(series.of, (2, 4))) for name, series in SERIES.items()})
+    monkeypatch.setattr(
+        growth,
+        "SERIES",
+        {
+            name: replace(series, sizes=sizes.get(series.of, (2, 4)))
+            for name, series in SERIES.items()
+        },
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,26 +58,49 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Inputs]:
 def test_the_command_gives_all_series(small: None, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "--growth", "--repeats", "2", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert [series["series"] for series in record["series"]] == list(SERIES) and record["threads"] == torch.get_num_threads()
+    assert [series["series"] for series in record["series"]] == list(SERIES) and record[
+        "threads"
+    ] == torch.get_num_threads()
     for series in record["series"]:
-        assert len(series["sizes"]) == len(series["seconds"]) == len(series["bytes"]) == 2 and min(series["seconds"]) > 0
-        assert series["error"] >= 0 and series["expected"] == list(SERIES[series["series"]].expected)
+        assert (
+            len(series["sizes"]) == len(series["seconds"]) == len(series["bytes"]) == 2
+            and min(series["seconds"]) > 0
+        )
+        assert series["error"] >= 0 and series["expected"] == list(
+            SERIES[series["series"]].expected
+        )
 
 
 def test_the_command_prints_a_table(small: None, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "--growth", "--repeats", "2", "--rows", "mmd", "w2"]) == 0
     header, _, first, second, empty, machine = capsys.readouterr().out.splitlines()
-    assert header.startswith("| what | grows with |") and not empty and f"threads: {torch.get_num_threads()}," in machine
-    assert first.startswith("| mmd | points, 20 to 40 |") and first.endswith("| 2 |") and second.endswith("| 2 to 3 |")
+    assert (
+        header.startswith("| what | grows with |")
+        and not empty
+        and f"threads: {torch.get_num_threads()}," in machine
+    )
+    assert (
+        first.startswith("| mmd | points, 20 to 40 |")
+        and first.endswith("| 2 |")
+        and second.endswith("| 2 to 3 |")
+    )
 
 
-@pytest.mark.parametrize("arguments, expected", [
-    (["--growth", "--rows", "behaviour"], f"series 'behaviour': expected some of {', '.join(SERIES)}"),
-    (["--growth", "--repeats", "0"], "--repeats 0: expected at least 1"),
-    (["--growth", "--peer", "nowhere"], "--peer: not with --growth, expected one of the two"),
-    (["--full"], "--full: expected with --growth alone"),
-])
-def test_bad_input_is_one_line(arguments: list[str], expected: str, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        (
+            ["--growth", "--rows", "behaviour"],
+            f"series 'behaviour': expected some of {', '.join(SERIES)}",
+        ),
+        (["--growth", "--repeats", "0"], "--repeats 0: expected at least 1"),
+        (["--growth", "--peer", "nowhere"], "--peer: not with --growth, expected one of the two"),
+        (["--full"], "--full: expected with --growth alone"),
+    ],
+)
+def test_bad_input_is_one_line(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture
+) -> None:
     assert main(["bench", *arguments]) == 2
     assert capsys.readouterr().err == f"cepnb: error: {expected}\n"
 
@@ -78,9 +109,17 @@ def test_an_exponent_is_found_with_its_error() -> None:
     sizes, generator = (10, 20, 40, 80), seeded(0, "times")
     slope, error = exponent(sizes, [[0.1 * n**1.5] * 3 for n in sizes])
     assert slope == pytest.approx(1.5) and error < 1e-6
-    fits = [exponent(sizes, [(n**2 * (0.1 * torch.randn(5, generator=generator)).exp()).tolist() for n in sizes]) for _ in range(200)]
+    fits = [
+        exponent(
+            sizes,
+            [(n**2 * (0.1 * torch.randn(5, generator=generator)).exp()).tolist() for n in sizes],
+        )
+        for _ in range(200)
+    ]
     off = torch.tensor([(slope - 2) / error for slope, error in fits])
-    assert abs(off.mean()) < 0.3 and 0.8 < off.std() < 1.3  # of Student's t with 18 degrees of freedom, 1.06
+    assert (
+        abs(off.mean()) < 0.3 and 0.8 < off.std() < 1.3
+    )  # of Student's t with 18 degrees of freedom, 1.06
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak as Linux keeps it")
@@ -135,11 +174,18 @@ WORK: dict[str, Callable[[Inputs], Callable[[], object]]] = {
 
 def _critic(inputs: Inputs) -> Callable[[], object]:
     q, target = (critic_net(inputs.data, CHOSEN, seed) for seed in (0, 1))
-    return lambda: critic_loss(q, target, inputs.data, inputs.support, CHOSEN)(seeded(0, "batch")).mean().backward()
+    return lambda: (
+        critic_loss(q, target, inputs.data, inputs.support, CHOSEN)(seeded(0, "batch"))
+        .mean()
+        .backward()
+    )
 
 
 def _energy(inputs: Inputs) -> Callable[[], object]:
-    net, labels = energy_net(inputs.data.states.shape[1], ACTION_DIM, CHOSEN, SCHEDULE, 0), torch.zeros(inputs.support.shape[:2])
+    net, labels = (
+        energy_net(inputs.data.states.shape[1], ACTION_DIM, CHOSEN, SCHEDULE, 0),
+        torch.zeros(inputs.support.shape[:2]),
+    )
     loss = batch_loss("cep", net, inputs.data.distinct, inputs.support, labels, CHOSEN, SCHEDULE)
     return lambda: loss(seeded(0, "batch")).mean().backward()
 
@@ -152,12 +198,16 @@ def test_eight_times_the_rows_are_no_more_calls(inputs: Callable[[int], Inputs],
 
 
 @pytest.mark.parametrize("name", ["critic", "energy"])
-def test_a_step_is_the_same_work_whatever_the_rows(inputs: Callable[[int], Inputs], name: str) -> None:
+def test_a_step_is_the_same_work_whatever_the_rows(
+    inputs: Callable[[int], Inputs], name: str
+) -> None:
     less, more = (WORK[name](inputs(rows)) for rows in (LESS, MORE))
     assert operations(less) == operations(more) > 0 and largest(less) == largest(more) < 2**22
 
 
-@pytest.mark.parametrize("name, most", [("prepare", 17 * 4 * 1.001), ("jitter", 2 * 17 * 4 * 1.001)])
+@pytest.mark.parametrize(
+    "name, most", [("prepare", 17 * 4 * 1.001), ("jitter", 2 * 17 * 4 * 1.001)]
+)
 def test_bytes_grow_as_rows_do(inputs: Callable[[int], Inputs], name: str, most: float) -> None:
     """The largest is of the distinct states, a thousandth more than rows, twice of them with jitter."""
     for rows in (LESS, MORE):
@@ -166,18 +216,26 @@ def test_bytes_grow_as_rows_do(inputs: Callable[[int], Inputs], name: str, most:
 
 def test_scaled_states_are_kept_once(inputs: Callable[[int], Inputs]) -> None:
     data = inputs(LESS).data
-    assert data.states.data_ptr() == data.distinct.data_ptr() and len(data.distinct) > len(data.states)
+    assert data.states.data_ptr() == data.distinct.data_ptr() and len(data.distinct) > len(
+        data.states
+    )
 
 
-def test_the_support_set_is_as_much_work_as_its_actions_and_evaluations(inputs: Callable[[int], Inputs]) -> None:
+def test_the_support_set_is_as_much_work_as_its_actions_and_evaluations(
+    inputs: Callable[[int], Inputs],
+) -> None:
     eps, states = inputs(LESS).eps.requires_grad_(False), inputs(LESS).data.distinct[:20]
 
     def work(**changes: int) -> int:
         chosen = replace(CHOSEN, **changes)
-        return operations(lambda: sample_support(eps, states, chosen.K, chosen, SCHEDULE, 0, progress=False))
+        return operations(
+            lambda: sample_support(eps, states, chosen.K, chosen, SCHEDULE, 0, progress=False)
+        )
 
     one, two, four = (work(K=K, energy_K=K) for K in (4, 8, 16))
-    assert four - two == 2 * (two - one) > 0 and two < 2 * one  # what a state costs is paid once for all its actions
+    assert (
+        four - two == 2 * (two - one) > 0 and two < 2 * one
+    )  # what a state costs is paid once for all its actions
     assert work(sampler_steps=6) == 2 * work(sampler_steps=3)
     assert operations(lambda: support_values(inputs(LESS).q, states, inputs(LESS).support[:20])) > 0
 
@@ -187,5 +245,7 @@ def test_mmd_takes_memory_for_points_and_not_for_pairs(monkeypatch: pytest.Monke
     whole = mmd(x, y)
     assert largest(lambda: mmd(x, y)) == 4 * 400 * 400
     monkeypatch.setattr(metrics, "BLOCK", 50)
-    assert mmd(x, y) == pytest.approx(whole, rel=1e-4)  # float32 means of 16 blocks, of numbers near their difference
+    assert mmd(x, y) == pytest.approx(
+        whole, rel=1e-4
+    )  # float32 means of 16 blocks, of numbers near their difference
     assert largest(lambda: mmd(x, y)) == 4 * 50 * 400

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cepnb.errors import CepnbError
-from cepnb.jobs import TRIES, run_jobs
+from cepnb.experiments.executor import TRIES, run_jobs
 
 
 def work(job: tuple[Path, str]) -> None:
@@ -33,8 +33,13 @@ def work(job: tuple[Path, str]) -> None:
             time.sleep(1000)
 
 
-def test_each_job_ends_in_its_own_way_and_the_others_go_on(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    jobs = [(tmp_path / end.replace(" ", "_"), end) for end in ("killed once", "killed", "bad input", "long story", "bug", "well", "well again")]
+def test_each_job_ends_in_its_own_way_and_the_others_go_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    jobs = [
+        (tmp_path / end.replace(" ", "_"), end)
+        for end in ("killed once", "killed", "bad input", "long story", "bug", "well", "well again")
+    ]
     ended = []
     failures = run_jobs(work, jobs, 2, ended.append)
     assert {end: message[:80] for (_, end), message in failures} == {
@@ -44,7 +49,15 @@ def test_each_job_ends_in_its_own_way_and_the_others_go_on(tmp_path: Path, capfd
         "bug": "KeyError: 'not foreseen'",
     }
     begun = {end: len(path.read_text().split()) for path, end in jobs}
-    assert begun == {"killed once": 2, "killed": TRIES, "bad input": 1, "long story": 1, "bug": 1, "well": 1, "well again": 1}
+    assert begun == {
+        "killed once": 2,
+        "killed": TRIES,
+        "bad input": 1,
+        "long story": 1,
+        "bug": 1,
+        "well": 1,
+        "well again": 1,
+    }
     assert sorted(ended) == sorted(jobs)
     printed = capfd.readouterr().err
     assert printed.count("Traceback") == 1 and "not foreseen" in printed  # of the bug alone
@@ -59,12 +72,14 @@ def alive(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("end, status", [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_no_process_outlives_the_one_that_began_it(tmp_path: Path, end: signal.Signals, status: int) -> None:
+def test_no_process_outlives_the_one_that_began_it(
+    tmp_path: Path, end: signal.Signals, status: int
+) -> None:
     code = f"""
 import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
-from cepnb.jobs import run_jobs
+from cepnb.experiments.executor import run_jobs
 from test_jobs import work
 if __name__ == "__main__":
     try:
@@ -75,8 +90,13 @@ if __name__ == "__main__":
     script = tmp_path / "script.py"
     script.write_text(code)
     # What is begun in the background of a shell is deaf to Ctrl-C, and tests may be.
-    caller = subprocess.Popen([sys.executable, str(script)], stderr=subprocess.PIPE, text=True, start_new_session=True,
-                              preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    caller = subprocess.Popen(
+        [sys.executable, str(script)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     files = [tmp_path / name for name in "ab"]
     deadline = time.monotonic() + 300
     while not all(path.exists() and path.read_text().endswith("\n") for path in files):

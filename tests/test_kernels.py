@@ -11,7 +11,7 @@ import zmq
 import zmq.asyncio
 from jupyter_client.session import Session
 
-from cepnb.book.kernels import LOOK, LookingChannel
+from cepnb.tools.book.kernels import LOOK, LookingChannel
 
 
 def run(coroutine: Coroutine) -> object:

@@ -46,7 +46,10 @@ def run(browser: Browser, lab: str) -> Iterator[Callable[[str, int], Page]]:
     def running(name: str, explorers: int) -> Page:
         page = context.new_page()
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.on(
+            "console",
+            lambda message: errors.append(message.text) if message.type == "error" else None,
+        )
         run_all_cells(page, lab, name)
         expect(page.locator(".cepnb")).to_have_count(explorers)
         return page
@@ -67,7 +70,9 @@ def drag(page: Page, slider: Locator, share: float) -> None:
     """Drag the thumb from where it is to a share of the way."""
     at = float(slider.input_value()) / float(slider.get_attribute("max"))
     width, height = slider.evaluate("node => [node.clientWidth, node.clientHeight]")
-    slider.hover(position={"x": 8 + at * (width - 16), "y": height / 2})  # waits until nothing moves any more
+    slider.hover(
+        position={"x": 8 + at * (width - 16), "y": height / 2}
+    )  # waits until nothing moves any more
     box = slider.bounding_box()
     page.mouse.down()
     page.mouse.move(box["x"] + 8 + share * (width - 16), box["y"] + height / 2, steps=8)
@@ -78,7 +83,11 @@ def test_notebook_03_moves_six_densities(run: Callable[[str, int], Page]) -> Non
     page = run("03_tilting_by_energy", 1)
     explorer = page.locator(".cepnb")
     explorer.scroll_into_view_if_needed()
-    slider, value, start = explorer.get_by_role("slider", name="β"), explorer.locator("output"), shown(explorer)
+    slider, value, start = (
+        explorer.get_by_role("slider", name="β"),
+        explorer.locator("output"),
+        shown(explorer),
+    )
     assert len(start) == 6
     sharp = "canvas => canvas.width == Math.round(2 * canvas.clientWidth)"
     assert all(canvas.evaluate(sharp) for canvas in explorer.locator("canvas").all())
@@ -89,11 +98,24 @@ def test_notebook_03_moves_six_densities(run: Callable[[str, int], Page]) -> Non
     expect(value).to_have_text("β = 20")
     assert all(moved != before for moved, before in zip(shown(explorer), start))
     # Keys are the slider's: JupyterLab, which moves between cells by arrows, must not have them.
-    cell = page.locator(".jp-Notebook .jp-Cell.jp-mod-active").get_attribute("data-windowed-list-index")
-    for key, expected in (("Home", "0"), ("ArrowRight", "0.5"), ("ArrowUp", "1"), ("ArrowDown", "0.5"), ("End", "20")):
+    cell = page.locator(".jp-Notebook .jp-Cell.jp-mod-active").get_attribute(
+        "data-windowed-list-index"
+    )
+    for key, expected in (
+        ("Home", "0"),
+        ("ArrowRight", "0.5"),
+        ("ArrowUp", "1"),
+        ("ArrowDown", "0.5"),
+        ("End", "20"),
+    ):
         slider.press(key)
         expect(value).to_have_text(f"β = {expected}")
-    assert page.locator(".jp-Notebook .jp-Cell.jp-mod-active").get_attribute("data-windowed-list-index") == cell
+    assert (
+        page.locator(".jp-Notebook .jp-Cell.jp-mod-active").get_attribute(
+            "data-windowed-list-index"
+        )
+        == cell
+    )
     assert explorer.evaluate("node => [node.clientWidth, node.clientHeight]") == size  # no jump
 
     page.get_by_role("menuitem", name="Settings", exact=True).click()
@@ -108,7 +130,11 @@ def test_notebook_06_moves_learned_models_time_and_scale(run: Callable[[str, int
     six, scale, methods, own = (page.locator(".cepnb").nth(k) for k in range(4))
     for explorer, symbol, panels in ((six, "β", 6), (scale, "s", 2), (methods, "β", 8)):
         explorer.scroll_into_view_if_needed()
-        slider, value, start = explorer.get_by_role("slider", name=symbol), explorer.locator("output").first, shown(explorer)
+        slider, value, start = (
+            explorer.get_by_role("slider", name=symbol),
+            explorer.locator("output").first,
+            shown(explorer),
+        )
         assert len(start) == panels
         for share, key in ((0.0, "Home"), (1.0, "End")):
             drag(page, slider, share)
@@ -132,25 +158,36 @@ def test_notebook_06_moves_learned_models_time_and_scale(run: Callable[[str, int
     own.scroll_into_view_if_needed()
     start = shown(own)
     own.get_by_role("slider", name="β").press("End")  # the kernel's answer is waited for
-    page.wait_for_function("before => document.querySelectorAll('.cepnb')[3].querySelector('canvas').toDataURL() != before", arg=start[0])
+    page.wait_for_function(
+        "before => document.querySelectorAll('.cepnb')[3].querySelector('canvas').toDataURL() != before",
+        arg=start[0],
+    )
     assert page.get_by_role("alert").filter(visible=True).count() == 0
 
 
 def test_a_live_frame_of_a_readers_own_density_costs_the_kernel_little(
-        browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     """Less than a tenth of a second of its own time a frame, at the t where it took least but one: other tests may run beside it, and
     only add, and of the t it began with a frame is there already. All of it and the time to the new picture on the screen are printed: on an idle machine 47 and 80 ms.
 
     Under `laptop`, where frames are computed when they are asked for; of notebook 06 only the cells that this needs.
     """
     with jupyterlab(tmp_path, "laptop") as address:
-        keep_cells(tmp_path, "06_guided_sampling", ("import ", "benchmark.shipped(name) for", "def heart", "LiveExplorer("))
+        keep_cells(
+            tmp_path,
+            "06_guided_sampling",
+            ("import ", "benchmark.shipped(name) for", "def heart", "LiveExplorer("),
+        )
         page = browser.new_page()
         run_all_cells(page, address, "06_guided_sampling")
         explorer = page.locator(".cepnb")
         explorer.scroll_into_view_if_needed()
-        (kernel,) = [process for process in psutil.Process().children(recursive=True)
-                     if "ipykernel_launcher" in process.cmdline() and str(tmp_path) in process.cwd()]
+        (kernel,) = [
+            process
+            for process in psutil.Process().children(recursive=True)
+            if "ipykernel_launcher" in process.cmdline() and str(tmp_path) in process.cwd()
+        ]
         waited, own = [], []
         for place in range(1 + int(explorer.get_by_role("slider", name="t").get_attribute("max"))):
             before, moved = sum(kernel.cpu_times()[:2]), explorer.evaluate(MOVES, place)
@@ -158,6 +195,8 @@ def test_a_live_frame_of_a_readers_own_density_costs_the_kernel_little(
             waited += moved
         page.close()
     with capsys.disabled():
-        print(f"live frames: {', '.join(f'{time:.0f}' for time in own)} ms of the kernel, on the screen after {sorted(waited)[len(waited) // 2]:.0f} ms (median), "
-              f"{sorted(waited)[int(0.95 * len(waited))]:.0f} ms (95th percentile of {len(waited)})")
+        print(
+            f"live frames: {', '.join(f'{time:.0f}' for time in own)} ms of the kernel, on the screen after {sorted(waited)[len(waited) // 2]:.0f} ms (median), "
+            f"{sorted(waited)[int(0.95 * len(waited))]:.0f} ms (95th percentile of {len(waited)})"
+        )
     assert len(waited) == 43 and sorted(own)[1] <= 100

@@ -8,18 +8,28 @@ import numpy as np
 import pytest
 import torch
 
+from cepnb.datasets.agents import (
+    QUALITIES,
+    SHIPPED,
+    Agent,
+    collect_locomotion,
+    episode_returns,
+    read_history,
+    roll,
+    shipped_agents,
+)
+from cepnb.datasets.hdf5 import load_hdf5
+from cepnb.datasets.local import local_dataset
+from cepnb.datasets.sac import SETTINGS, make_history
+from cepnb.envs.d4rl_package import normalised_score, reference_scores
+from cepnb.envs.locomotion import TASKS, LocomotionEnv
+from cepnb.envs.maze import MazeEnv, PointMass
+from cepnb.envs.registry import ENVIRONMENTS, episodes_of, family_of
 from cepnb.errors import CepnbError
-from cepnb.files import save_tensors, write_json
-from cepnb.offline.agents import QUALITIES, SHIPPED, Agent, collect_locomotion, episode_returns, read_history, roll, shipped_agents
-from cepnb.offline.collect import local_dataset
-from cepnb.offline.d4rl_bridge import normalised_score, reference_scores
-from cepnb.offline.environments import ENVIRONMENTS, episodes_of, family_of, tuning_of
-from cepnb.offline.evaluation import evaluate, rollout
-from cepnb.offline.hdf5 import load_hdf5
-from cepnb.offline.locomotion import TASKS, LocomotionEnv
-from cepnb.offline.maze import MazeEnv, PointMass
-from cepnb.offline.sac import SETTINGS, make_history
-from cepnb.offline.scaling import Scaling, prepare
+from cepnb.qgpo.evaluation import evaluate, rollout
+from cepnb.qgpo.settings import tuning_of
+from cepnb.qgpo.transitions import Scaling, prepare
+from cepnb.storage.files import save_tensors, write_json
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -31,7 +41,9 @@ def test_a_batch_is_so_many_single_environments(name: str) -> None:
     assert np.array_equal(start[:2], start[2:]) and not np.array_equal(start[0], start[1])
     assert np.array_equal(start, LocomotionEnv(name, 2, seed=3, copies=2).reset())
     singles = [gymnasium.make(TASKS[name]).unwrapped for _ in range(4)]
-    for single, seed in zip(singles, np.random.SeedSequence(3).generate_state(2).tolist() * 2, strict=True):
+    for single, seed in zip(
+        singles, np.random.SeedSequence(3).generate_state(2).tolist() * 2, strict=True
+    ):
         single.reset(seed=seed)
     ended = np.zeros(4, dtype=bool)
     for _ in range(60):
@@ -48,7 +60,9 @@ def test_a_batch_is_so_many_single_environments(name: str) -> None:
     assert ended.any() == (name != "halfcheetah")  # thrown about at random, the other two fall
 
 
-def test_making_them_says_and_writes_nothing(tmp_path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> None:
+def test_making_them_says_and_writes_nothing(
+    tmp_path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
     """The engine warns of halfcheetah's model, on the screen and in a file."""
     monkeypatch.chdir(tmp_path)
     LocomotionEnv("halfcheetah", 2, 0)
@@ -57,12 +71,29 @@ def test_making_them_says_and_writes_nothing(tmp_path, monkeypatch: pytest.Monke
 
 
 def test_names_and_dimensions() -> None:
-    assert [family_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 3 + ["locomotion"] * 3 + ["antmaze"] * 6
-    assert [tuning_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 2 + ["maze2d-large"] + ["locomotion"] * 3 + ["antmaze"] * 6
-    assert [(e.state_dim, e.action_dim, e.max_steps) for e in (episodes_of(name, 1, 0) for name in ENVIRONMENTS)] == [
-        (4, 2, 300), (4, 2, 600), (4, 2, 800), (11, 3, 1000), (17, 6, 1000), (17, 6, 1000),
-        *[(29, 8, 700)] * 2, *[(29, 8, 1000)] * 4]
-    with pytest.raises(CepnbError, match="environment 'ant': expected one of maze2d-umaze, .*, walker2d, .*, antmaze-large-diverse"):
+    assert [family_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 3 + ["locomotion"] * 3 + [
+        "antmaze"
+    ] * 6
+    assert [tuning_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 2 + ["maze2d-large"] + [
+        "locomotion"
+    ] * 3 + ["antmaze"] * 6
+    assert [
+        (e.state_dim, e.action_dim, e.max_steps)
+        for e in (episodes_of(name, 1, 0) for name in ENVIRONMENTS)
+    ] == [
+        (4, 2, 300),
+        (4, 2, 600),
+        (4, 2, 800),
+        (11, 3, 1000),
+        (17, 6, 1000),
+        (17, 6, 1000),
+        *[(29, 8, 700)] * 2,
+        *[(29, 8, 1000)] * 4,
+    ]
+    with pytest.raises(
+        CepnbError,
+        match="environment 'ant': expected one of maze2d-umaze, .*, walker2d, .*, antmaze-large-diverse",
+    ):
         episodes_of("ant", 1, 0)
     with pytest.raises(CepnbError, match="^episodes 0: expected at least 1"):
         LocomotionEnv("hopper", 0, 0)
@@ -73,7 +104,10 @@ def test_names_and_dimensions() -> None:
 def test_bad_actions_and_a_failing_engine_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     env = LocomotionEnv("hopper", 2, 0)
     env.reset()
-    with pytest.raises(CepnbError, match="^hopper: actions of values that are not finite, expected finite numbers of shape"):
+    with pytest.raises(
+        CepnbError,
+        match="^hopper: actions of values that are not finite, expected finite numbers of shape",
+    ):
         env.step(np.array([[0.0, np.nan, 0.0], [0.0, 0.0, 0.0]]))
     with pytest.raises(CepnbError, match=r"^hopper: actions of shape \(3, 3\), expected"):
         env.step(np.zeros((3, 3)))
@@ -93,8 +127,12 @@ def test_a_rollout_asks_no_more_for_the_dead_and_does_not_hang() -> None:
         asked.append(len(rows))
         return lambda states, generator: torch.full((len(states), 3), 0.8)
 
-    returns, path = rollout(policy_of, LocomotionEnv("hopper", 3, 0), scaling, torch.Generator(), progress=False)
-    assert asked[0] == 3 and asked == sorted(asked, reverse=True) and len(path) == len(asked) < 200  # it falls soon
+    returns, path = rollout(
+        policy_of, LocomotionEnv("hopper", 3, 0), scaling, torch.Generator(), progress=False
+    )
+    assert (
+        asked[0] == 3 and asked == sorted(asked, reverse=True) and len(path) == len(asked) < 200
+    )  # it falls soon
     single = gymnasium.make("Hopper-v4").unwrapped
     single.reset(seed=int(np.random.SeedSequence(0).generate_state(3)[1]))
     total, done = 0.0, False
@@ -110,7 +148,9 @@ def test_a_rollout_asks_no_more_for_the_dead_and_does_not_hang() -> None:
             observations, rewards, *_ = super().step(actions)
             return observations, rewards, np.zeros(3, dtype=bool), np.zeros(3, dtype=bool)
 
-    with pytest.raises(CepnbError, match="^hopper: 3 episodes go on after step 5, expected their end there"):
+    with pytest.raises(
+        CepnbError, match="^hopper: 3 episodes go on after step 5, expected their end there"
+    ):
         rollout(policy_of, Endless("hopper", 3, 0), scaling, torch.Generator(), progress=False)
     bad = lambda rows: lambda states, generator: torch.full((len(states), 3), torch.nan)
     with pytest.raises(CepnbError, match="^hopper: actions of values that are not finite"):
@@ -122,10 +162,14 @@ def test_a_policy_that_is_not_finite_is_named_and_the_others_are_scored() -> Non
     policies = [("behaviour", 0.0), ("cep", 1.0), ("cep", 3.0)]
 
     def policy_at(scales: torch.Tensor):
-        return lambda states, generator: torch.where(scales[:, None] == 3, torch.nan, scales[:, None].expand(-1, 3) / 10)
+        return lambda states, generator: torch.where(
+            scales[:, None] == 3, torch.nan, scales[:, None].expand(-1, 3) / 10
+        )
 
     def scored(batches: list, faults: list[str] | None) -> list[dict]:
-        return evaluate(batches, "hopper", 2, scaling, 0, torch.Generator(), progress=False, faults=faults)
+        return evaluate(
+            batches, "hopper", 2, scaling, 0, torch.Generator(), progress=False, faults=faults
+        )
 
     faults: list[str] = []
     assert scored([(policies, policy_at)], faults) == scored([(policies[:2], policy_at)], None)
@@ -137,12 +181,15 @@ def test_a_policy_that_is_not_finite_is_named_and_the_others_are_scored() -> Non
 @pytest.mark.parametrize("moment", ["reset", "step"])
 def test_an_engine_that_raises_is_named(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     for env, part in ((LocomotionEnv("hopper", 1, 0), None), (MazeEnv("umaze", 1, 0), PointMass)):
+
         def fail(*_: object, **__: object) -> None:
             raise RuntimeError("broken\nthing")
 
         name = "set_state" if moment == "reset" and part else moment
         monkeypatch.setattr(part or type(env._bodies[0]), name, fail)
-        with pytest.raises(CepnbError, match=f"^{env.name}: {moment}( 1)? failed .RuntimeError: broken thing.$"):
+        with pytest.raises(
+            CepnbError, match=f"^{env.name}: {moment}( 1)? failed .RuntimeError: broken thing.$"
+        ):
             env.reset()
             env.step(np.zeros((1, env.action_dim)))
 
@@ -155,11 +202,15 @@ def test_an_agent_is_the_squashed_gaussian_of_its_weights() -> None:
     state = torch.randn(5, generator=g, dtype=torch.float64)
     h = torch.relu(torch.relu(state @ weights[0] + weights[1]) @ weights[2] + weights[3])
     mean, deviation = h @ weights[4] + weights[5], (h @ weights[6] + weights[7]).clamp(-20, 2).exp()
-    actions = Agent(tuple(w.numpy() for w in weights))(np.repeat(state.numpy()[None], 20_000, 0), np.random.default_rng(0))
+    actions = Agent(tuple(w.numpy() for w in weights))(
+        np.repeat(state.numpy()[None], 20_000, 0), np.random.default_rng(0)
+    )
     before = np.arctanh(np.clip(actions, -1 + 1e-12, 1 - 1e-12))
     inside = np.abs(before) < 10  # beyond that tanh has no digits left
     assert inside.mean() > 0.99
-    np.testing.assert_allclose(np.median(before, 0), mean, atol=4 * deviation.max().item() / 20_000**0.5)
+    np.testing.assert_allclose(
+        np.median(before, 0), mean, atol=4 * deviation.max().item() / 20_000**0.5
+    )
     low, high = np.quantile(before, [0.1587, 0.8413], axis=0)
     np.testing.assert_allclose((high - low) / 2, deviation, rtol=0.05)
 
@@ -171,7 +222,10 @@ def test_the_shipped_agents_are_what_their_recipe_says(name: str) -> None:
     before = [steps for steps in history.agents if steps <= history.medium]
     assert 5 <= len(before) <= 20 and max(history.agents) == history.expert > history.medium
     returns = history.recipe["returns"]
-    assert returns[str(history.medium)] >= expert / 3 and returns[str(history.expert)] > 1.5 * returns[str(history.medium)]
+    assert (
+        returns[str(history.medium)] >= expert / 3
+        and returns[str(history.expert)] > 1.5 * returns[str(history.medium)]
+    )
     found = episode_returns(name, history.agents[history.medium], 3, seed=1)
     spread = max(found.std(), 0.1 * found.mean())
     assert abs(found.mean() - returns[str(history.medium)]) < 4 * spread
@@ -181,43 +235,74 @@ def test_datasets_by_recipe() -> None:
     for quality in QUALITIES:
         path = local_dataset(f"local/halfcheetah-{quality}", 2_500, 0, progress=False)
         with h5py.File(path) as file:
-            assert "not the published D4RL file" in file.attrs["origin"] and "SAC" in file.attrs["agents"]
+            assert (
+                "not the published D4RL file" in file.attrs["origin"]
+                and "SAC" in file.attrs["agents"]
+            )
             arrays = {key: file[key][()] for key in file}
-        assert set(arrays) == {"observations", "actions", "rewards", "next_observations", "terminals", "timeouts"}
-        assert all(len(value) == 2_500 for value in arrays.values()) and np.abs(arrays["actions"]).max() <= 1
+        assert set(arrays) == {
+            "observations",
+            "actions",
+            "rewards",
+            "next_observations",
+            "terminals",
+            "timeouts",
+        }
+        assert (
+            all(len(value) == 2_500 for value in arrays.values())
+            and np.abs(arrays["actions"]).max() <= 1
+        )
         ends = arrays["terminals"] | arrays["timeouts"]
         assert ends[-1] and not (arrays["terminals"] & arrays["timeouts"]).any()
         inner = ~ends[:-1]
-        assert np.array_equal(arrays["next_observations"][:-1][inner], arrays["observations"][1:][inner])
+        assert np.array_equal(
+            arrays["next_observations"][:-1][inner], arrays["observations"][1:][inner]
+        )
         data = load_hdf5(path)
-        assert torch.equal(data.next_observations[~data.terminals], torch.from_numpy(
-            arrays["next_observations"][:-1][inner]))
+        assert torch.equal(
+            data.next_observations[~data.terminals],
+            torch.from_numpy(arrays["next_observations"][:-1][inner]),
+        )
         tuned, _ = prepare(data, "return_range")
         span = data.episode_returns.max() - data.episode_returns.min()
         torch.testing.assert_close(tuned.rewards, data.rewards * 1000 / span)
         assert torch.equal(prepare(data, "minus_one")[0].rewards, data.rewards - 1)
     again = collect_locomotion("halfcheetah", "medium-expert", 2_500, 0, progress=False)
     assert all(np.array_equal(again[key], arrays[key]) for key in arrays)
-    other = roll("halfcheetah", shipped_agents("halfcheetah").of("medium")[0], 100, 7, progress=False)
+    other = roll(
+        "halfcheetah", shipped_agents("halfcheetah").of("medium")[0], 100, 7, progress=False
+    )
     assert not np.array_equal(other["observations"], again["observations"][:100])
 
 
 def test_agents_of_another_seed_are_not_taken_for_those_asked_for(tmp_path: Path) -> None:
     kept = tmp_path / "hopper-training"
-    write_json(kept / "settings.json", {"environment": "hopper", "steps": 2_000, "seed": 0, "settings": SETTINGS})
+    write_json(
+        kept / "settings.json",
+        {"environment": "hopper", "steps": 2_000, "seed": 0, "settings": SETTINGS},
+    )
     write_json(kept / "ended.json", {})
     for seed, steps, complaint in ((7, 2_000, "seed 0, now 7"), (0, 9_000, "steps 2000, now 9000")):
-        with pytest.raises(CepnbError, match=f"hopper-training/settings.json: made with {complaint}; use another folder"):
+        with pytest.raises(
+            CepnbError,
+            match=f"hopper-training/settings.json: made with {complaint}; use another folder",
+        ):
             make_history("hopper", steps, seed, tmp_path, progress=False)
-    with pytest.raises(CepnbError, match="hopper: no agent has reached a return of 1078 in 2000 steps"):
+    with pytest.raises(
+        CepnbError, match="hopper: no agent has reached a return of 1078 in 2000 steps"
+    ):
         make_history("hopper", 2_000, 0, tmp_path, progress=False)
 
 
 def test_a_file_that_holds_no_agents(tmp_path) -> None:
     save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(1)})
-    with pytest.raises(CepnbError, match="a.safetensors: has no 'recipe', expected a history of agents"):
+    with pytest.raises(
+        CepnbError, match="a.safetensors: has no 'recipe', expected a history of agents"
+    ):
         read_history(tmp_path / "a.safetensors")
-    with pytest.raises(CepnbError, match="agents of 'ant': expected one of hopper, halfcheetah, walker2d"):
+    with pytest.raises(
+        CepnbError, match="agents of 'ant': expected one of hopper, halfcheetah, walker2d"
+    ):
         shipped_agents("ant")
 
 

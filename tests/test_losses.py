@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from cepnb import losses
+from cepnb.diffusion import losses
 from cepnb.errors import CepnbError
 
 
@@ -20,15 +21,25 @@ def two_point_gap(K: int, self_normalised: bool) -> float:
     """
     prior, gap, wrong = 0.05, 10.0, 0.1
     kinds = [(good, seen) for good in (1, 0) for seen in (1, 0)]  # (x_0 is good, x_t looks good)
-    probability = [(prior if g else 1 - prior) * ((1 - wrong) if g == s else wrong) for g, s in kinds]
+    probability = [
+        (prior if g else 1 - prior) * ((1 - wrong) if g == s else wrong) for g, s in kinds
+    ]
     weight = [math.exp(gap) if g else 1.0 for g, _ in kinds]
-    counts = [(i, j, k, K - i - j - k) for i in range(K + 1) for j in range(K + 1 - i) for k in range(K + 1 - i - j)]
+    counts = [
+        (i, j, k, K - i - j - k)
+        for i in range(K + 1)
+        for j in range(K + 1 - i)
+        for k in range(K + 1 - i - j)
+    ]
 
     def derivative(d: float) -> float:
         total = 0.0
         for group in counts:
-            ways = math.exp(math.lgamma(K + 1) - sum(math.lgamma(c + 1) for c in group)
-                            + sum(c * math.log(p) for c, p in zip(group, probability)))
+            ways = math.exp(
+                math.lgamma(K + 1)
+                - sum(math.lgamma(c + 1) for c in group)
+                + sum(c * math.log(p) for c, p in zip(group, probability))
+            )
             labels = sum(c * w for c, w in zip(group, weight))
             share = sum(c * w for c, w, (_, seen) in zip(group, weight, kinds) if seen) / labels
             seen = group[0] + group[2]
@@ -59,19 +70,25 @@ def package_gap(K: int, self_normalised: bool, groups: int = 200_000) -> float:
     return float(minimize_scalar(mean_loss, bounds=(-10, 10), method="bounded").x)
 
 
-TRUE_GAP = math.log((0.045 * math.exp(10) + 0.095) / 0.14) - math.log((0.005 * math.exp(10) + 0.855) / 0.86)
+TRUE_GAP = math.log((0.045 * math.exp(10) + 0.095) / 0.14) - math.log(
+    (0.005 * math.exp(10) + 0.855) / 0.86
+)
 
 
 @pytest.mark.parametrize("K, biased", [(2, 0.65), (4, 1.06), (16, 2.29)])
 def test_eq12_is_exact_at_every_K_and_eq13_is_not(K: int, biased: float) -> None:
-    assert two_point_gap(K, self_normalised=False) == pytest.approx(TRUE_GAP, abs=1e-9)  # Theorem 3.2
+    assert two_point_gap(K, self_normalised=False) == pytest.approx(
+        TRUE_GAP, abs=1e-9
+    )  # Theorem 3.2
     assert two_point_gap(K, self_normalised=True) == pytest.approx(biased, abs=0.01)
     # Sampling error of 200,000 groups, in few of which there is a good point that looks bad.
     assert package_gap(K, False) == pytest.approx(two_point_gap(K, False), abs=0.15)
     assert package_gap(K, True) == pytest.approx(two_point_gap(K, True), abs=0.1)
 
 
-groups = st.integers(0, 2**31).map(lambda seed: torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(seed)))
+groups = st.integers(0, 2**31).map(
+    lambda seed: torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(seed))
+)
 
 
 @given(groups, st.floats(-50, 50))
@@ -81,7 +98,9 @@ def test_constants_do_not_matter(pair: torch.Tensor, shift: float) -> None:
     torch.testing.assert_close(losses.cep_self_normalised(f + shift, energy - shift), base)
     torch.testing.assert_close(losses.cep(f + shift, energy, 1.0), losses.cep(f, energy, 1.0))
     # A constant in E and the same in the normaliser cancel.
-    torch.testing.assert_close(losses.cep(f, energy + shift, 1.0 - shift), losses.cep(f, energy, 1.0))
+    torch.testing.assert_close(
+        losses.cep(f, energy + shift, 1.0 - shift), losses.cep(f, energy, 1.0)
+    )
 
 
 @given(groups, st.permutations(range(5)))
@@ -105,24 +124,39 @@ def test_normalisers_agree_where_they_must(pair: torch.Tensor) -> None:
 def test_float32_survives_large_energies(size: float) -> None:
     energy = size * torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
     f = torch.zeros(64, 16, requires_grad=True)
-    for loss in (losses.cep_self_normalised(f, energy), losses.cep(f, energy, torch.logsumexp(-energy, -1))):
+    for loss in (
+        losses.cep_self_normalised(f, energy),
+        losses.cep(f, energy, torch.logsumexp(-energy, -1)),
+    ):
         (gradient,) = torch.autograd.grad(loss.sum(), f)
         assert torch.isfinite(loss).all() and torch.isfinite(gradient).all()
-    assert torch.isfinite(losses.softmax_q_target(torch.zeros(64), torch.zeros(64, dtype=torch.bool), energy, 3.0, 0.99)).all()
+    assert torch.isfinite(
+        losses.softmax_q_target(
+            torch.zeros(64), torch.zeros(64, dtype=torch.bool), energy, 3.0, 0.99
+        )
+    ).all()
 
 
 def test_minimisers_of_mse_and_exponentiated_mse() -> None:
     energy = torch.tensor([0.3, -1.2, 2.0, 0.1], dtype=torch.float64)
     grid = torch.linspace(-3, 3, 60_001, dtype=torch.float64).unsqueeze(1)
     best_mse = grid[losses.mse(*torch.broadcast_tensors(grid, energy)).mean(dim=1).argmin()]
-    best_exponential = grid[losses.exponentiated_mse(*torch.broadcast_tensors(grid, energy)).mean(dim=1).argmin()]
-    assert float(best_mse) == pytest.approx(np.mean(energy.numpy()), abs=2e-4)  # the grid's step is 1e-4
-    assert float(best_exponential) == pytest.approx(-np.log(np.mean(np.exp(-energy.numpy()))), abs=2e-4)
+    best_exponential = grid[
+        losses.exponentiated_mse(*torch.broadcast_tensors(grid, energy)).mean(dim=1).argmin()
+    ]
+    assert float(best_mse) == pytest.approx(
+        np.mean(energy.numpy()), abs=2e-4
+    )  # the grid's step is 1e-4
+    assert float(best_exponential) == pytest.approx(
+        -np.log(np.mean(np.exp(-energy.numpy()))), abs=2e-4
+    )
 
 
 def test_softmax_target_by_hand() -> None:
     next_q = torch.tensor([[0.0, math.log(3.0)], [5.0, 5.0]])
-    target = losses.softmax_q_target(torch.tensor([1.0, 2.0]), torch.tensor([False, True]), next_q, 1.0, 0.9)
+    target = losses.softmax_q_target(
+        torch.tensor([1.0, 2.0]), torch.tensor([False, True]), next_q, 1.0, 0.9
+    )
     assert target.tolist() == pytest.approx([1 + 0.9 * 0.75 * math.log(3.0), 2.0])
 
 
@@ -134,7 +168,9 @@ def test_soft_value_lies_between_mean_and_maximum(pair: torch.Tensor, beta: floa
 
 
 def test_noise_prediction_is_one_value_per_example() -> None:
-    loss = losses.noise_prediction(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]]))
+    loss = losses.noise_prediction(
+        torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 0.0]])
+    )
     assert loss.tolist() == [2.5, 0.0]
 
 
@@ -147,4 +183,6 @@ def test_bad_input_is_named() -> None:
         with pytest.raises(CepnbError, match="beta .*: expected a finite number above 0"):
             losses.soft_value(torch.zeros(1, 2), beta)
         with pytest.raises(CepnbError, match="beta"):
-            losses.softmax_q_target(torch.zeros(1), torch.zeros(1, dtype=torch.bool), torch.zeros(1, 2), beta, 0.99)
+            losses.softmax_q_target(
+                torch.zeros(1), torch.zeros(1, dtype=torch.bool), torch.zeros(1, 2), beta, 0.99
+            )

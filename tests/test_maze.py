@@ -8,9 +8,9 @@ import mujoco
 import numpy as np
 import pytest
 
+from cepnb.envs.d4rl_package import d4rl, reference_scores
+from cepnb.envs.maze import LAYOUTS, MazeEnv, PointMass
 from cepnb.errors import CepnbError
-from cepnb.offline.d4rl_bridge import d4rl, reference_scores
-from cepnb.offline.maze import LAYOUTS, MazeEnv, PointMass
 
 
 def d4rl_source(name: str):
@@ -33,7 +33,9 @@ def d4rl_model(layout: str) -> mujoco.MjModel:
     spec_text = names[{"umaze": "U_MAZE", "medium": "MEDIUM_MAZE", "large": "LARGE_MAZE"}[layout]]
     with names["point_maze"](spec_text).asfile() as file:
         xml = Path(file.name).read_text()
-    return mujoco.MjModel.from_xml_string(re.sub(r'coordinate="local"', "", xml))  # an attribute that MuJoCo dropped
+    return mujoco.MjModel.from_xml_string(
+        re.sub(r'coordinate="local"', "", xml)
+    )  # an attribute that MuJoCo dropped
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -96,7 +98,9 @@ def test_walls_hold() -> None:
     env.set_state(np.array([[2.0, 1.0, 0.0, 0.0]]))
     for _ in range(200):
         observation = env.step(np.array([[0.0, 1.0]]))[0]
-    assert observation[0, 1] == pytest.approx(1.3, abs=0.01)  # the wall's face: the soft contact gives by the radius
+    assert observation[0, 1] == pytest.approx(
+        1.3, abs=0.01
+    )  # the wall's face: the soft contact gives by the radius
 
 
 def test_bad_input_is_named() -> None:
@@ -108,5 +112,7 @@ def test_bad_input_is_named() -> None:
     env.reset()
     with pytest.raises(CepnbError, match="not finite"):
         env.step(np.full((2, 2), np.nan))
-    with pytest.raises(CepnbError, match=r"shape \(3, 2\), expected finite numbers of shape \(2, 2\)"):
+    with pytest.raises(
+        CepnbError, match=r"shape \(3, 2\), expected finite numbers of shape \(2, 2\)"
+    ):
         env.step(np.zeros((3, 2)))

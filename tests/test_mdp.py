@@ -5,17 +5,20 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from cepnb.diffusion.guidance import guided
+from cepnb.diffusion.samplers import dpm_solver_pp, last
 from cepnb.errors import CepnbError
-from cepnb.offline.mdp import TabularMDP, action_density, maze_mdp, nearest_direction
-from cepnb.samplers import dpm_solver_pp, last
-from cepnb.guidance import guided
+from cepnb.qgpo.tabular import TabularMDP, action_density, maze_mdp, nearest_direction
 
 
 def random_mdp(seed: int, states: int = 6, actions: int = 3) -> TabularMDP:
     g = torch.Generator().manual_seed(seed)
-    return TabularMDP(torch.randint(states, (states, actions), generator=g),
-                      torch.randn(states, actions, generator=g, dtype=torch.float64),
-                      torch.rand(states, actions, generator=g, dtype=torch.float64).softmax(1), 0.9)
+    return TabularMDP(
+        torch.randint(states, (states, actions), generator=g),
+        torch.randn(states, actions, generator=g, dtype=torch.float64),
+        torch.rand(states, actions, generator=g, dtype=torch.float64).softmax(1),
+        0.9,
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -64,7 +67,9 @@ def test_tilting_improves_and_the_fixed_point_is_its_own_value(seed: int) -> Non
 
 def test_whole_steps_can_run_in_a_cycle() -> None:
     mdp = random_mdp(0)
-    with pytest.raises(CepnbError, match="beta 1: Q has not settled after 2000 sweeps, still changing by 0.77"):
+    with pytest.raises(
+        CepnbError, match="beta 1: Q has not settled after 2000 sweeps, still changing by 0.77"
+    ):
         mdp.in_support_q(1.0, step=1.0, sweeps=2000)
 
 
@@ -74,11 +79,15 @@ def test_guided_actions_have_the_probabilities_of_the_table() -> None:
     q, beta, state = mdp.in_support_q(3.0), 3.0, 3
     density = action_density(mdp.behaviour[state], q[state])
     p = density.tilted(beta)
-    torch.testing.assert_close(p.log_weights.softmax(0).double(), mdp.tilted(q, beta)[state], atol=1e-5, rtol=1e-4)
-    gradient = lambda xt, t, condition=None: density.energy_gradient(xt, t, beta)
+    torch.testing.assert_close(
+        p.log_weights.softmax(0).double(), mdp.tilted(q, beta)[state], atol=1e-5, rtol=1e-4
+    )
+    gradient = lambda xt, t, condition=None: density.intermediate_energy_gradient(xt, t, beta)
     eps = guided(density.eps, gradient, density.schedule)
     start = torch.randn(20_000, 2, generator=torch.Generator().manual_seed(0))
-    moves = nearest_direction(last(dpm_solver_pp(eps, start, density.schedule.times(30), density.schedule)))
+    moves = nearest_direction(
+        last(dpm_solver_pp(eps, start, density.schedule.times(30), density.schedule))
+    )
     share = moves.bincount(minlength=4).double() / len(moves)
     assert (share - mdp.tilted(q, beta)[state]).abs().max() < 0.012
 

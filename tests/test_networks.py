@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from cepnb.diffusion.networks import EnergyNet, EpsNet, JointLinear, QNet, TwinQ, parameter_count
 from cepnb.errors import CepnbError
-from cepnb.networks import EnergyNet, EpsNet, JointLinear, QNet, TwinQ, parameter_count
 
 
 def test_paper_size() -> None:
@@ -18,13 +18,17 @@ def test_joint_linear_is_a_linear_layer_of_the_concatenation() -> None:
     torch.testing.assert_close(layer(x, y), expected)
 
 
-@pytest.mark.parametrize("net", [EpsNet(2, 4, (16, 8)), EnergyNet(2, 4, 16, 2)], ids=["eps", "energy"])
+@pytest.mark.parametrize(
+    "net", [EpsNet(2, 4, (16, 8)), EnergyNet(2, 4, 16, 2)], ids=["eps", "energy"]
+)
 def test_a_shared_state_and_time_are_the_same_as_repeated_ones(net: torch.nn.Module) -> None:
     x, t, s = torch.randn(6, 5, 2), torch.rand(6) * 0.9 + 0.05, torch.randn(6, 4)
     shared = net(x, t, s.unsqueeze(1))
     repeated = net(x.reshape(30, 2), t.repeat_interleave(5), s.repeat_interleave(5, dim=0))
     torch.testing.assert_close(shared.reshape(repeated.shape), repeated, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(net(x[:, 0], t[0], s), net(x[:, 0], t[:1].expand(6), s), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        net(x[:, 0], t[0], s), net(x[:, 0], t[:1].expand(6), s), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_without_a_condition() -> None:
@@ -52,7 +56,9 @@ def test_q_takes_waves_of_the_place_alone(frequencies: int) -> None:
     phase = s[..., :1] * q.place.frequencies[0] + s[..., 1:2] * q.place.frequencies[1]
     torch.testing.assert_close(features[..., 4:], torch.cat([phase.sin(), phase.cos()], dim=-1))
     assert "place.frequencies" in q.state_dict() and not q.place.frequencies.requires_grad
-    with pytest.raises(CepnbError, match="states of width 1: expected at least the two coordinates"):
+    with pytest.raises(
+        CepnbError, match="states of width 1: expected at least the two coordinates"
+    ):
         QNet(1, 2, 16, 2, frequencies)
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
 
-from cepnb.frames import ANY_BETA, Panel, Slider, beta_slider
-from cepnb.layers import Arrows, Field, Points, cells
-from cepnb.widgets import BetaExplorer
+from cepnb.notebook.explorer.frames import ANY_BETA, Panel, Slider, beta_slider
+from cepnb.notebook.explorer.layers import Arrows, Field, Points, cells
+from cepnb.notebook.explorer.widgets import BetaExplorer
 
 BETAS = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0]
 INKS = """canvas => {
@@ -32,7 +32,12 @@ def circle(panel: int, count: int = 2000) -> Points:
     """Points on a circle that grows with β, another in each panel."""
     angle = torch.linspace(0, 6.28, count)
     ring = torch.stack([angle.cos(), angle.sin()], dim=1)
-    return Points(torch.stack([(1 + 0.2 * k + 0.1 * panel) * ring for k in range(len(BETAS))]), ("beta",), "circle", ANY_BETA)
+    return Points(
+        torch.stack([(1 + 0.2 * k + 0.1 * panel) * ring for k in range(len(BETAS))]),
+        ("beta",),
+        "circle",
+        ANY_BETA,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +45,24 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four panels of 2,000 points over β, and one of every kind of layer over β and t."""
     folder = tmp_path_factory.mktemp("pages")
     beta = beta_slider(BETAS, 3.0)
-    BetaExplorer([beta], [Panel(f"panel {k}", (circle(k),)) for k in range(4)], "Four circles").to_html(folder / "four.html")
+    BetaExplorer(
+        [beta], [Panel(f"panel {k}", (circle(k),)) for k in range(4)], "Four circles"
+    ).to_html(folder / "four.html")
     t = Slider(name="t", symbol="t", values=[1.0, 0.5, 0.0], start=1.0, play=True)
-    ramp = torch.stack([cells(16)[..., 0] / 9 + 0.5, cells(16)[..., 1] / 9 + 0.5, torch.zeros(16, 16)])  # by x, by y, low
+    ramp = torch.stack(
+        [cells(16)[..., 0] / 9 + 0.5, cells(16)[..., 1] / 9 + 0.5, torch.zeros(16, 16)]
+    )  # by x, by y, low
     push = torch.zeros(3, 5, 5, 2)
     push[0, 4, 0] = torch.tensor([0.0, 1.0])  # at the upper left, upwards, at t = 1 alone
-    BetaExplorer([beta, t], [Panel("field", (Field(ramp, ("t",), "ramp"),)), Panel("arrows", (Arrows(push, ("t",), "push"),)),
-                             Panel("all", (Field(ramp, ("t",), "ramp", density=True), circle(0)))], "All kinds").to_html(
-                                 folder / "kinds.html")
+    BetaExplorer(
+        [beta, t],
+        [
+            Panel("field", (Field(ramp, ("t",), "ramp"),)),
+            Panel("arrows", (Arrows(push, ("t",), "push"),)),
+            Panel("all", (Field(ramp, ("t",), "ramp", density=True), circle(0))),
+        ],
+        "All kinds",
+    ).to_html(folder / "kinds.html")
     return folder
 
 
@@ -70,7 +85,11 @@ def test_four_panels_of_2000_points_draw_in_a_frame(opened: Callable[..., Page])
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
 
     def thread_time() -> float:
-        return next(m["value"] for m in session.send("Performance.getMetrics")["metrics"] if m["name"] == "ThreadTime")
+        return next(
+            m["value"]
+            for m in session.send("Performance.getMetrics")["metrics"]
+            if m["name"] == "ThreadTime"
+        )
 
     milliseconds = []
     for _ in range(100):
@@ -80,14 +99,27 @@ def test_four_panels_of_2000_points_draw_in_a_frame(opened: Callable[..., Page])
     assert sorted(milliseconds)[94] <= 16
 
 
-def test_keys_move_the_slider_and_the_picture_and_nothing_jumps(opened: Callable[..., Page]) -> None:
+def test_keys_move_the_slider_and_the_picture_and_nothing_jumps(
+    opened: Callable[..., Page],
+) -> None:
     page = opened("four.html")
-    slider, canvas, root = page.get_by_role("slider", name="β"), page.locator("canvas").first, page.locator(".cepnb")
+    slider, canvas, root = (
+        page.get_by_role("slider", name="β"),
+        page.locator("canvas").first,
+        page.locator(".cepnb"),
+    )
     box, before = root.bounding_box(), canvas.evaluate(PAINTED)
     page.keyboard.press("Tab")
     expect(slider).to_be_focused()
     assert slider.evaluate("node => getComputedStyle(node).outlineStyle") == "solid"
-    for key, value in (("ArrowRight", "5"), ("ArrowUp", "10"), ("ArrowLeft", "5"), ("ArrowDown", "3"), ("Home", "0.5"), ("End", "10")):
+    for key, value in (
+        ("ArrowRight", "5"),
+        ("ArrowUp", "10"),
+        ("ArrowLeft", "5"),
+        ("ArrowDown", "3"),
+        ("Home", "0.5"),
+        ("End", "10"),
+    ):
         page.keyboard.press(key)
         expect(page.locator("output")).to_have_text(f"β = {value}")
         expect(slider).to_have_attribute("aria-valuetext", f"β = {value}")
@@ -117,18 +149,28 @@ def test_the_mouse_drags_and_points_are_where_they_belong(opened: Callable[..., 
         }
         return radii.map(radius => 9 * radius / width);
     }""")
-    assert len(radii) > 500 and 1.85 < min(radii) and max(radii) < 2.15  # a circle of radius 2, up to the size of its points
+    assert (
+        len(radii) > 500 and 1.85 < min(radii) and max(radii) < 2.15
+    )  # a circle of radius 2, up to the size of its points
 
 
 def test_touch_and_a_narrow_sharp_screen(opened: Callable[..., Page]) -> None:
-    page = opened("kinds.html", viewport={"width": 390, "height": 844}, device_scale_factor=3, has_touch=True, is_mobile=True)
+    page = opened(
+        "kinds.html",
+        viewport={"width": 390, "height": 844},
+        device_scale_factor=3,
+        has_touch=True,
+        is_mobile=True,
+    )
     box = page.get_by_role("slider", name="β").bounding_box()
     assert box["height"] >= 44  # wide enough for a finger
     page.touchscreen.tap(box["x"] + box["width"] - 12, box["y"] + box["height"] / 2)
     expect(page.locator("output").first).to_have_text("β = 10")
     assert page.evaluate("document.documentElement.scrollWidth") == 390  # nothing sticks out
     for canvas in page.locator("canvas").all():
-        assert canvas.evaluate("node => node.width == Math.round(3 * node.clientWidth) && node.height == node.width")
+        assert canvas.evaluate(
+            "node => node.width == Math.round(3 * node.clientWidth) && node.height == node.width"
+        )
 
 
 def test_playing_runs_through_t_once_and_stops(opened: Callable[..., Page]) -> None:
@@ -166,7 +208,10 @@ def test_ink_and_ground_follow_the_scheme(opened: Callable[..., Page], scheme: s
     least, most = page.locator("canvas").first.evaluate(INKS)
     assert most < 10 if scheme == "light" else 220 < least <= most
     page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
-    page.wait_for_function("dark => document.querySelector('.cepnb').hasAttribute('data-dark') == dark", arg=scheme == "light")
+    page.wait_for_function(
+        "dark => document.querySelector('.cepnb').hasAttribute('data-dark') == dark",
+        arg=scheme == "light",
+    )
 
 
 def test_an_error_is_seen_on_the_page(browser: Browser, page_file: Path) -> None:

@@ -12,21 +12,22 @@ import pytest
 import torch
 from killing import kills_until_done
 
+from cepnb.datasets.dataset import OfflineDataset
+from cepnb.datasets.registry import load_dataset
 from cepnb.errors import CepnbError
-from cepnb.files import load_tensors, read_json, save_tensors, write_json
-from cepnb.offline import pipeline
-from cepnb.offline.data import OfflineDataset
-from cepnb.offline.pipeline import Steps, configuration_of, run_qgpo, score_table
-from cepnb.offline.scores import rows_of
-from cepnb.offline.sources import load_dataset
-from cepnb.profiles import LATER, Settings, settings
-from cepnb.runs import Run, cached_run
+from cepnb.experiments.scores import rows_of
+from cepnb.qgpo import pipeline
+from cepnb.qgpo.pipeline import Steps, configuration_of, run_qgpo, scores_text
+from cepnb.qgpo.record import cached_run
+from cepnb.qgpo.settings import LATER, Settings, qgpo_settings
+from cepnb.storage.files import load_tensors, read_json, save_tensors, write_json
+from cepnb.storage.runs import Run
 
 NAME = "local/maze2d-umaze"
 
 
 def ci(**changes: object) -> Settings:
-    return settings("ci", **changes)
+    return qgpo_settings("ci", **changes)
 
 
 def dataset(chosen: Settings) -> OfflineDataset:
@@ -46,10 +47,10 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 def _run_until_killed(folder: Path, writes: int) -> None:
     """Run, and die by SIGKILL in the middle of write number `writes`, with its temporary file half written."""
-    import cepnb.files
+    import cepnb.storage.files
 
     torch.set_num_threads(1)
-    whole, count = cepnb.files.save_file, 0
+    whole, count = cepnb.storage.files.save_file, 0
 
     def save_file(tensors: dict, path: str, metadata: dict | None = None) -> None:
         nonlocal count
@@ -59,12 +60,13 @@ def _run_until_killed(folder: Path, writes: int) -> None:
             os.truncate(path, os.path.getsize(path) // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    cepnb.files.save_file = save_file
+    cepnb.storage.files.save_file = save_file
     run(folder)
 
 
 def test_killed_again_and_again_it_ends_with_the_numbers_of_an_unbroken_run(
-        tmp_path: Path, unbroken: tuple[Path, dict]) -> None:
+    tmp_path: Path, unbroken: tuple[Path, dict]
+) -> None:
     assert kills_until_done(_run_until_killed, (tmp_path, 5), 10) >= 3
     folder, expected = unbroken
     found = json.loads((tmp_path / "metrics.json").read_text())
@@ -82,30 +84,69 @@ def test_the_numbers_of_a_run(unbroken: tuple[Path, dict]) -> None:
     expected = [("behaviour", 0.0), *guided, ("best_of_k", None)]
     assert [(record["method"], record["scale"]) for record in metrics["scores"]] == expected
     for record in metrics["scores"]:
-        assert set(record) == {"method", "scale", "episodes", "return_mean", "return_se", "normalised", "normalised_se"}
+        assert set(record) == {
+            "method",
+            "scale",
+            "episodes",
+            "return_mean",
+            "return_se",
+            "normalised",
+            "normalised_se",
+        }
         assert record["episodes"] == chosen.episodes and 0 <= record["return_mean"] <= 300
-        assert record["normalised"] == pytest.approx(100 * (record["return_mean"] - 23.85) / (161.86 - 23.85))
-        assert record["normalised_se"] == pytest.approx(100 * record["return_se"] / (161.86 - 23.85))
-    assert set(metrics["seconds"]) == {"behaviour", "support", "critic", "energy_support", "energy_cep", "energy_mse",
-                                       "evaluation"}
+        assert record["normalised"] == pytest.approx(
+            100 * (record["return_mean"] - 23.85) / (161.86 - 23.85)
+        )
+        assert record["normalised_se"] == pytest.approx(
+            100 * record["return_se"] / (161.86 - 23.85)
+        )
+    assert set(metrics["seconds"]) == {
+        "behaviour",
+        "support",
+        "critic",
+        "energy_support",
+        "energy_cep",
+        "energy_mse",
+        "evaluation",
+    }
     assert [(record["method"], record["scale"]) for record in metrics["gains"]] == [
-        ("reweighted", None), ("reweighted", None), ("summed", 1.0), ("summed", 1.0), *guided]
-    assert metrics["settings"]["beta"] == chosen.beta and metrics["seed"] == 0 and "torch" in metrics["versions"]
+        ("reweighted", None),
+        ("reweighted", None),
+        ("summed", 1.0),
+        ("summed", 1.0),
+        *guided,
+    ]
+    assert (
+        metrics["settings"]["beta"] == chosen.beta
+        and metrics["seed"] == 0
+        and "torch" in metrics["versions"]
+    )
     assert not list(folder.rglob("*.part")) and not list(folder.glob("*.checkpoint.*"))
-    lines = score_table(metrics["scores"]).splitlines()
+    lines = scores_text(metrics["scores"]).splitlines()
     assert len(lines) == 1 + len(expected) and all(len(line) < 80 for line in lines)
 
 
-def test_a_finished_run_is_shown_and_not_made_again(unbroken: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_is_shown_and_not_made_again(
+    unbroken: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, metrics = unbroken
     monkeypatch.setattr(pipeline, "Steps", None)
     assert run(folder) == metrics
 
 
-def test_only_what_is_missing_is_made(unbroken: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_what_is_missing_is_made(
+    unbroken: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, metrics = unbroken
-    for name in ("settings.json", "behaviour.safetensors", "support.safetensors", "critic.safetensors", "energy_support.safetensors",
-                 "energy_cep.safetensors", "energy_mse.safetensors"):
+    for name in (
+        "settings.json",
+        "behaviour.safetensors",
+        "support.safetensors",
+        "critic.safetensors",
+        "energy_support.safetensors",
+        "energy_cep.safetensors",
+        "energy_mse.safetensors",
+    ):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     for step in ("train_behaviour", "sample_support", "train_critic", "train_energy"):
         monkeypatch.setattr(pipeline, step, None)
@@ -113,13 +154,21 @@ def test_only_what_is_missing_is_made(unbroken: tuple[Path, dict], tmp_path: Pat
     assert again["scores"] == metrics["scores"] and list(again["seconds"]) == ["evaluation"]
 
 
-def test_the_last_step_asks_for_all_before_it_and_two_processes_share_a_folder(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+def test_the_last_step_asks_for_all_before_it_and_two_processes_share_a_folder(
+    unbroken: tuple[Path, dict], tmp_path: Path
+) -> None:
     chosen = ci()
     data = dataset(chosen)
     configuration = pipeline.configuration_of(data, "maze2d-umaze", chosen, "ci", 0)
     context = multiprocessing.get_context("fork")
-    others = [context.Process(target=lambda: Steps(data, chosen, 0, Run(tmp_path, configuration), progress=False).energies)
-              for _ in range(2)]
+    others = [
+        context.Process(
+            target=lambda: (
+                Steps(data, chosen, 0, Run(tmp_path, configuration), progress=False).energies
+            )
+        )
+        for _ in range(2)
+    ]
     for process in others:
         process.start()
     for process in others:
@@ -131,39 +180,68 @@ def test_the_last_step_asks_for_all_before_it_and_two_processes_share_a_folder(u
     assert set(Run(tmp_path, configuration).seconds) == set(unbroken[1]["seconds"]) - {"evaluation"}
 
 
-def test_the_other_energies_from_the_same_models(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+def test_the_other_energies_from_the_same_models(
+    unbroken: tuple[Path, dict], tmp_path: Path
+) -> None:
     """Behaviour, support set and critic do not depend on how the policy is guided."""
     for name in ("behaviour", "support", "critic", "energy_support"):
         shutil.copy(unbroken[0] / f"{name}.safetensors", tmp_path)
     found = run(tmp_path, guidance=("cep", "exp_mse", "dps"), labels="state_value", episodes=2)
     assert [record["method"] for record in found["scores"]] == [
-        "behaviour", "cep", "cep", "exp_mse", "exp_mse", "dps", "dps", "best_of_k"]
-    assert {"energy_cep", "energy_exp_mse"} <= set(found["seconds"]) and "critic" not in found["seconds"]
+        "behaviour",
+        "cep",
+        "cep",
+        "exp_mse",
+        "exp_mse",
+        "dps",
+        "dps",
+        "best_of_k",
+    ]
+    assert {"energy_cep", "energy_exp_mse"} <= set(found["seconds"]) and "critic" not in found[
+        "seconds"
+    ]
     assert not (tmp_path / "energy_dps.safetensors").exists()
-    gain = {record["method"]: record["gain"] for record in found["gains"] if record["scale"] in (None, 1.0)}
+    gain = {
+        record["method"]: record["gain"]
+        for record in found["gains"]
+        if record["scale"] in (None, 1.0)
+    }
     assert set(gain) == {"reweighted", "summed", "cep", "exp_mse", "dps"} and gain["reweighted"] > 0
 
 
-def test_without_best_of_k_the_other_scores_stay(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+def test_without_best_of_k_the_other_scores_stay(
+    unbroken: tuple[Path, dict], tmp_path: Path
+) -> None:
     for path in unbroken[0].glob("*.safetensors"):
         shutil.copy(path, tmp_path)
     assert run(tmp_path, best_of=0)["scores"] == unbroken[1]["scores"][:-1]
 
 
-@pytest.mark.parametrize("changes, complaint", [
-    ({"beta": 3.0}, r"settings.json: made with beta 20.0, now 3.0; use another folder"),
-    ({"transitions": 3_000}, r"settings.json: made with rows \d+, now \d+; use another folder"),
-    ({"scales": (1.0, 2.0, 3.0)}, r"settings.json: made with scales \[1.0, 3.0\], now \[1.0, 2.0, 3.0\]; use another folder"),
-])
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        ({"beta": 3.0}, r"settings.json: made with beta 20.0, now 3.0; use another folder"),
+        ({"transitions": 3_000}, r"settings.json: made with rows \d+, now \d+; use another folder"),
+        (
+            {"scales": (1.0, 2.0, 3.0)},
+            r"settings.json: made with scales \[1.0, 3.0\], now \[1.0, 2.0, 3.0\]; use another folder",
+        ),
+    ],
+)
 def test_another_setting_in_the_same_folder_is_refused(
-        unbroken: tuple[Path, dict], changes: dict, complaint: str) -> None:
+    unbroken: tuple[Path, dict], changes: dict, complaint: str
+) -> None:
     with pytest.raises(CepnbError, match=complaint):
         run(unbroken[0], **changes)
 
 
-def test_metrics_of_another_setting_are_refused_without_settings_beside_them(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+def test_metrics_of_another_setting_are_refused_without_settings_beside_them(
+    unbroken: tuple[Path, dict], tmp_path: Path
+) -> None:
     shutil.copy(unbroken[0] / "metrics.json", tmp_path)
-    with pytest.raises(CepnbError, match=r"metrics.json: made with beta 20.0, now 3.0; use another folder"):
+    with pytest.raises(
+        CepnbError, match=r"metrics.json: made with beta 20.0, now 3.0; use another folder"
+    ):
         run(tmp_path, beta=3.0)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
     assert run(tmp_path) == unbroken[1]
@@ -172,16 +250,22 @@ def test_metrics_of_another_setting_are_refused_without_settings_beside_them(unb
 def test_other_data_under_the_same_name_is_refused(unbroken: tuple[Path, dict]) -> None:
     other = dataset(ci())
     other.rewards[7] += 1
-    with pytest.raises(CepnbError, match=r"settings.json: made with digest \w{16}, now \w{16}; use another folder"):
+    with pytest.raises(
+        CepnbError, match=r"settings.json: made with digest \w{16}, now \w{16}; use another folder"
+    ):
         run_qgpo(other, "maze2d-umaze", ci(), "ci", 0, unbroken[0], progress=False)
 
 
-def test_a_folder_older_than_a_setting_is_gone_on_with_as_it_was_made(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+def test_a_folder_older_than_a_setting_is_gone_on_with_as_it_was_made(
+    unbroken: tuple[Path, dict], tmp_path: Path
+) -> None:
     """Also finished: the metrics are those that are there. Asked for otherwise it is refused."""
     for name in ("settings.json", "metrics.json"):
         older = read_json(unbroken[0] / name)
         assert older["settings"].keys() > LATER.keys()
-        older["settings"] = {key: value for key, value in older["settings"].items() if key not in LATER}
+        older["settings"] = {
+            key: value for key, value in older["settings"].items() if key not in LATER
+        }
         older.pop("digest")
         write_json(tmp_path / name, older)
     assert run(tmp_path)["scores"] == unbroken[1]["scores"]
@@ -190,39 +274,70 @@ def test_a_folder_older_than_a_setting_is_gone_on_with_as_it_was_made(unbroken: 
         run(tmp_path, support_precision="bfloat16")
 
 
-def test_a_cached_run_is_shared_by_those_who_ask_for_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_cached_run_is_shared_by_those_who_ask_for_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("CEPNB_CACHE", str(tmp_path))
     chosen = ci()
-    configuration, other = (configuration_of(dataset(chosen), "maze2d-umaze", s, "ci", 0) for s in (chosen, ci(beta=3.0)))
+    configuration, other = (
+        configuration_of(dataset(chosen), "maze2d-umaze", s, "ci", 0)
+        for s in (chosen, ci(beta=3.0))
+    )
     folder = cached_run(configuration).folder
-    assert folder == cached_run(json.loads(json.dumps(configuration))).folder != cached_run(other).folder
-    assert folder.name.startswith("maze2d-umaze-ci-seed0-") and read_json(folder / "settings.json")["settings"]["beta"] == 20.0
+    assert (
+        folder
+        == cached_run(json.loads(json.dumps(configuration))).folder
+        != cached_run(other).folder
+    )
+    assert (
+        folder.name.startswith("maze2d-umaze-ci-seed0-")
+        and read_json(folder / "settings.json")["settings"]["beta"] == 20.0
+    )
 
 
 def test_weights_of_another_shape_are_refused(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
     folder, _ = unbroken
     (tmp_path / "settings.json").write_bytes((folder / "settings.json").read_bytes())
     tensors, metadata = load_tensors(folder / "behaviour.safetensors")
-    save_tensors(tmp_path / "behaviour.safetensors", tensors | {"out.bias": torch.zeros(3)}, metadata)
-    with pytest.raises(CepnbError, match=r"behaviour.safetensors: tensor 'out.bias' has shape \(3,\), expected \(2,\)"):
+    save_tensors(
+        tmp_path / "behaviour.safetensors", tensors | {"out.bias": torch.zeros(3)}, metadata
+    )
+    with pytest.raises(
+        CepnbError,
+        match=r"behaviour.safetensors: tensor 'out.bias' has shape \(3,\), expected \(2,\)",
+    ):
         run(tmp_path)
 
 
-def test_an_energy_that_is_not_finite_costs_its_own_scores_alone(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
+def test_an_energy_that_is_not_finite_costs_its_own_scores_alone(
+    unbroken: tuple[Path, dict], tmp_path: Path
+) -> None:
     for path in unbroken[0].glob("*.safetensors"):
         shutil.copy(path, tmp_path)
     tensors, metadata = load_tensors(tmp_path / "energy_cep.safetensors")
-    save_tensors(tmp_path / "energy_cep.safetensors", tensors | {"out.bias": torch.zeros(1), "out.weight": tensors["out.weight"] * math.nan}, metadata)
+    save_tensors(
+        tmp_path / "energy_cep.safetensors",
+        tensors | {"out.bias": torch.zeros(1), "out.weight": tensors["out.weight"] * math.nan},
+        metadata,
+    )
     for _ in range(2):  # what is there is not forgotten by a second call
-        with pytest.raises(CepnbError, match=r"metrics.json: cep at s = 1: actions that are not finite; .*; all other scores are there$"):
+        with pytest.raises(
+            CepnbError,
+            match=r"metrics.json: cep at s = 1: actions that are not finite; .*; all other scores are there$",
+        ):
             run(tmp_path)
     found = read_json(tmp_path / "metrics.json")
-    assert {record["method"] for record in found["scores"]} == {"behaviour", "mse", "best_of_k"} == {
-        record["method"] for record in found["gains"]} - {"reweighted", "summed"} | {"behaviour", "best_of_k"}
+    assert (
+        {record["method"] for record in found["scores"]}
+        == {"behaviour", "mse", "best_of_k"}
+        == {record["method"] for record in found["gains"]} - {"reweighted", "summed"}
+        | {"behaviour", "best_of_k"}
+    )
 
 
-def test_a_full_disk_is_one_line_and_what_was_there_stays(unbroken: tuple[Path, dict], tmp_path: Path,
-                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_one_line_and_what_was_there_stays(
+    unbroken: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, _ = unbroken
     for name in ("settings.json", "behaviour.safetensors"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
@@ -230,25 +345,47 @@ def test_a_full_disk_is_one_line_and_what_was_there_stays(unbroken: tuple[Path, 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cepnb.files.save_file", full)
-    with pytest.raises(CepnbError, match=r"could not be written \(No space left on device\)") as caught:
+    monkeypatch.setattr("cepnb.storage.files.save_file", full)
+    with pytest.raises(
+        CepnbError, match=r"could not be written \(No space left on device\)"
+    ) as caught:
         run(tmp_path)
     assert "\n" not in str(caught.value)
-    assert (tmp_path / "behaviour.safetensors").read_bytes() == (folder / "behaviour.safetensors").read_bytes()
+    assert (tmp_path / "behaviour.safetensors").read_bytes() == (
+        folder / "behaviour.safetensors"
+    ).read_bytes()
     assert not list(tmp_path.rglob("*.part"))
 
 
 def test_constant_rewards_and_other_widths_are_refused(tmp_path: Path) -> None:
     data = dataset(ci())
-    flat = OfflineDataset("flat", data.observations, data.actions, torch.ones_like(data.rewards),
-                          data.next_observations, data.terminals, data.episode_returns)
+    flat = OfflineDataset(
+        "flat",
+        data.observations,
+        data.actions,
+        torch.ones_like(data.rewards),
+        data.next_observations,
+        data.terminals,
+        data.episode_returns,
+    )
     with pytest.raises(CepnbError, match="flat: all rewards are 1, expected some that differ"):
         run_qgpo(flat, "maze2d-umaze", ci(), "ci", 0, tmp_path, progress=False)
-    wide = OfflineDataset("wide", data.observations.repeat(1, 2), data.actions, data.rewards,
-                          data.next_observations.repeat(1, 2), data.terminals, data.episode_returns)
-    with pytest.raises(CepnbError, match=r"wide: states and actions of width \(8, 2\), expected \(4, 2\)"):
+    wide = OfflineDataset(
+        "wide",
+        data.observations.repeat(1, 2),
+        data.actions,
+        data.rewards,
+        data.next_observations.repeat(1, 2),
+        data.terminals,
+        data.episode_returns,
+    )
+    with pytest.raises(
+        CepnbError, match=r"wide: states and actions of width \(8, 2\), expected \(4, 2\)"
+    ):
         run_qgpo(wide, "maze2d-umaze", ci(), "ci", 0, tmp_path, progress=False)
-    with pytest.raises(CepnbError, match="^checkpoint_every 150: expected a multiple of record_every, 100$"):
+    with pytest.raises(
+        CepnbError, match="^checkpoint_every 150: expected a multiple of record_every, 100$"
+    ):
         run(tmp_path, checkpoint_every=150)
     with pytest.raises(CepnbError, match="environment 'maze2d-tiny': expected one of maze2d-umaze"):
         run_qgpo(data, "maze2d-tiny", ci(), "ci", 0, tmp_path, progress=False)
@@ -261,8 +398,21 @@ def test_critic_and_energies_trained_together(unbroken: tuple[Path, dict], tmp_p
         shutil.copy(unbroken[0] / f"{name}.safetensors", tmp_path)
     found = run(tmp_path, training="joint", guidance=("cep", "mse", "dps"), episodes=2)
     assert set(found["seconds"]) == {"joint", "evaluation"}
-    assert [record["method"] for record in found["scores"]][1:-1] == ["cep", "cep", "mse", "mse", "dps", "dps"]
+    assert [record["method"] for record in found["scores"]][1:-1] == [
+        "cep",
+        "cep",
+        "mse",
+        "mse",
+        "dps",
+        "dps",
+    ]
     assert not (tmp_path / "critic.safetensors").exists()
-    steps = Steps(dataset(ci()), ci(training="joint", guidance=("cep", "mse", "dps"), episodes=2), 0, Run(tmp_path), progress=False)
+    steps = Steps(
+        dataset(ci()),
+        ci(training="joint", guidance=("cep", "mse", "dps"), episodes=2),
+        0,
+        Run(tmp_path),
+        progress=False,
+    )
     again = steps.energy("exp_mse")  # not among the trained: made after them, from their Q
     assert (tmp_path / "energy_exp_mse.safetensors").exists() and again is not steps.energy("cep")

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from cepnb.cli import main
-from cepnb.exact import Density
-from cepnb.profiles import TOY_PROFILES
-from cepnb.speed import quality
-from cepnb.speed.peer import Peer
-from cepnb.speed.quality import BETA, times_as_long
-from cepnb.speed.rows import Inputs
-from cepnb.toys import DENSITIES
+from cepnb.densities.mixtures import Density
+from cepnb.densities.settings import TOY_PROFILES
+from cepnb.densities.toys import DENSITIES
+from cepnb.tools.bench import quality
+from cepnb.tools.bench.peer import Peer
+from cepnb.tools.bench.quality import BETA, times_as_long
+from cepnb.tools.bench.rows import Inputs
 
 SMALL = replace(TOY_PROFILES["ci"], steps=20, score_steps=20, sampler_steps=15)
 
@@ -81,25 +81,51 @@ def with_peer(monkeypatch: pytest.MonkeyPatch, steps: int, seconds: float) -> li
 def test_the_command_gives_the_densities_named(small: None, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "--toys", "--rows", "moons", "rings", "--repeats", "2", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert [(case["density"], case["seed"]) for case in record["cases"]] == [("moons", 0), ("moons", 1), ("rings", 0), ("rings", 1)]
+    assert [(case["density"], case["seed"]) for case in record["cases"]] == [
+        ("moons", 0),
+        ("moons", 1),
+        ("rings", 0),
+        ("rings", 1),
+    ]
     assert record["seeds"] == 2 and record["steps"] == SMALL.steps and record["beta"] == BETA
-    assert all(case["seconds"] > 0 and case["w2_ratio"] > 1 and case["peer"] == [] and times_as_long(case) is None for case in record["cases"])
+    assert all(
+        case["seconds"] > 0
+        and case["w2_ratio"] > 1
+        and case["peer"] == []
+        and times_as_long(case) is None
+        for case in record["cases"]
+    )
 
 
-def test_the_papers_code_is_looked_at_until_it_is_as_good(small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_the_papers_code_is_looked_at_until_it_is_as_good(
+    small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """A block of theirs lasts as long as a training of ours; the bar is above what an untrained network has."""
     monkeypatch.setattr(quality, "BAR", 1.5)
-    monkeypatch.setattr(quality, "train_energy", lambda method, of, beta, *rest, **named: Known(
-        lambda xt, t: of.log_q(xt, t) - of.tilted(beta).log_q(xt, t)))
+    monkeypatch.setattr(
+        quality,
+        "train_energy",
+        lambda method, of, beta, *rest, **named: Known(
+            lambda xt, t: of.log_q(xt, t) - of.tilted(beta).log_q(xt, t)
+        ),
+    )
     monkeypatch.setattr(quality, "train_score", lambda of, *rest, **named: Known(of.eps))
     late = with_peer(monkeypatch, steps=5 * quality.BLOCK, seconds=1.0)
     assert main(["bench", "--toys", "--peer", "there", "--rows", "8gaussians", "--json"]) == 0
     (case,) = json.loads(capsys.readouterr().out)["cases"]
     assert case["seconds"] == 1.0 and case["w2_ratio"] < 1.5
     assert [check["seconds"] for check in case["peer"]] == [1, 2, 4, 8]
-    assert [check["steps"] for check in case["peer"]] == [steps * quality.BLOCK for steps in (1, 2, 4, 8)]
-    assert all(check["w2_ratio"] > 1.5 for check in case["peer"][:-1]) and case["peer"][-1]["w2_ratio"] < 1.5
-    assert late[0].done == {"score": 8 * quality.BLOCK, "energy": 8 * quality.BLOCK} and times_as_long(case) == (4, 8)
+    assert [check["steps"] for check in case["peer"]] == [
+        steps * quality.BLOCK for steps in (1, 2, 4, 8)
+    ]
+    assert (
+        all(check["w2_ratio"] > 1.5 for check in case["peer"][:-1])
+        and case["peer"][-1]["w2_ratio"] < 1.5
+    )
+    assert late[0].done == {
+        "score": 8 * quality.BLOCK,
+        "energy": 8 * quality.BLOCK,
+    } and times_as_long(case) == (4, 8)
     with_peer(monkeypatch, steps=10**9, seconds=1.0)
     assert main(["bench", "--toys", "--peer", "there", "--rows", "8gaussians"]) == 0
     row = capsys.readouterr().out.splitlines()[2]
@@ -108,10 +134,15 @@ def test_the_papers_code_is_looked_at_until_it_is_as_good(small: None, monkeypat
 
 def test_bad_input_is_one_line(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     for arguments, expected in (
-            (["--rows", "rng"], f"density 'rng': expected some of {', '.join(DENSITIES)}"),
-            (["--repeats", "0"], "--repeats 0: expected at least 1"), (["--full"], "--full: expected with --growth alone"),
-            (["--growth"], "--toys: not with --growth, expected one of the two"),
-            (["--peer", str(tmp_path)], f"{tmp_path}: no Offline_RL_2D/diffusion_SDE/schedule.py, expected a checkout of the paper's code")):
+        (["--rows", "rng"], f"density 'rng': expected some of {', '.join(DENSITIES)}"),
+        (["--repeats", "0"], "--repeats 0: expected at least 1"),
+        (["--full"], "--full: expected with --growth alone"),
+        (["--growth"], "--toys: not with --growth, expected one of the two"),
+        (
+            ["--peer", str(tmp_path)],
+            f"{tmp_path}: no Offline_RL_2D/diffusion_SDE/schedule.py, expected a checkout of the paper's code",
+        ),
+    ):
         assert main(["bench", "--toys", *arguments]) == 2
         printed = capsys.readouterr()
         assert (printed.out, printed.err) == ("", f"cepnb: error: {expected}\n")

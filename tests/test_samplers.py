@@ -6,17 +6,21 @@ import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
 
+from cepnb.diffusion.guidance import dps_energy, energy_gradient, guided, predict_x0
+from cepnb.diffusion.samplers import ancestral, dpm_solver_pp, last
+from cepnb.diffusion.schedule import VPSchedule, expand_as
 from cepnb.errors import CepnbError
-from cepnb.guidance import dps_energy, energy_gradient, guided, predict_x0
-from cepnb.samplers import ancestral, dpm_solver_pp, last
-from cepnb.schedule import VPSchedule, expand_as
 
 SCHEDULE = VPSchedule()
-DEVIATION = torch.tensor([0.5, 2.0], dtype=torch.float64)  # of a Gaussian q_0 with mean MEAN: everything is closed form
+DEVIATION = torch.tensor(
+    [0.5, 2.0], dtype=torch.float64
+)  # of a Gaussian q_0 with mean MEAN: everything is closed form
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)
 
 
-def gaussian_eps(xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+def gaussian_eps(
+    xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
+) -> torch.Tensor:
     """ε = −σ_t ∇log q_t for q_0 = N(MEAN, DEVIATION²)."""
     alpha, sigma = expand_as(SCHEDULE.alpha(t), xt), expand_as(SCHEDULE.sigma(t), xt)
     return sigma * (xt - alpha * MEAN) / (alpha**2 * DEVIATION**2 + sigma**2)
@@ -26,9 +30,14 @@ def gaussian_flow(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
     """The probability-flow map from time 1 to t: it moves each coordinate of one Gaussian marginal onto the other."""
 
     def marginal(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return SCHEDULE.alpha(u) * MEAN, (SCHEDULE.alpha(u) ** 2 * DEVIATION**2 + SCHEDULE.sigma(u) ** 2).sqrt()
+        return SCHEDULE.alpha(u) * MEAN, (
+            SCHEDULE.alpha(u) ** 2 * DEVIATION**2 + SCHEDULE.sigma(u) ** 2
+        ).sqrt()
 
-    (mean_1, deviation_1), (mean_t, deviation_t) = marginal(torch.ones((), dtype=torch.float64)), marginal(t)
+    (mean_1, deviation_1), (mean_t, deviation_t) = (
+        marginal(torch.ones((), dtype=torch.float64)),
+        marginal(t),
+    )
     return mean_t + deviation_t * (x - mean_1) / deviation_1
 
 
@@ -36,21 +45,34 @@ def gaussian_flow(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 def test_equal_to_diffusers(spacing: str) -> None:
     """The same nonlinear network, the same noise levels: the whole trajectory agrees with diffusers' to rounding."""
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(3, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2)).double()
+    net = torch.nn.Sequential(
+        torch.nn.Linear(3, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2)
+    ).double()
 
-    def eps(xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+    def eps(
+        xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return net(torch.cat([xt, t.expand(len(xt), 1)], dim=1))
 
     times, x = SCHEDULE.times(15, spacing), torch.randn(64, 2, dtype=torch.float64)
-    theirs = DPMSolverMultistepScheduler(algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint",
-                                         lower_order_final=False, final_sigmas_type="sigma_min")
+    theirs = DPMSolverMultistepScheduler(
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        lower_order_final=False,
+        final_sigmas_type="sigma_min",
+    )
     theirs.set_timesteps(15)
     theirs.sigmas = SCHEDULE.sigma(times) / SCHEDULE.alpha(times)
     theirs.timesteps = torch.arange(15)
     expected = [x]
     with torch.no_grad():
         for i in range(15):
-            expected.append(theirs.step(eps(expected[-1], times[i]), theirs.timesteps[i], expected[-1]).prev_sample)
+            expected.append(
+                theirs.step(
+                    eps(expected[-1], times[i]), theirs.timesteps[i], expected[-1]
+                ).prev_sample
+            )
     ours = list(dpm_solver_pp(eps, x, times, SCHEDULE))
     # diffusers rounds every state to float32, 6e-8 of values up to about 50, fifteen times over
     torch.testing.assert_close(torch.stack(ours), torch.stack(expected), rtol=1e-4, atol=1e-4)
@@ -84,7 +106,9 @@ def test_ancestral_reaches_the_marginal_at_every_time() -> None:
 def test_condition_is_passed_on_and_every_time_is_yielded() -> None:
     seen = []
 
-    def eps(xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+    def eps(
+        xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
         seen.append((float(t), condition))
         return xt
 
@@ -100,7 +124,9 @@ def test_guidance_of_a_linear_energy_is_exact_on_a_gaussian() -> None:
     """E = g·x tilts N(m, d²) to N(m − β d² g, d²). MSE and DPS energies have the same gradient, βα_t d² g/(α_t²d²+σ_t²)."""
     beta, slope = 1.5, torch.tensor([0.7, -0.4], dtype=torch.float64)
 
-    def mse_energy(xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+    def mse_energy(
+        xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return beta * predict_x0(gaussian_eps, SCHEDULE)(xt, t) @ slope
 
     dps = dps_energy(gaussian_eps, lambda x0: x0 @ slope, beta, SCHEDULE)
@@ -109,7 +135,9 @@ def test_guidance_of_a_linear_energy_is_exact_on_a_gaussian() -> None:
         eps = guided(gaussian_eps, energy_gradient(energy), SCHEDULE)
         end = last(dpm_solver_pp(eps, x, SCHEDULE.times(60), SCHEDULE))
         # 5 standard errors of 20,000 draws, and the prior's start at N(0, I) instead of the marginal at t = 1
-        torch.testing.assert_close(end.mean(0), MEAN - beta * DEVIATION**2 * slope, atol=5 * 2 / 141 + 0.02, rtol=0)
+        torch.testing.assert_close(
+            end.mean(0), MEAN - beta * DEVIATION**2 * slope, atol=5 * 2 / 141 + 0.02, rtol=0
+        )
         torch.testing.assert_close(end.std(0), DEVIATION, atol=0, rtol=0.03)
 
 
@@ -121,13 +149,19 @@ def test_no_guidance_costs_nothing() -> None:
 
 
 def test_scales_differ_by_row() -> None:
-    def slope(xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None) -> torch.Tensor:
+    def slope(
+        xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return torch.ones_like(xt)
 
     x, t = torch.randn(3, 2, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
-    mixed = guided(gaussian_eps, slope, SCHEDULE, torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64))(x, t)
+    mixed = guided(
+        gaussian_eps, slope, SCHEDULE, torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64)
+    )(x, t)
     for row, scale in enumerate((0.0, 1.0, 4.0)):
-        torch.testing.assert_close(mixed[row], guided(gaussian_eps, slope, SCHEDULE, scale)(x, t)[row])
+        torch.testing.assert_close(
+            mixed[row], guided(gaussian_eps, slope, SCHEDULE, scale)(x, t)[row]
+        )
 
 
 def test_bad_times_are_named() -> None:

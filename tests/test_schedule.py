@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.integrate import quad
 
+from cepnb.diffusion.schedule import VPSchedule
 from cepnb.errors import CepnbError
-from cepnb.schedule import VPSchedule
 
 SCHEDULE = VPSchedule()
 
@@ -23,7 +24,9 @@ def test_alpha_is_the_integral_of_the_rate(t: float) -> None:
 @given(st.floats(1e-3, 1.0))
 def test_variance_is_preserved_and_the_inverse_is_one(t: float) -> None:
     time = torch.tensor(t, dtype=torch.float64)
-    assert float(SCHEDULE.alpha(time) ** 2 + SCHEDULE.sigma(time) ** 2) == pytest.approx(1.0, abs=1e-12)
+    assert float(SCHEDULE.alpha(time) ** 2 + SCHEDULE.sigma(time) ** 2) == pytest.approx(
+        1.0, abs=1e-12
+    )
     assert float(SCHEDULE.time_of(SCHEDULE.half_log_snr(time))) == pytest.approx(t, rel=1e-9)
 
 
@@ -31,7 +34,9 @@ def test_sigma_keeps_its_digits_at_small_times() -> None:
     t = torch.tensor([1e-6, 1e-5, 1e-4])
     exact = SCHEDULE.sigma(t.double())
     torch.testing.assert_close(SCHEDULE.sigma(t).double(), exact, rtol=1e-5, atol=0)
-    naive = (1 - SCHEDULE.alpha(t) ** 2).sqrt()  # what the module avoids: it is wrong in the first digits here
+    naive = (
+        1 - SCHEDULE.alpha(t) ** 2
+    ).sqrt()  # what the module avoids: it is wrong in the first digits here
     assert ((naive.double() - exact).abs() / exact).max() > 1e-2
 
 
@@ -44,7 +49,9 @@ def test_noising_has_the_stated_mean_and_variance() -> None:
         xt = SCHEDULE.add_noise(x0, time, eps)
         # 5 standard errors of a mean and of a variance over 200,000 draws
         torch.testing.assert_close(xt.mean(0), SCHEDULE.alpha(time) * x0[0], atol=5 / 447, rtol=0)
-        torch.testing.assert_close(xt.var(0), (SCHEDULE.sigma(time) ** 2).expand(2), atol=0, rtol=5 * math.sqrt(2) / 447)
+        torch.testing.assert_close(
+            xt.var(0), (SCHEDULE.sigma(time) ** 2).expand(2), atol=0, rtol=5 * math.sqrt(2) / 447
+        )
 
 
 def test_one_time_serves_a_whole_group() -> None:
@@ -56,7 +63,12 @@ def test_one_time_serves_a_whole_group() -> None:
 @pytest.mark.parametrize("spacing", ["half_log_snr", "time"])
 def test_sampling_times(spacing: str) -> None:
     times = SCHEDULE.times(15, spacing)
-    assert len(times) == 16 and times[0] == 1 and times[-1] == pytest.approx(1e-3) and (times.diff() < 0).all()
+    assert (
+        len(times) == 16
+        and times[0] == 1
+        and times[-1] == pytest.approx(1e-3)
+        and (times.diff() < 0).all()
+    )
     uniform = SCHEDULE.half_log_snr(times) if spacing == "half_log_snr" else times
     torch.testing.assert_close(uniform.diff(), uniform.diff().mean().expand(15))
 

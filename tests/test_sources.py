@@ -16,18 +16,19 @@ from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from serving import serving
 
+from cepnb.datasets.dataset import distinct_states
+from cepnb.datasets.registry import environment_of, evaluated_in, load_dataset, load_task
+from cepnb.envs import d4rl_package
 from cepnb.errors import CepnbError
-from cepnb.offline import d4rl_bridge
-from cepnb.offline.data import distinct_states
-from cepnb.offline.sources import environment_of, evaluated_in, load_dataset, load_task
-from cepnb.profiles import settings
+from cepnb.qgpo.settings import qgpo_settings
 
 # d4rl registers its environments only where mujoco_py can be imported; any module of that name will do for the limits.
 REGISTRY = """
 import importlib, json, sys, warnings
 from unittest.mock import MagicMock
 warnings.simplefilter("ignore")
-from cepnb.offline.d4rl_bridge import d4rl, dataset_urls
+from cepnb.datasets.d4rl import dataset_urls
+from cepnb.envs.d4rl_package import d4rl
 d4rl()
 for name in [name for name in sys.modules if name.startswith("gym.envs.mujoco")]:
     del sys.modules[name]
@@ -42,40 +43,63 @@ print(json.dumps({name: specs[name] for name in dataset_urls() if name in specs}
 
 
 def test_episode_limits_are_those_that_d4rl_registers() -> None:
-    found = subprocess.run([sys.executable, "-c", REGISTRY], capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", REGISTRY], capture_output=True, text=True, check=True
+    )
     specs = json.loads(found.stdout.splitlines()[-1])
     assert len(specs) > 90
-    assert {name: d4rl_bridge.episode_limit(name) for name in specs} == specs
-    adroit = (Path(d4rl_bridge.d4rl().__file__).parent / "hand_manipulation_suite/__init__.py").read_text()
+    assert {name: d4rl_package.episode_limit(name) for name in specs} == specs
+    adroit = (
+        Path(d4rl_package.d4rl().__file__).parent / "hand_manipulation_suite/__init__.py"
+    ).read_text()
     limits = dict(re.findall(r"id='(\w+-human-v0)',.*?max_episode_steps=(\d+)", adroit, re.DOTALL))
-    assert {name: d4rl_bridge.episode_limit(name) for name in limits} == {name: int(steps) for name, steps in limits.items()}
-    assert d4rl_bridge.episode_limit("carla-lane-v0") is None
+    assert {name: d4rl_package.episode_limit(name) for name in limits} == {
+        name: int(steps) for name, steps in limits.items()
+    }
+    assert d4rl_package.episode_limit("carla-lane-v0") is None
 
 
 def test_environments_by_name() -> None:
-    with pytest.raises(CepnbError, match="^dataset 'd4rl/maze2d-umaze-dense-v1': of dense rewards, expected an environment with it"):
+    with pytest.raises(
+        CepnbError,
+        match="^dataset 'd4rl/maze2d-umaze-dense-v1': of dense rewards, expected an environment with it",
+    ):
         evaluated_in("d4rl/maze2d-umaze-dense-v1")
     assert evaluated_in("d4rl/maze2d-umaze-dense-v1", "maze2d-umaze") == "maze2d-umaze"
-    assert environment_of("local/maze2d-umaze-noisy") == environment_of("d4rl/maze2d-umaze-dense-v1") == "maze2d-umaze"
-    assert environment_of("d4rl/hopper-medium-replay-v2") == "hopper" and environment_of("local/maze2d-large") == "maze2d-large"
-    assert environment_of("some/file.hdf5") is None and environment_of("minari/D4RL/hopper/medium-v0") is None
+    assert (
+        environment_of("local/maze2d-umaze-noisy")
+        == environment_of("d4rl/maze2d-umaze-dense-v1")
+        == "maze2d-umaze"
+    )
+    assert (
+        environment_of("d4rl/hopper-medium-replay-v2") == "hopper"
+        and environment_of("local/maze2d-large") == "maze2d-large"
+    )
+    assert (
+        environment_of("some/file.hdf5") is None
+        and environment_of("minari/D4RL/hopper/medium-v0") is None
+    )
 
 
 def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the table, a server on loopback that breaks off, and the reader; a second time, and from d4rl's own folder,
     without the line. What is not whole there says so."""
     source, rows, name = tmp_path / "served.hdf5", 25, "kitchen-complete-v0"
-    with h5py.File(source, "w") as file:  # as old files are: no timeouts, columns of rewards, bytes as metadata
+    with h5py.File(
+        source, "w"
+    ) as file:  # as old files are: no timeouts, columns of rewards, bytes as metadata
         file["observations"], file["actions"] = np.random.rand(rows, 3), np.random.rand(rows, 2)
         file["rewards"], file["terminals"] = np.random.rand(rows, 1), np.zeros((rows, 1), bool)
         file["metadata/algorithm"], file["infos/qpos"] = np.bytes_(b"SAC"), np.random.rand(100_000)
-    d4rl_bridge.d4rl()
+    d4rl_package.d4rl()
     monkeypatch.setenv("CEPNB_CACHE", str(tmp_path / "cache"))
     with serving(source.read_bytes()) as server:
         monkeypatch.setitem(sys.modules["d4rl.infos"].DATASET_URLS, name, server.url)
         server.faults = ["cut"]
         data = load_dataset(f"d4rl/{name}", 0, 0)
-        assert len(data.rewards) == rows - 1 and data.name == f"d4rl/{name}" and len(server.asked) == 2
+        assert (
+            len(data.rewards) == rows - 1 and data.name == f"d4rl/{name}" and len(server.asked) == 2
+        )
         assert (tmp_path / "cache/d4rl/data.hdf5").read_bytes() == server.content
         load_dataset(f"d4rl/{name}", 0, 0)
         own = tmp_path / "own/data.hdf5"
@@ -85,37 +109,65 @@ def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         (tmp_path / "cache/d4rl/data.hdf5").unlink()
         load_dataset(f"d4rl/{name}", 0, 0)
         own.write_bytes(server.content[:-1000])
-        with pytest.raises(CepnbError, match=f"^{own}: not the whole file that is expected there; delete it to have it"):
+        with pytest.raises(
+            CepnbError,
+            match=f"^{own}: not the whole file that is expected there; delete it to have it",
+        ):
             load_dataset(f"d4rl/{name}", 0, 0)
         with h5py.File(own, "w") as file:
             for key in ("observations", "actions", "rewards", "terminals"):
                 file.create_dataset(key, (10**13,), np.float32, chunks=(1000,))
-        with pytest.raises(CepnbError, match=rf"^{own}: not a whole HDF5 file \(MemoryError.*\); delete it to have it"):
+        with pytest.raises(
+            CepnbError,
+            match=rf"^{own}: not a whole HDF5 file \(MemoryError.*\); delete it to have it",
+        ):
             load_dataset(f"d4rl/{name}", 0, 0)
         assert len(server.asked) == 2 and os.listdir(own.parent) == ["data.hdf5"]
-    with pytest.raises(CepnbError, match="dataset 'd4rl/hopper-medium': not in d4rl's table, expected a name such as hopper-medium-v"):
+    with pytest.raises(
+        CepnbError,
+        match="dataset 'd4rl/hopper-medium': not in d4rl's table, expected a name such as hopper-medium-v",
+    ):
         load_dataset("d4rl/hopper-medium", 0, 0)
 
 
-GOALS = spaces.Dict({key: spaces.Box(-9, 9, (2,), np.float64) for key in ("desired_goal", "achieved_goal")}
-                    | {"observation": spaces.Box(-9, 9, (4,), np.float64)})
+GOALS = spaces.Dict(
+    {key: spaces.Box(-9, 9, (2,), np.float64) for key in ("desired_goal", "achieved_goal")}
+    | {"observation": spaces.Box(-9, 9, (4,), np.float64)}
+)
 VECTOR, ACTIONS = spaces.Box(-9, 9, (3,), np.float32), spaces.Box(-1, 1, (2,), np.float32)
 
 
-def store(name: str, observation_space: spaces.Space, action_space: spaces.Space = ACTIONS, spoil: float = 0.0) -> list[EpisodeBuffer]:
+def store(
+    name: str,
+    observation_space: spaces.Space,
+    action_space: spaces.Space = ACTIONS,
+    spoil: float = 0.0,
+) -> list[EpisodeBuffer]:
     random, buffers = np.random.default_rng(0), []
     for index, steps in enumerate((5, 3, 7)):
         for space in (observation_space, action_space):
             space.seed(index)
         observations = [observation_space.sample() for _ in range(steps + 1)]
-        stacked = {key: np.stack([o[key] for o in observations]) for key in observations[0]} if isinstance(
-            observation_space, spaces.Dict) else np.stack(observations)
+        stacked = (
+            {key: np.stack([o[key] for o in observations]) for key in observations[0]}
+            if isinstance(observation_space, spaces.Dict)
+            else np.stack(observations)
+        )
         last = np.arange(steps) == steps - 1
-        buffers.append(EpisodeBuffer(
-            id=index, observations=stacked, actions=np.stack([action_space.sample() for _ in range(steps)]),
-            rewards=(random.normal(size=steps) + spoil).tolist(), terminations=(last & (index == 1)).tolist(),
-            truncations=(last & (index != 1)).tolist(), infos={}))
-    minari.create_dataset_from_buffers(name, buffers, observation_space=observation_space, action_space=action_space)
+        buffers.append(
+            EpisodeBuffer(
+                id=index,
+                observations=stacked,
+                actions=np.stack([action_space.sample() for _ in range(steps)]),
+                rewards=(random.normal(size=steps) + spoil).tolist(),
+                terminations=(last & (index == 1)).tolist(),
+                truncations=(last & (index != 1)).tolist(),
+                infos={},
+            )
+        )
+    minari.create_dataset_from_buffers(
+        name, buffers, observation_space=observation_space, action_space=action_space
+    )
     return buffers
 
 
@@ -130,15 +182,27 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_minari_vectors_and_goals(shelf: Path) -> None:
     for name, space in (("test/vector-v0", VECTOR), ("test/goal-v0", GOALS)):
         buffers, data = store(name, space), load_dataset(f"minari/{name}", 0, 0)
-        whole = [np.concatenate([b.observations["observation"], b.observations["desired_goal"]], axis=1)
-                 if space is GOALS else b.observations for b in buffers]
-        expected = (np.concatenate([o[:-1] for o in whole]), np.concatenate([b.actions for b in buffers]),
-                    np.concatenate([b.rewards for b in buffers]), np.concatenate([o[1:] for o in whole]))
+        whole = [
+            np.concatenate([b.observations["observation"], b.observations["desired_goal"]], axis=1)
+            if space is GOALS
+            else b.observations
+            for b in buffers
+        ]
+        expected = (
+            np.concatenate([o[:-1] for o in whole]),
+            np.concatenate([b.actions for b in buffers]),
+            np.concatenate([b.rewards for b in buffers]),
+            np.concatenate([o[1:] for o in whole]),
+        )
         found = (data.observations, data.actions, data.rewards, data.next_observations)
         for ours, theirs in zip(found, expected, strict=True):
             np.testing.assert_array_equal(ours.numpy(), theirs.astype(np.float32))
-        assert data.terminals.nonzero().flatten().tolist() == [7]  # the end of the second episode alone
-        np.testing.assert_allclose(data.episode_returns.numpy(), [np.sum(b.rewards) for b in buffers], rtol=1e-5)
+        assert data.terminals.nonzero().flatten().tolist() == [
+            7
+        ]  # the end of the second episode alone
+        np.testing.assert_allclose(
+            data.episode_returns.numpy(), [np.sum(b.rewards) for b in buffers], rtol=1e-5
+        )
         distinct, rows = distinct_states(data)
         assert torch.equal(distinct[rows], data.next_observations) and len(distinct) == 15 + 3
 
@@ -156,15 +220,24 @@ def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
     store("test/half-v0", VECTOR)
     (shelf / "test/half-v0/data/main_data.hdf5").unlink()
     (shelf / "test/empty-v0").mkdir()
-    for name, message in (("discrete-v0", r"actions of the space Discrete\(4\), expected vectors"),
-                          ("image-v0", "observations of the space Box.*, expected vectors"),
-                          ("nan-v0", "'rewards' has values that are not finite"), ("none-v0", "neither here nor downloaded"),
-                          ("narrow-v0", "'observations' has no columns, expected at least one"),
-                          ("uneven-v0", "observations of the space Box"), ("cut-v0", f"not whole .*; delete {shelf}/test/cut-v0 to"),
-                          ("half-v0", f"neither here nor downloaded .*; delete {shelf}/test/half-v0 to"),
-                          ("empty-v0", r"neither here nor downloaded \([^;]*\)$"),
-                          ("", "no name"), ("..", "no name"), ("../test", "no name"),
-                          ("none", "no name of a Minari dataset, expected one with a version, such as minari/mujoco/hopper/med")):
+    for name, message in (
+        ("discrete-v0", r"actions of the space Discrete\(4\), expected vectors"),
+        ("image-v0", "observations of the space Box.*, expected vectors"),
+        ("nan-v0", "'rewards' has values that are not finite"),
+        ("none-v0", "neither here nor downloaded"),
+        ("narrow-v0", "'observations' has no columns, expected at least one"),
+        ("uneven-v0", "observations of the space Box"),
+        ("cut-v0", f"not whole .*; delete {shelf}/test/cut-v0 to"),
+        ("half-v0", f"neither here nor downloaded .*; delete {shelf}/test/half-v0 to"),
+        ("empty-v0", r"neither here nor downloaded \([^;]*\)$"),
+        ("", "no name"),
+        ("..", "no name"),
+        ("../test", "no name"),
+        (
+            "none",
+            "no name of a Minari dataset, expected one with a version, such as minari/mujoco/hopper/med",
+        ),
+    ):
         with pytest.raises(CepnbError, match=f"^dataset 'minari/test/{name}': {message}") as caught:
             load_dataset(f"minari/test/{name}", 0, 0)
         assert "\n" not in str(caught.value)
@@ -173,19 +246,30 @@ def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_takes_actions_in_the_unit_of_its_environment(shelf: Path) -> None:
     """Whatever door they come by. Rounding is no fault, nor is another unit to who only reads."""
-    random, chosen = np.random.default_rng(0), settings("ci")
+    random, chosen = np.random.default_rng(0), qgpo_settings("ci")
     for name, largest in (("rounded", 1 + 1e-6), ("other", 2.0)):
         with h5py.File(shelf / f"{name}.hdf5", "w") as file:
             file["observations"], file["rewards"] = random.random((9, 4)), random.random(9)
-            file["actions"], file["terminals"] = np.linspace(-largest, 0, 18).reshape(9, 2), np.zeros(9, bool)
-    load_task(f"{shelf}/rounded.hdf5", "maze2d-umaze", chosen)
+            file["actions"], file["terminals"] = (
+                np.linspace(-largest, 0, 18).reshape(9, 2),
+                np.zeros(9, bool),
+            )
+    load_task(f"{shelf}/rounded.hdf5", "maze2d-umaze", chosen.transitions, chosen.data_seed)
     store("test/pusher-v0", VECTOR, spaces.Box(-2, 2, (2,), np.float32))
     for name in (f"{shelf}/other.hdf5", "minari/test/pusher-v0"):
-        with pytest.raises(CepnbError, match=rf"^dataset '{name}': has actions of size [12]\S*, expected them in \[-1, 1\], as "):
-            load_task(name, "maze2d-umaze", chosen)
+        with pytest.raises(
+            CepnbError,
+            match=rf"^dataset '{name}': has actions of size [12]\S*, expected them in \[-1, 1\], as ",
+        ):
+            load_task(name, "maze2d-umaze", chosen.transitions, chosen.data_seed)
         load_dataset(name, 0, 0, episode_limit=300)
 
 
 def test_importing_the_doors_is_cheap() -> None:
-    code = "import cepnb.offline.sources, sys; print([m for m in ('minari', 'd4rl', 'gym', 'gymnasium') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    code = "import cepnb.datasets.registry, sys; print([m for m in ('minari', 'd4rl', 'gym', 'gymnasium') if m in sys.modules])"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from cepnb.guidance import dps_energy, energy_gradient
-from cepnb.offline.energy import train_energy
-from cepnb.offline.gain import q_gains, summed_energy
-from cepnb.offline.joint import train_joint
-from cepnb.offline.scaling import Transitions, with_jitter
-from cepnb.profiles import settings
-from cepnb.schedule import VPSchedule, expand_as
+from cepnb.diffusion.guidance import dps_energy, energy_gradient
+from cepnb.diffusion.schedule import VPSchedule, expand_as
+from cepnb.qgpo.diagnostics import q_gains, summed_energy
+from cepnb.qgpo.energy import train_energy
+from cepnb.qgpo.joint import train_joint
+from cepnb.qgpo.settings import qgpo_settings
+from cepnb.qgpo.transitions import Transitions, with_jitter
 
 SCHEDULE = VPSchedule()
 
@@ -19,20 +19,31 @@ SCHEDULE = VPSchedule()
 def test_a_jittered_copy_moves_a_state_and_its_next_alike() -> None:
     g = torch.Generator().manual_seed(0)
     distinct = torch.randn(201, 4, generator=g)
-    data = Transitions(states=distinct[:200], actions=torch.randn(200, 2, generator=g), rewards=torch.randn(200, generator=g),
-                       terminals=torch.zeros(200, dtype=torch.bool), next_row=torch.arange(1, 201), distinct=distinct)
+    data = Transitions(
+        states=distinct[:200],
+        actions=torch.randn(200, 2, generator=g),
+        rewards=torch.randn(200, generator=g),
+        terminals=torch.zeros(200, dtype=torch.bool),
+        next_row=torch.arange(1, 201),
+        distinct=distinct,
+    )
     both = with_jitter(data, 0.3, g)
     for name, whole in vars(both).items():
-        assert torch.equal(whole[:len(whole) // 2], getattr(data, name))
-    moved, after = both.states[200:] - data.states, both.distinct[both.next_row[200:]] - data.distinct[data.next_row]
+        assert torch.equal(whole[: len(whole) // 2], getattr(data, name))
+    moved, after = (
+        both.states[200:] - data.states,
+        both.distinct[both.next_row[200:]] - data.distinct[data.next_row],
+    )
     torch.testing.assert_close(moved, after)
     assert moved.std().item() == pytest.approx(0.3, rel=0.1)
-    assert torch.equal(both.actions[200:], data.actions) and torch.equal(both.rewards[200:], data.rewards)
+    assert torch.equal(both.actions[200:], data.actions) and torch.equal(
+        both.rewards[200:], data.rewards
+    )
 
 
 def test_gains_of_exact_guidance_on_a_gaussian() -> None:
     """μ = N(0, 0.3² I) and Q = c·a: π is μ moved by β 0.09 c, so the gain is β 0.09 ‖c‖², and E_t is known."""
-    chosen = settings("ci", clip_actions=False, beta=4.0, sampler_steps=30)
+    chosen = qgpo_settings("ci", clip_actions=False, beta=4.0, sampler_steps=30)
     slope, variance = torch.tensor([0.5, -1.0]), 0.09
 
     def eps(at, t, state=None):
@@ -41,35 +52,93 @@ def test_gains_of_exact_guidance_on_a_gaussian() -> None:
 
     def energy(at, t, state=None):
         alpha, sigma = (expand_as(c, at) for c in (SCHEDULE.alpha(t), SCHEDULE.sigma(t)))
-        return -(chosen.beta * alpha * variance / (alpha**2 * variance + sigma**2) * at @ slope.unsqueeze(1)).squeeze(-1)
+        return -(
+            chosen.beta
+            * alpha
+            * variance
+            / (alpha**2 * variance + sigma**2)
+            * at
+            @ slope.unsqueeze(1)
+        ).squeeze(-1)
 
-    records = q_gains(eps, lambda s, a: a @ slope, {"cep": energy}, torch.zeros(2000, 4), 2, chosen, SCHEDULE,
-                      torch.Generator().manual_seed(0))
+    records = q_gains(
+        eps,
+        lambda s, a: a @ slope,
+        {"cep": energy},
+        torch.zeros(2000, 4),
+        2,
+        chosen,
+        SCHEDULE,
+        torch.Generator().manual_seed(0),
+    )
     exact = chosen.beta * variance * slope.square().sum().item()
-    error = math.sqrt(variance * slope.square().sum().item() / 2000)  # of a mean over 2000 states; each side has more draws
-    assert [record.get("draws") for record in records] == [8, 128, 8, 128, *[None] * len(chosen.scales)]
-    found = {(record["method"], record["scale"]): record["gain"] for record in records}  # of several draws the last
+    error = math.sqrt(
+        variance * slope.square().sum().item() / 2000
+    )  # of a mean over 2000 states; each side has more draws
+    assert [record.get("draws") for record in records] == [
+        8,
+        128,
+        8,
+        128,
+        *[None] * len(chosen.scales),
+    ]
+    found = {
+        (record["method"], record["scale"]): record["gain"] for record in records
+    }  # of several draws the last
     assert found["cep", 1.0] == pytest.approx(exact, abs=3 * error)
-    assert found["cep", 3.0] == pytest.approx(3 * exact, abs=5 * error)  # s on a linear energy is s on β
-    assert exact - 0.03 < found["reweighted", None] < exact + 3 * error  # self-normalised over 128: a little low
+    assert found["cep", 3.0] == pytest.approx(
+        3 * exact, abs=5 * error
+    )  # s on a linear energy is s on β
+    assert (
+        exact - 0.03 < found["reweighted", None] < exact + 3 * error
+    )  # self-normalised over 128: a little low
     assert found["summed", 1.0] == pytest.approx(found["reweighted", None], abs=3 * error)
-    few = q_gains(eps, lambda s, a: a @ slope, {}, torch.zeros(2000, 4), 2, chosen, SCHEDULE, torch.Generator().manual_seed(0), (4,))
-    assert [(record["method"], record["draws"]) for record in few] == [("reweighted", 4), ("summed", 4)]
-    assert all(record["gain"] < 0.9 * exact for record in few)  # the best of four is seldom as good as π
+    few = q_gains(
+        eps,
+        lambda s, a: a @ slope,
+        {},
+        torch.zeros(2000, 4),
+        2,
+        chosen,
+        SCHEDULE,
+        torch.Generator().manual_seed(0),
+        (4,),
+    )
+    assert [(record["method"], record["draws"]) for record in few] == [
+        ("reweighted", 4),
+        ("summed", 4),
+    ]
+    assert all(
+        record["gain"] < 0.9 * exact for record in few
+    )  # the best of four is seldom as good as π
     reweighted, summed = records[0]["gain"], records[2]["gain"]  # of eight
-    assert few[0]["gain"] < reweighted < found["reweighted", None] and few[1]["gain"] < summed < found["summed", 1.0]
+    assert (
+        few[0]["gain"] < reweighted < found["reweighted", None]
+        and few[1]["gain"] < summed < found["summed", 1.0]
+    )
 
 
 def test_the_summed_energy_is_its_formula() -> None:
     g = torch.Generator().manual_seed(0)
-    actions, beta_q, at = (torch.randn(3, *shape, generator=g, dtype=torch.float64) for shape in ((50, 2), (50,), (4, 2)))
-    for t in (torch.tensor(0.3, dtype=torch.float64), torch.tensor([[0.05], [0.5], [1.0]], dtype=torch.float64).expand(3, 4)):
+    actions, beta_q, at = (
+        torch.randn(3, *shape, generator=g, dtype=torch.float64)
+        for shape in ((50, 2), (50,), (4, 2))
+    )
+    for t in (
+        torch.tensor(0.3, dtype=torch.float64),
+        torch.tensor([[0.05], [0.5], [1.0]], dtype=torch.float64).expand(3, 4),
+    ):
         found = summed_energy(actions, beta_q, SCHEDULE)(at, t)
         for i in range(3):
             for j in range(4):
-                kernel = torch.distributions.Normal(SCHEDULE.alpha(t.expand(3, 4)[i, j]) * actions[i], SCHEDULE.sigma(t.expand(3, 4)[i, j]))
+                kernel = torch.distributions.Normal(
+                    SCHEDULE.alpha(t.expand(3, 4)[i, j]) * actions[i],
+                    SCHEDULE.sigma(t.expand(3, 4)[i, j]),
+                )
                 w = kernel.log_prob(at[i, j]).sum(dim=1).exp()
-                torch.testing.assert_close(found[i, j], -((w * beta_q[i].exp()).sum() / w.sum()).log())
+                torch.testing.assert_close(
+                    found[i, j], -((w * beta_q[i].exp()).sum() / w.sum()).log()
+                )
 
 
 def test_labels_over_a_state_value_are_unbiased_where_good_actions_are_rare() -> None:
@@ -82,11 +151,28 @@ def test_labels_over_a_state_value_are_unbiased_where_good_actions_are_rare() ->
     alpha, sigma = SCHEDULE.alpha(times), SCHEDULE.sigma(times)
     truth = -beta * slope * alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)
     shares = {}
-    for method, labels in (("cep", "self_normalised"), ("cep", "state_value"), ("exp_mse", "state_value")):
-        chosen = settings("ci", beta=beta, energy_K=K, energy_steps=1500, energy_batch=256, labels=labels)
-        net = train_energy(method, torch.zeros(n, 1), support, slope * support[..., 0], chosen, SCHEDULE, 0, progress=False)
+    for method, labels in (
+        ("cep", "self_normalised"),
+        ("cep", "state_value"),
+        ("exp_mse", "state_value"),
+    ):
+        chosen = qgpo_settings(
+            "ci", beta=beta, energy_K=K, energy_steps=1500, energy_batch=256, labels=labels
+        )
+        net = train_energy(
+            method,
+            torch.zeros(n, 1),
+            support,
+            slope * support[..., 0],
+            chosen,
+            SCHEDULE,
+            0,
+            progress=False,
+        )
         centre = alpha * beta * slope * deviation**2  # of π_t
-        xt = centre[:, None, None] + (alpha**2 * deviation**2 + sigma**2).sqrt()[:, None, None] * torch.randn(2, 500, 1, generator=generator)
+        xt = centre[:, None, None] + (alpha**2 * deviation**2 + sigma**2).sqrt()[
+            :, None, None
+        ] * torch.randn(2, 500, 1, generator=generator)
         found = energy_gradient(net)(xt, times, torch.zeros(2, 1, 1)).mean(dim=(1, 2))
         shares[method, labels] = (found / truth).tolist()
     assert max(shares["cep", "self_normalised"]) < 0.85, shares
@@ -103,17 +189,35 @@ def test_dps_of_a_state() -> None:
     f = dps_energy(eps, lambda a, state: (a - 2 * state).square().squeeze(-1), beta, SCHEDULE)
     at = torch.randn(7, 1, generator=torch.Generator().manual_seed(0))
     mean = s + alpha * 0.09 / variance * (at - alpha * s)
-    torch.testing.assert_close(energy_gradient(f)(at, t, s), beta * 2 * (mean - 2 * s) * alpha * 0.09 / variance)
+    torch.testing.assert_close(
+        energy_gradient(f)(at, t, s), beta * 2 * (mean - 2 * s) * alpha * 0.09 / variance
+    )
 
 
 def test_joint_training_ends_where_staged_training_does() -> None:
     """A bandit of one step: Q = c·a exactly, so staged and joint energies aim at the same ∇E_t."""
     g, n, K, beta, deviation = torch.Generator().manual_seed(0), 2_000, 16, 2.0, 0.3
     states, actions = torch.zeros(n, 1), deviation * torch.randn(n, 1, generator=g)
-    data = Transitions(states=states, actions=actions, rewards=2 * actions[:, 0], terminals=torch.ones(n, dtype=torch.bool),
-                       next_row=torch.arange(n), distinct=states)
+    data = Transitions(
+        states=states,
+        actions=actions,
+        rewards=2 * actions[:, 0],
+        terminals=torch.ones(n, dtype=torch.bool),
+        next_row=torch.arange(n),
+        distinct=states,
+    )
     support = deviation * torch.randn(n, K, 1, generator=g)
-    chosen = settings("ci", beta=beta, K=K, energy_K=K, energy_batch=128, q_steps=1_500, training="joint", guidance=("cep",), checkpoint_every=500)
+    chosen = qgpo_settings(
+        "ci",
+        beta=beta,
+        K=K,
+        energy_K=K,
+        energy_batch=128,
+        q_steps=1_500,
+        training="joint",
+        guidance=("cep",),
+        checkpoint_every=500,
+    )
     nets = train_joint(data, support, states, support, chosen, SCHEDULE, 0, progress=False)
     at = torch.linspace(-0.8, 0.8, 50)[:, None]
     assert (nets["q"](torch.zeros(50, 1), at) - 2 * at[:, 0]).abs().max() < 0.15
@@ -121,4 +225,6 @@ def test_joint_training_ends_where_staged_training_does() -> None:
     alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
     truth = (-2 * beta * alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)).item()
     found = energy_gradient(nets["cep"])(at, t, torch.zeros(50, 1)).mean().item()
-    assert found == pytest.approx(truth, rel=0.15)  # βQ has a deviation of 1.2 over μ: K = 16 costs little
+    assert found == pytest.approx(
+        truth, rel=0.15
+    )  # βQ has a deviation of 1.2 over μ: K = 16 costs little

@@ -17,14 +17,15 @@ import pytest
 
 from cepnb.cli import main
 from cepnb.errors import CepnbError
-from cepnb.files import read_json, write_json, write_text
-from cepnb.offline import pipeline, sweep
-from cepnb.offline.report import report
-from cepnb.offline.scores import load_scores
-from cepnb.offline.sharing import rounds
-from cepnb.offline.sweep import Job, jobs_of, run_job, run_sweep
-from cepnb.offline.sweep_file import read_sweep
-from cepnb.profiles import settings
+from cepnb.experiments import sweep
+from cepnb.experiments.report import report
+from cepnb.experiments.scores import load_scores
+from cepnb.experiments.step_reuse import rounds
+from cepnb.experiments.sweep import Job, jobs_of, run_job, run_sweep
+from cepnb.experiments.sweep_file import read_sweep
+from cepnb.qgpo import pipeline
+from cepnb.qgpo.settings import qgpo_settings
+from cepnb.storage.files import read_json, write_json, write_text
 
 TINY = """
 datasets = ["local/maze2d-umaze"]
@@ -50,10 +51,27 @@ beta = 3
 def score(trained: pipeline.Steps, *_: object) -> list[dict]:
     """In place of the simulator, which takes longer than all that is looked at here: numbers that depend on the models."""
     nets = [("behaviour", 0.0, trained.eps), ("best_of_k", None, trained.q)]
-    nets += [(method, scale, net) for method, net in trained.energies.items() for scale in trained.settings.scales]
-    sizes = [(scale or 1.0) * sum(p.double().norm().item() for p in net.parameters()) for _, scale, net in nets]
-    return [{"method": method, "scale": scale, "episodes": trained.settings.episodes, "return_mean": size, "return_se": 0.0,
-             "normalised": size, "normalised_se": 0.0} for (method, scale, _), size in zip(nets, sizes)]
+    nets += [
+        (method, scale, net)
+        for method, net in trained.energies.items()
+        for scale in trained.settings.scales
+    ]
+    sizes = [
+        (scale or 1.0) * sum(p.double().norm().item() for p in net.parameters())
+        for _, scale, net in nets
+    ]
+    return [
+        {
+            "method": method,
+            "scale": scale,
+            "episodes": trained.settings.episodes,
+            "return_mean": size,
+            "return_se": 0.0,
+            "normalised": size,
+            "normalised_se": 0.0,
+        }
+        for (method, scale, _), size in zip(nets, sizes)
+    ]
 
 
 def quick_job(job: Job) -> None:
@@ -71,7 +89,9 @@ def quick() -> Iterator[None]:
         yield
 
 
-def one_after_another(work: Callable, jobs: list[Job], workers: int, ended: Callable) -> list[tuple[Job, str]]:
+def one_after_another(
+    work: Callable, jobs: list[Job], workers: int, ended: Callable
+) -> list[tuple[Job, str]]:
     for job in jobs:
         work(pickle.loads(pickle.dumps(job)))
         ended(job)
@@ -80,7 +100,10 @@ def one_after_another(work: Callable, jobs: list[Job], workers: int, ended: Call
 
 def rows(folder: Path) -> list[dict]:
     with (folder / "scores.csv").open(newline="") as file:
-        return [{key: cell for key, cell in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+        return [
+            {key: cell for key, cell in row.items() if key != "seconds"}
+            for row in csv.DictReader(file)
+        ]
 
 
 def wait_for(found: Callable[[], object]) -> None:
@@ -108,29 +131,55 @@ def unbroken(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_table_of_a_sweep(unbroken: Path) -> None:
     found = rows(unbroken)
     assert [(row["option"], row["seed"], row["method"], row["scale"]) for row in found] == [
-        (option, seed, method, scale) for seed in "01" for option in ("base", "beta_3")
-        for method, scale in (("behaviour", "0.0"), ("best_of_k", ""), ("cep", "1.0"), ("cep", "3.0"))]
+        (option, seed, method, scale)
+        for seed in "01"
+        for option in ("base", "beta_3")
+        for method, scale in (
+            ("behaviour", "0.0"),
+            ("best_of_k", ""),
+            ("cep", "1.0"),
+            ("cep", "3.0"),
+        )
+    ]
     for row in found:
-        assert (row["dataset"], row["environment"], row["profile"]) == ("local/maze2d-umaze", "maze2d-umaze", "ci")
-        assert row["beta"] == ("3.0" if row["option"] == "beta_3" else "20.0") and row["scales"] == "[1.0, 3.0]"
+        assert (row["dataset"], row["environment"], row["profile"]) == (
+            "local/maze2d-umaze",
+            "maze2d-umaze",
+            "ci",
+        )
+        assert (
+            row["beta"] == ("3.0" if row["option"] == "beta_3" else "20.0")
+            and row["scales"] == "[1.0, 3.0]"
+        )
         assert row["headline_scale"] == "3.0" and row["episodes"] == "2" and row["threads"] == "1"
     # the same models and start states: options differ in nothing but the energy
-    plain = {(row["option"], row["seed"]): row["normalised"] for row in found if row["method"] == "behaviour"}
+    plain = {
+        (row["option"], row["seed"]): row["normalised"]
+        for row in found
+        if row["method"] == "behaviour"
+    }
     assert plain["base", "0"] == plain["beta_3", "0"] != plain["base", "1"]
 
 
 def test_options_share_what_they_have_in_common(unbroken: Path) -> None:
     for seed in ("seed0", "seed1"):
-        base, other = (unbroken / "local-maze2d-umaze" / option / seed for option in ("base", "beta_3"))
+        base, other = (
+            unbroken / "local-maze2d-umaze" / option / seed for option in ("base", "beta_3")
+        )
         for step in ("behaviour", "support", "critic", "energy_support"):
             assert os.path.samefile(base / f"{step}.safetensors", other / f"{step}.safetensors")
-        assert (base / "energy_cep.safetensors").read_bytes() != (other / "energy_cep.safetensors").read_bytes()
+        assert (base / "energy_cep.safetensors").read_bytes() != (
+            other / "energy_cep.safetensors"
+        ).read_bytes()
 
 
 def test_killed_it_ends_with_the_table_of_an_unbroken_sweep(
-        config: Path, unbroken: Path, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    config: Path, unbroken: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
     arguments = ["sweep", str(config), "--out", str(tmp_path), "--workers", "2"]
-    caller = subprocess.Popen([sys.executable, "-m", "cepnb", *arguments], stderr=subprocess.DEVNULL)
+    caller = subprocess.Popen(
+        [sys.executable, "-m", "cepnb", *arguments], stderr=subprocess.DEVNULL
+    )
     wait_for(lambda: list(tmp_path.rglob("behaviour.safetensors")))
     caller.kill()
     caller.wait()
@@ -148,33 +197,53 @@ def test_killed_it_ends_with_the_table_of_an_unbroken_sweep(
     killer.start()
     assert main(arguments) == 0
     killer.join()
-    assert killed and killed[0] != int((worker / "pid").read_text())  # its run was begun again, by another process
+    assert killed and killed[0] != int(
+        (worker / "pid").read_text()
+    )  # its run was begun again, by another process
     assert rows(tmp_path) == rows(unbroken)
     printed = capfd.readouterr()
-    assert "### At the headline scale" in printed.out and (tmp_path / "table.md").read_text().strip() in printed.out
-    assert "4/4" in printed.err and "Traceback" not in printed.err and "behaviour" not in printed.err  # one bar, over the runs
+    assert (
+        "### At the headline scale" in printed.out
+        and (tmp_path / "table.md").read_text().strip() in printed.out
+    )
+    assert (
+        "4/4" in printed.err and "Traceback" not in printed.err and "behaviour" not in printed.err
+    )  # one bar, over the runs
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_ctrl_c_is_one_line(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_ctrl_c_is_one_line(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """What becomes of the workers is tested with them."""
+
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cepnb.jobs.wait", interrupted)
+    monkeypatch.setattr("cepnb.experiments.executor.wait", interrupted)
     assert main(["sweep", str(config), "--out", str(tmp_path), "--workers", "2"]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "cepnb: interrupted; the same command goes on from here"
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == "cepnb: interrupted; the same command goes on from here"
+    )
     assert not multiprocessing.active_children()
 
 
 def test_a_finished_sweep_runs_nothing(config: Path, unbroken: Path) -> None:
     begun = []
-    run_sweep(read_sweep(config), unbroken, 2, progress=False, run=lambda work, jobs, *_: begun.extend(jobs) or [])
+    run_sweep(
+        read_sweep(config),
+        unbroken,
+        2,
+        progress=False,
+        run=lambda work, jobs, *_: begun.extend(jobs) or [],
+    )
     assert begun == []
 
 
-def test_a_failed_run_is_named_and_the_others_are_kept(config: Path, unbroken: Path, tmp_path: Path,
-                                                       capsys: pytest.CaptureFixture) -> None:
+def test_a_failed_run_is_named_and_the_others_are_kept(
+    config: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = tmp_path / "sweep"
     shutil.copytree(unbroken, folder)
     failing = folder / "local-maze2d-umaze" / "base" / "seed1"
@@ -182,41 +251,56 @@ def test_a_failed_run_is_named_and_the_others_are_kept(config: Path, unbroken: P
     failing.write_text("in the way")
     assert main(["sweep", str(config), "--out", str(folder), "--workers", "1"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]
-    assert line.startswith(f"cepnb: error: runs that failed: 1, all others are kept ({failing}: {failing}/pid: could not be written")
+    assert line.startswith(
+        f"cepnb: error: runs that failed: 1, all others are kept ({failing}: {failing}/pid: could not be written"
+    )
     expected = [row for row in rows(unbroken) if (row["option"], row["seed"]) != ("base", "1")]
     assert rows(folder) == expected and (folder / "table.md").exists()
 
 
-def test_what_a_finished_run_could_not_score_is_named_by_every_sweep(config: Path, unbroken: Path, tmp_path: Path,
-                                                                     capsys: pytest.CaptureFixture) -> None:
+def test_what_a_finished_run_could_not_score_is_named_by_every_sweep(
+    config: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = tmp_path / "sweep"
     shutil.copytree(unbroken, folder)
     failing = folder / "local-maze2d-umaze" / "beta_3" / "seed1" / "metrics.json"
     found, told = read_json(failing), "cep at s = 3: actions that are not finite"
-    kept = [record for record in found["scores"] if (record["method"], record["scale"]) != ("cep", 3.0)]
+    kept = [
+        record for record in found["scores"] if (record["method"], record["scale"]) != ("cep", 3.0)
+    ]
     for scores, others in ((kept, "all other scores are there"), ([], "no score is there")):
         write_json(failing, found | {"scores": scores, "faults": [told]})
         for _ in range(2):
             assert main(["sweep", str(config), "--out", str(folder)]) == 2
             printed = capsys.readouterr()
-            assert printed.err.splitlines()[-1] == (f"cepnb: error: runs that failed: 1, all others are kept ({failing.parent}: "
-                                                    f"{failing}: {told}; {others})")
+            assert printed.err.splitlines()[-1] == (
+                f"cepnb: error: runs that failed: 1, all others are kept ({failing.parent}: "
+                f"{failing}: {told}; {others})"
+            )
             line = f"| local/maze2d-umaze | beta_3 | 1 | {told} |"
-            assert line in printed.out and line in (folder / "table.md").read_text() and line in report(load_scores([folder]))
+            assert (
+                line in printed.out
+                and line in (folder / "table.md").read_text()
+                and line in report(load_scores([folder]))
+            )
     for path in folder.rglob("metrics.json"):
         write_json(path, read_json(path) | {"scores": [], "faults": [told]})
     assert main(["sweep", str(config), "--out", str(folder)]) == 2
     assert "runs that failed: 4, all others are kept" in capsys.readouterr().err
 
 
-def test_a_run_that_fails_for_what_it_could_not_score_is_named_once(config: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_a_run_that_fails_for_what_it_could_not_score_is_named_once(
+    config: Path, unbroken: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "sweep"
     shutil.copytree(unbroken, folder)
     path = folder / "local-maze2d-umaze" / "base" / "seed1" / "metrics.json"
     found = read_json(path) | {"faults": ["cep at s = 3: a gain in Q that is not finite"]}
     path.unlink()
 
-    def failing(work: Callable, jobs: list[Job], workers: int, ended: Callable) -> list[tuple[Job, str]]:
+    def failing(
+        work: Callable, jobs: list[Job], workers: int, ended: Callable
+    ) -> list[tuple[Job, str]]:
         for job in jobs:
             write_json(job.metrics, found)
             ended(job)
@@ -226,68 +310,145 @@ def test_a_run_that_fails_for_what_it_could_not_score_is_named_once(config: Path
     assert [(job.metrics, reason) for job, reason in failures] == [(path, "not finite")]
 
 
-def test_a_folder_begun_under_other_settings_is_refused(config: Path, unbroken: Path, tmp_path: Path,
-                                                        capsys: pytest.CaptureFixture) -> None:
+def test_a_folder_begun_under_other_settings_is_refused(
+    config: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     other = tmp_path / "other.toml"
     other.write_text(TINY.replace("beta = 3", "beta = 4"))
     assert main(["sweep", str(other), "--out", str(unbroken)]) == 2
-    assert "beta_3/seed0/settings.json: made with beta 3.0, now 4.0; use another folder" in capsys.readouterr().err
+    assert (
+        "beta_3/seed0/settings.json: made with beta 3.0, now 4.0; use another folder"
+        in capsys.readouterr().err
+    )
     assert len(load_scores([unbroken])) == 16
 
 
-def test_what_is_there_of_other_runs_or_damaged_is_refused_before_any_run(config: Path, unbroken: Path, tmp_path: Path,
-                                                                          capsys: pytest.CaptureFixture) -> None:
+def test_what_is_there_of_other_runs_or_damaged_is_refused_before_any_run(
+    config: Path, unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     folder = tmp_path / "sweep"
     shutil.copytree(unbroken, folder)
-    shutil.rmtree(folder / "local-maze2d-umaze" / "base" / "seed0")  # what the sweep would begin with
+    shutil.rmtree(
+        folder / "local-maze2d-umaze" / "base" / "seed0"
+    )  # what the sweep would begin with
     path = folder / "local-maze2d-umaze" / "beta_3" / "seed1" / "metrics.json"
     found = read_json(path)
     (path.parent / "settings.json").unlink()
     for metrics, complaint in [
-        (found | {"settings": found["settings"] | {"beta": 4.0}}, "made with beta 4.0, now 3.0; use another folder"),
+        (
+            found | {"settings": found["settings"] | {"beta": 4.0}},
+            "made with beta 4.0, now 3.0; use another folder",
+        ),
         (found | {"seed": 7}, "made with seed 7, now 1; use another folder"),
         (found | {"digest": "0"}, f"made with digest 0, now {found['digest']}; use another folder"),
         ([1], "'dataset' is missing, expected the metrics.json of a finished run"),
-        (found | {"scores": [{}]}, "scores: found {}, expected records with method, scale, normalised and episodes"),
+        (
+            found | {"scores": [{}]},
+            "scores: found {}, expected records with method, scale, normalised and episodes",
+        ),
     ]:
         write_json(path, metrics)
         assert main(["sweep", str(config), "--out", str(folder), "--workers", "1"]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line == f"cepnb: error: {path}: {complaint}"
-        assert not (path.parent / "settings.json").exists() and not (folder / "local-maze2d-umaze" / "base" / "seed0").exists()
+        assert (
+            not (path.parent / "settings.json").exists()
+            and not (folder / "local-maze2d-umaze" / "base" / "seed0").exists()
+        )
 
 
-@pytest.mark.parametrize("old, new, complaint", [
-    ('["local/maze2d-umaze"]', "[]", "datasets: found [], expected a list such as ['local/maze2d-umaze']"),
-    ('datasets = ["local/maze2d-umaze"]', "", "datasets: found nothing, expected a list such as ['local/maze2d-umaze']"),
-    ('["local/maze2d-umaze"]', '"local/maze2d-umaze"', "datasets: found 'local/maze2d-umaze', expected a list such as"),
-    ('["local/maze2d-umaze"]', "[3]", "datasets: found 3, expected a name, or {dataset = ..., environment = ...} of names"),
-    ('["local/maze2d-umaze"]', '[{name = "x"}]', "datasets: found {'name': 'x'}, expected a name, or {dataset = ..., environment = ...} of names"),
-    ('["local/maze2d-umaze"]', '["local/maze2d-tiny"]', "datasets: environment 'maze2d-tiny': expected one of maze2d-umaze"),
-    ('["local/maze2d-umaze"]', '["nowhere.hdf5"]', "datasets: dataset 'nowhere.hdf5': the name does not say where to evaluate, expected an environment with it"),
-    ('["local/maze2d-umaze"]', '[{dataset = "nowhere.hdf5", environment = "maze2d-umaze"}]', "datasets: dataset 'nowhere.hdf5': not found, expected a name"),
-    ('["local/maze2d-umaze"]', '["d4rl/maze2d-umaze-v7"]', "datasets: dataset 'd4rl/maze2d-umaze-v7': not in d4rl's table"),
-    ('["local/maze2d-umaze"]', '["local/maze2d-umaze", "local/maze2d-umaze"]', "datasets: found 'local-maze2d-umaze' 2 times, expected each once"),
-    ("[0, 1]", "[0, 0]", "seeds: found 0 2 times, expected each once"),
-    ("[0, 1]", "[0, true]", "seeds: found True, expected integers from 0 to 2147483647"),
-    ("[0, 1]", "3", "seeds: found 3, expected a list such as [0]"),
-    ('"ci"', '"huge"', "profile 'huge': expected one of ci, laptop, paper"),
-    ('"ci"', "7", "profile: found 7, expected a name"),
-    ("seeds", "sedes", "unknown key 'sedes', expected some of datasets, seeds, profile, set, options"),
-    ("[set]", "[[set]]", "set: found [{'transitions': 1000,"),
-    ("q_steps", "q_stepps", "set.q_stepps: unknown setting, expected one of transitions, "),
-    ("episodes = 2", "episodes = 2.5", "set.episodes: found 2.5, expected int"),
-    ('["cep"]', '"cep"', "set.guidance: found 'cep', expected a list of str"),
-    ("[1, 3.0]", "[1, true]", "set.scales: found [1, True], expected a list of float"),
-    ("beta = 3", 'beta = "3"', "options.beta_3.beta: found '3', expected float"),
-    ("beta = 3", "beta = -3", "options.beta_3: beta -3.0: expected a finite number above 0"),
-    ("beta = 3", "checkpoint_every = 150", "options.beta_3: checkpoint_every 150: expected a multiple of record_every, 100"),
-    ("beta = 3", "beta = 20", "options.beta_3: the same settings as options.base for maze2d-umaze, expected others"),
-    ("beta_3", "base", "expected a TOML file (Cannot declare ('options', 'base') twice"),
-    ("beta_3", '"../beta"', "options: found '../beta', expected names of letters, digits, '_', '.' and '-'"),
-    ("beta = 3", "beta =", "expected a TOML file (Invalid value"),
-])
-def test_a_wrong_file_is_one_line(old: str, new: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "old, new, complaint",
+    [
+        (
+            '["local/maze2d-umaze"]',
+            "[]",
+            "datasets: found [], expected a list such as ['local/maze2d-umaze']",
+        ),
+        (
+            'datasets = ["local/maze2d-umaze"]',
+            "",
+            "datasets: found nothing, expected a list such as ['local/maze2d-umaze']",
+        ),
+        (
+            '["local/maze2d-umaze"]',
+            '"local/maze2d-umaze"',
+            "datasets: found 'local/maze2d-umaze', expected a list such as",
+        ),
+        (
+            '["local/maze2d-umaze"]',
+            "[3]",
+            "datasets: found 3, expected a name, or {dataset = ..., environment = ...} of names",
+        ),
+        (
+            '["local/maze2d-umaze"]',
+            '[{name = "x"}]',
+            "datasets: found {'name': 'x'}, expected a name, or {dataset = ..., environment = ...} of names",
+        ),
+        (
+            '["local/maze2d-umaze"]',
+            '["local/maze2d-tiny"]',
+            "datasets: environment 'maze2d-tiny': expected one of maze2d-umaze",
+        ),
+        (
+            '["local/maze2d-umaze"]',
+            '["nowhere.hdf5"]',
+            "datasets: dataset 'nowhere.hdf5': the name does not say where to evaluate, expected an environment with it",
+        ),
+        (
+            '["local/maze2d-umaze"]',
+            '[{dataset = "nowhere.hdf5", environment = "maze2d-umaze"}]',
+            "datasets: dataset 'nowhere.hdf5': not found, expected a name",
+        ),
+        (
+            '["local/maze2d-umaze"]',
+            '["d4rl/maze2d-umaze-v7"]',
+            "datasets: dataset 'd4rl/maze2d-umaze-v7': not in d4rl's table",
+        ),
+        (
+            '["local/maze2d-umaze"]',
+            '["local/maze2d-umaze", "local/maze2d-umaze"]',
+            "datasets: found 'local-maze2d-umaze' 2 times, expected each once",
+        ),
+        ("[0, 1]", "[0, 0]", "seeds: found 0 2 times, expected each once"),
+        ("[0, 1]", "[0, true]", "seeds: found True, expected integers from 0 to 2147483647"),
+        ("[0, 1]", "3", "seeds: found 3, expected a list such as [0]"),
+        ('"ci"', '"huge"', "profile 'huge': expected one of ci, laptop, paper"),
+        ('"ci"', "7", "profile: found 7, expected a name"),
+        (
+            "seeds",
+            "sedes",
+            "unknown key 'sedes', expected some of datasets, seeds, profile, set, options",
+        ),
+        ("[set]", "[[set]]", "set: found [{'transitions': 1000,"),
+        ("q_steps", "q_stepps", "set.q_stepps: unknown setting, expected one of transitions, "),
+        ("episodes = 2", "episodes = 2.5", "set.episodes: found 2.5, expected int"),
+        ('["cep"]', '"cep"', "set.guidance: found 'cep', expected a list of str"),
+        ("[1, 3.0]", "[1, true]", "set.scales: found [1, True], expected a list of float"),
+        ("beta = 3", 'beta = "3"', "options.beta_3.beta: found '3', expected float"),
+        ("beta = 3", "beta = -3", "options.beta_3: beta -3.0: expected a finite number above 0"),
+        (
+            "beta = 3",
+            "checkpoint_every = 150",
+            "options.beta_3: checkpoint_every 150: expected a multiple of record_every, 100",
+        ),
+        (
+            "beta = 3",
+            "beta = 20",
+            "options.beta_3: the same settings as options.base for maze2d-umaze, expected others",
+        ),
+        ("beta_3", "base", "expected a TOML file (Cannot declare ('options', 'base') twice"),
+        (
+            "beta_3",
+            '"../beta"',
+            "options: found '../beta', expected names of letters, digits, '_', '.' and '-'",
+        ),
+        ("beta = 3", "beta =", "expected a TOML file (Invalid value"),
+    ],
+)
+def test_a_wrong_file_is_one_line(
+    old: str, new: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     path, out = tmp_path / "sweep.toml", tmp_path / "out"
     assert TINY.count(old) == 1
     path.write_text(TINY.replace(old, new))
@@ -300,7 +461,10 @@ def test_a_wrong_file_is_one_line(old: str, new: str, complaint: str, tmp_path: 
 
 def test_other_bad_input(tmp_path: Path, config: Path, capsys: pytest.CaptureFixture) -> None:
     for arguments, complaint in [
-        ([str(tmp_path / "none.toml")], f"{tmp_path}/none.toml: could not be read (No such file or directory), expected a sweep as a TOML file"),
+        (
+            [str(tmp_path / "none.toml")],
+            f"{tmp_path}/none.toml: could not be read (No such file or directory), expected a sweep as a TOML file",
+        ),
         ([str(config), "--workers", "0"], "--workers 0: expected at least 1"),
         ([str(config), "--device", "tpu"], "--device tpu: expected cpu or cuda"),
     ]:
@@ -319,13 +483,20 @@ def test_the_example_of_the_readme(tmp_path: Path) -> None:
 
 def test_tasks_and_defaults_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "sweep.toml"
-    path.write_text('datasets = ["local/hopper-medium", {dataset = "a/b c.hdf5", environment = "maze2d-umaze"}]\nseeds = [4]')
+    path.write_text(
+        'datasets = ["local/hopper-medium", {dataset = "a/b c.hdf5", environment = "maze2d-umaze"}]\nseeds = [4]'
+    )
     monkeypatch.setenv("CEPNB_PROFILE", "ci")
     read = read_sweep(path)
     assert read.profile == "ci" and list(read.tasks[0].options) == ["base"]
     jobs = jobs_of(read, Path("out"))
     assert [(str(job.folder), job.environment) for job in jobs] == [
-        ("out/local-hopper-medium/base/seed4", "hopper"), ("out/a-b-c.hdf5-in-maze2d-umaze/base/seed4", "maze2d-umaze")]
-    assert [job.settings for job in jobs] == [settings("ci", "locomotion"), settings("ci")]
+        ("out/local-hopper-medium/base/seed4", "hopper"),
+        ("out/a-b-c.hdf5-in-maze2d-umaze/base/seed4", "maze2d-umaze"),
+    ]
+    assert [job.settings for job in jobs] == [
+        qgpo_settings("ci", "locomotion"),
+        qgpo_settings("ci"),
+    ]
     with pytest.raises(CepnbError, match="a/b c.hdf5': not found"):
         run_job(jobs[1])

@@ -5,15 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from cepnb.diffusion.training import Plan, draw, initialised, seeded, train, training
 from cepnb.errors import CepnbError
-from cepnb.training import Plan, draw, initialised, seeded, train, training
 
 PLAN = Plan(steps=60, learning_rate=1e-2, final_fraction=0.1, record_every=5, checkpoint_every=10)
 
 
 def regression(seed: int = 0, width: int = 8):
-    net = initialised(seed, "test", lambda: torch.nn.Sequential(
-        torch.nn.Linear(1, width), torch.nn.Tanh(), torch.nn.Linear(width, 1)))
+    net = initialised(
+        seed,
+        "test",
+        lambda: torch.nn.Sequential(
+            torch.nn.Linear(1, width), torch.nn.Tanh(), torch.nn.Linear(width, 1)
+        ),
+    )
     x = torch.linspace(-1, 1, 100).unsqueeze(1)
 
     def step_loss(generator: torch.Generator) -> torch.Tensor:
@@ -36,15 +41,23 @@ def test_resumed_is_equal_to_unbroken_bit_for_bit(tmp_path: Path, stop_after: in
     expected = train(loss, {"net": whole}, PLAN, seeded(0, "a"), progress=False)
 
     broken, loss = regression()
-    for record in training(loss, {"net": broken}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False):
+    for record in training(
+        loss, {"net": broken}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False
+    ):
         if record.step >= stop_after:
             break
-    again, loss = regression(seed=1)  # other first weights and random state: all must come from the checkpoint, if any
+    again, loss = regression(
+        seed=1
+    )  # other first weights and random state: all must come from the checkpoint, if any
     if (tmp_path / "c").exists():
-        history = train(loss, {"net": again}, PLAN, seeded(9, "b"), checkpoint=tmp_path / "c", progress=False)
+        history = train(
+            loss, {"net": again}, PLAN, seeded(9, "b"), checkpoint=tmp_path / "c", progress=False
+        )
     else:
         again, loss = regression()
-        history = train(loss, {"net": again}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False)
+        history = train(
+            loss, {"net": again}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False
+        )
     assert history == expected
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
@@ -52,20 +65,29 @@ def test_resumed_is_equal_to_unbroken_bit_for_bit(tmp_path: Path, stop_after: in
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     net, loss = regression()
-    first = train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False)
+    first = train(
+        loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False
+    )
 
     def never(generator: torch.Generator) -> torch.Tensor:
         raise AssertionError("trained again")
 
     other, _ = regression(seed=1)
-    assert train(never, {"net": other}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False) == first
+    assert (
+        train(
+            never, {"net": other}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False
+        )
+        == first
+    )
     assert torch.equal(other[0].weight, net[0].weight)
 
 
 def test_first_weights_depend_on_seed_and_purpose_alone() -> None:
     before = torch.get_rng_state()
-    a, b, c = (initialised(seed, name, lambda: torch.nn.Linear(3, 3)).weight
-               for seed, name in ((0, "x"), (0, "x"), (0, "y")))
+    a, b, c = (
+        initialised(seed, name, lambda: torch.nn.Linear(3, 3)).weight
+        for seed, name in ((0, "x"), (0, "x"), (0, "y"))
+    )
     assert torch.equal(a, b) and not torch.equal(a, c)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -75,7 +97,9 @@ def test_refusals(tmp_path: Path) -> None:
     path = tmp_path / "c"
     train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
     wide, wide_loss = regression(width=9)
-    with pytest.raises(CepnbError, match=r"tensor '0.weight' has shape \(8, 1\), expected \(9, 1\)"):
+    with pytest.raises(
+        CepnbError, match=r"tensor '0.weight' has shape \(8, 1\), expected \(9, 1\)"
+    ):
         train(wide_loss, {"net": wide}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
     with pytest.raises(CepnbError, match="use another folder"):
         train(loss, {"net": net}, Plan(61, 1e-2), seeded(0, "a"), checkpoint=path, progress=False)
@@ -84,10 +108,20 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(CepnbError, match="expected a whole safetensors file"):
         train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
     with pytest.raises(CepnbError, match="loss is nan after step"):
-        train(lambda g: net[0].weight.sum() * float("nan"), {"net": net}, PLAN, seeded(0, "a"), progress=False)
-    with pytest.raises(CepnbError, match="^checkpoint_every 1000: expected a multiple of record_every, 7$"):
+        train(
+            lambda g: net[0].weight.sum() * float("nan"),
+            {"net": net},
+            PLAN,
+            seeded(0, "a"),
+            progress=False,
+        )
+    with pytest.raises(
+        CepnbError, match="^checkpoint_every 1000: expected a multiple of record_every, 7$"
+    ):
         Plan(10, 1e-3, record_every=7)
-    with pytest.raises(CepnbError, match="^checkpoint_every 0: expected a multiple of record_every, 100$"):
+    with pytest.raises(
+        CepnbError, match="^checkpoint_every 0: expected a multiple of record_every, 100$"
+    ):
         Plan(10, 1e-3, checkpoint_every=0)
     for name in ("steps", "record_every"):
         with pytest.raises(CepnbError, match=f"^{name} 0: expected at least 1$"):

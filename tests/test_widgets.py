@@ -12,13 +12,13 @@ import torch
 from matplotlib.figure import Figure
 from nbclient import NotebookClient
 
-from cepnb import plots
-from cepnb.book.hidden_errors import hidden_errors
-from cepnb.book.kernels import LookingManager
 from cepnb.errors import CepnbError
-from cepnb.frames import Panel, beta_slider, over_all, over_grid, scale_slider
-from cepnb.layers import LIMIT, MARGIN, Field, Points, Shaded
-from cepnb.widgets import BetaExplorer, Explorer, LiveExplorer
+from cepnb.notebook import plots
+from cepnb.notebook.explorer.frames import Panel, beta_slider, over_all, over_grid, scale_slider
+from cepnb.notebook.explorer.layers import LIMIT, MARGIN, Field, Points, Shaded
+from cepnb.notebook.explorer.widgets import BetaExplorer, Explorer, LiveExplorer
+from cepnb.tools.book.hidden_errors import hidden_errors
+from cepnb.tools.book.kernels import LookingManager
 
 
 class Frames:
@@ -36,7 +36,9 @@ class Frames:
 
 
 def explorer(frames: Frames, **changes: object) -> Explorer:
-    return Explorer(frames, **{"values": [1.0, 3.0, 10.0], "name": "β", "description": "a line"} | changes)
+    return Explorer(
+        frames, **{"values": [1.0, 3.0, 10.0], "name": "β", "description": "a line"} | changes
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +56,9 @@ def test_moving_shows_the_picture_of_the_value(tmp_path) -> None:
     first = picture(shown)
     data, metadata = shown._repr_mimebundle_()
     assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == shown.model_id
-    assert base64.b64decode(data["image/png"]) == first and metadata["image/png"]["alt"] == "a line"  # where nothing runs
+    assert (
+        base64.b64decode(data["image/png"]) == first and metadata["image/png"]["alt"] == "a line"
+    )  # where nothing runs
     shown.slider.value = 10.0
     second = picture(shown)
     assert first != second and 'alt="a line, β = 10"' in shown.picture.value
@@ -85,28 +89,48 @@ def samples(seed: int, *over: int) -> torch.Tensor:
 
 def precomputed() -> BetaExplorer:
     points = Points(samples(0, 3), ("beta",), "samples", "exact at any β")
-    field = Field(torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(1)), ("beta", "s"), "energy")
-    return BetaExplorer([BETA, SCALE], [Panel("one", (field, points)), Panel("two", (points,))], "Two <panels>", columns=2)
+    field = Field(
+        torch.rand(3, 2, 8, 8, generator=torch.Generator().manual_seed(1)), ("beta", "s"), "energy"
+    )
+    return BetaExplorer(
+        [BETA, SCALE],
+        [Panel("one", (field, points)), Panel("two", (points,))],
+        "Two <panels>",
+        columns=2,
+    )
 
 
 def test_the_bytes_hold_every_frame_where_the_page_reads_it() -> None:
     shown = precomputed()
     (first, *_), layers = shown.spec["panels"], shown.spec["layers"]
     field, points = (layers[k] for k in first["layers"])
-    assert len(layers) == 2 and shown.spec["panels"][1]["layers"] == [first["layers"][1]]  # stored once
+    assert len(layers) == 2 and shown.spec["panels"][1]["layers"] == [
+        first["layers"][1]
+    ]  # stored once
     assert points["over"] == [0] and field["over"] == [0, 1]
     for place in range(3):
         start = points["offset"] + place * points["length"] * 2
-        found = np.frombuffer(shown.data[start:start + points["length"] * 2], "<u2").reshape(50, 2).astype(float)
+        found = (
+            np.frombuffer(shown.data[start : start + points["length"] * 2], "<u2")
+            .reshape(50, 2)
+            .astype(float)
+        )
         x = (found / 65535 * 2 - 1) * MARGIN * LIMIT * [1, -1]
         inside = samples(0, 3)[place].abs().max(dim=1).values < LIMIT
         # Half a step of 16 bits over the width kept.
-        assert np.abs(x - samples(0, 3)[place].numpy())[inside].max() <= 1.01 * MARGIN * LIMIT / 65535
-        assert (np.abs(x[~inside]).max(axis=1) >= LIMIT * 0.9999).all()  # and one outside stays outside
+        assert (
+            np.abs(x - samples(0, 3)[place].numpy())[inside].max() <= 1.01 * MARGIN * LIMIT / 65535
+        )
+        assert (
+            np.abs(x[~inside]).max(axis=1) >= LIMIT * 0.9999
+        ).all()  # and one outside stays outside
         for other in range(2):
             start = field["offset"] + (2 * place + other) * 64
-            found = np.frombuffer(shown.data[start:start + 64], "u1").reshape(8, 8)[::-1] / 255
-            assert np.abs(found - shown.panels[0].layers[0].values[place, other].numpy()).max() <= 0.501 / 255
+            found = np.frombuffer(shown.data[start : start + 64], "u1").reshape(8, 8)[::-1] / 255
+            assert (
+                np.abs(found - shown.panels[0].layers[0].values[place, other].numpy()).max()
+                <= 0.501 / 255
+            )
 
 
 def test_moving_by_value_and_reading_where_it_stands() -> None:
@@ -124,9 +148,13 @@ def test_what_does_not_fit_is_refused() -> None:
     def panel(values: torch.Tensor, over: tuple[str, ...] = ("beta",)) -> list[Panel]:
         return [Panel("p", (Points(values, over, "samples"),))]
 
-    with pytest.raises(CepnbError, match="points 'samples': over 't', expected one of the sliders beta"):
+    with pytest.raises(
+        CepnbError, match="points 'samples': over 't', expected one of the sliders beta"
+    ):
         BetaExplorer([BETA], panel(samples(0, 3), ("t",)), "")
-    with pytest.raises(CepnbError, match=re.escape("found shape (2, 50, 2), expected (3,) before the 2 axes")):
+    with pytest.raises(
+        CepnbError, match=re.escape("found shape (2, 50, 2), expected (3,) before the 2 axes")
+    ):
         BetaExplorer([BETA], panel(samples(0, 2)), "")
     with pytest.raises(CepnbError, match="a value that is not finite"):
         BetaExplorer([BETA], panel(samples(0, 3) / 0), "")
@@ -145,7 +173,10 @@ def test_the_page_is_one_file_and_the_saved_notebook_has_a_picture(tmp_path) -> 
     shown = precomputed()
     page = shown.to_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text() == page
-    assert base64.b64encode(shown.data).decode() in page and "<title>Two &lt;panels&gt;</title>" in page
+    assert (
+        base64.b64encode(shown.data).decode() in page
+        and "<title>Two &lt;panels&gt;</title>" in page
+    )
     assert not re.search(r"(src|href)=.?(?!data:)[a-z/]", page) and "http" not in page
     data, metadata = shown._repr_mimebundle_()
     still = matplotlib.image.imread(io.BytesIO(base64.b64decode(data["image/png"])))
@@ -159,8 +190,10 @@ def live(calls: list[float], fails_at: float | None = None) -> LiveExplorer:
         if beta == fails_at:
             raise ZeroDivisionError("no such energy")
         shaded = torch.cat([samples(0), torch.full((50, 1), beta / 3)], dim=1)
-        return [Panel("points", (Shaded(shaded, (), "actions"),), limit=1.5),
-                Panel("energy", (Field(torch.full((4, 4), s), (), "energy"),))]
+        return [
+            Panel("points", (Shaded(shaded, (), "actions"),), limit=1.5),
+            Panel("energy", (Field(torch.full((4, 4), s), (), "energy"),)),
+        ]
 
     return LiveExplorer(frame, [BETA, SCALE], "Actions")
 
@@ -175,9 +208,14 @@ def test_a_live_frame_is_computed_when_it_is_asked_for_and_once() -> None:
     assert calls == [1.0, 3.0] and shown.data == before
     shown.move(beta=0.0, s=0.5)
     offset = shown.spec["layers"][0]["offset"]
-    found = np.frombuffer(shown.data[offset:offset + 300], "<u2").reshape(50, 3)
-    x, inside = (found[:, :2] / 65535 * 2 - 1) * MARGIN * 1.5 * [1, -1], samples(0).abs().max(dim=1).values < 1.5
-    assert (found[:, 2] == 0).all() and np.abs(x - samples(0).numpy())[inside].max() <= 1.01 * MARGIN * 1.5 / 65535
+    found = np.frombuffer(shown.data[offset : offset + 300], "<u2").reshape(50, 3)
+    x, inside = (
+        (found[:, :2] / 65535 * 2 - 1) * MARGIN * 1.5 * [1, -1],
+        samples(0).abs().max(dim=1).values < 1.5,
+    )
+    assert (found[:, 2] == 0).all() and np.abs(x - samples(0).numpy())[
+        inside
+    ].max() <= 1.01 * MARGIN * 1.5 / 65535
     assert shown.data[shown.spec["layers"][1]["offset"]] == 128  # s = 0.5
     assert len(shown.frame(beta=3.0).axes) == 2 and calls == [1.0, 3.0, 0.0, 3.0]  # at s = 0.5
 
@@ -202,24 +240,38 @@ def test_a_page_without_a_kernel_has_all_live_frames() -> None:
     first, second = (layer["offset"] for layer in spec["layers"])
     shades = np.frombuffer(data[first:second], "<u2").reshape(3, 2, 50, 3)[..., 2]
     assert (shades == np.round(65535 * np.array([0, 1 / 3, 1]))[:, None, None]).all()
-    assert list(data[second:second + 96:16]) == [128, 255] * 3
+    assert list(data[second : second + 96 : 16]) == [128, 255] * 3
     sizes = iter(range(2, 9))
     with pytest.raises(CepnbError, match="frames over beta: found .*, expected all alike"):
         over_all(lambda beta: [Panel("p", (Points(torch.zeros(next(sizes), 2), ()),))], [BETA])
 
 
-@pytest.mark.parametrize("code, error", [
-    ("import ipywidgets; ipywidgets.interact(lambda x: 1 / x, x=(0, 2, 1))\n"
-     "import ipywidgets; ipywidgets.interact(lambda x: 1 / (x - 1), x=(0, 2, 1));", "ZeroDivisionError"),
-    ("import ipywidgets; out = ipywidgets.Output(); display(out)\nwith out: 1 / 0", "ZeroDivisionError"),
-    ("import torch; from cepnb import frames, layers, widgets\n"
-     "frame = lambda beta: [frames.Panel('p', (layers.Points(torch.zeros(1, 2) * (1 / beta), ()),))]\n"
-     "shown = widgets.LiveExplorer(frame, [frames.beta_slider([1.0, 0.0], 1.0)], 'd')\n"
-     "display(shown); shown.move(beta=0.0)", "ZeroDivisionError"),
-    ("import ipywidgets; ipywidgets.interact(lambda x: x, x=(0, 2, 1));", None),
-])
+@pytest.mark.parametrize(
+    "code, error",
+    [
+        (
+            "import ipywidgets; ipywidgets.interact(lambda x: 1 / x, x=(0, 2, 1))\n"
+            "import ipywidgets; ipywidgets.interact(lambda x: 1 / (x - 1), x=(0, 2, 1));",
+            "ZeroDivisionError",
+        ),
+        (
+            "import ipywidgets; out = ipywidgets.Output(); display(out)\nwith out: 1 / 0",
+            "ZeroDivisionError",
+        ),
+        (
+            "import torch; from cepnb import frames, layers, widgets\n"
+            "frame = lambda beta: [frames.Panel('p', (layers.Points(torch.zeros(1, 2) * (1 / beta), ()),))]\n"
+            "shown = widgets.LiveExplorer(frame, [frames.beta_slider([1.0, 0.0], 1.0)], 'd')\n"
+            "display(shown); shown.move(beta=0.0)",
+            "ZeroDivisionError",
+        ),
+        ("import ipywidgets; ipywidgets.interact(lambda x: x, x=(0, 2, 1));", None),
+    ],
+)
 def test_errors_that_widgets_swallow_are_found(code: str, error: str | None) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    NotebookClient(notebook, timeout=120, kernel_name="python3", kernel_manager_class=LookingManager).execute()
+    NotebookClient(
+        notebook, timeout=120, kernel_name="python3", kernel_manager_class=LookingManager
+    ).execute()
     found = hidden_errors(notebook)
     assert (error in found[0]) if error else not found, found

@@ -1,0 +1,130 @@
+"""D4RL's maze2d recipe: a waypoint controller that runs from one random goal to the next."""
+
+from collections import deque
+
+import numpy as np
+from numpy import ndarray as Array
+from tqdm.auto import tqdm
+
+from cepnb.envs.maze import Layout, PointMass, goal_reward, layout
+from cepnb.errors import CepnbError
+
+NOISE = 0.5  # standard deviation of the action noise of the noisy variant
+ARRIVED = 0.1  # a waypoint or goal counts as reached within this distance
+
+Cell = tuple[int, int]
+Place = tuple[float | int, float | int]  # a cell is a place too
+
+
+class WaypointController:
+    """Proportional-derivative control a = clip(10 (w − x) − v, −1, 1) along the shortest path of cells to a goal.
+
+    Each waypoint w is a cell less a uniform draw from [0, 0.2)²; the last is the goal cell. Gains, thresholds and the
+    draw are those of D4RL's controller. `act` returns the action and whether the goal is reached.
+    """
+
+    def __init__(self, maze: Layout, random: np.random.Generator) -> None:
+        self._maze, self._random = maze, random
+        self._steps_to: dict[Cell, dict[Cell, Cell]] = {}  # shortest paths of a goal are found once
+        self._goal: Cell | None = None
+        self._waypoints: list[Place] = []
+        self._next = 0
+
+    def act(
+        self, x: float, y: float, vx: float, vy: float, target: tuple[float, float]
+    ) -> tuple[float, float, bool]:
+        goal = (round(target[0]), round(target[1]))
+        if goal != self._goal:
+            self._plan((round(x), round(y)), goal)
+        reached = _within(x, y, goal, ARRIVED)
+        wx, wy = goal if reached else self._waypoints[self._next]
+        ax, ay = 10 * (wx - x) - vx, 10 * (wy - y) - vy
+        if (
+            not reached
+            and self._next < len(self._waypoints) - 1
+            and _within(x, y, (wx, wy), ARRIVED)
+        ):
+            self._next += 1
+        return max(-1.0, min(1.0, ax)), max(-1.0, min(1.0, ay)), reached
+
+    def _plan(self, start: Cell, goal: Cell) -> None:
+        steps = self._steps_to.setdefault(goal, _steps_towards(self._maze, goal))
+        self._goal, self._next, self._waypoints = goal, 0, []
+        cell = start
+        while cell != goal:
+            cell = steps[cell]
+            dx, dy = (0.0, 0.0) if cell == goal else (0.2 * self._random.random(2)).tolist()
+            self._waypoints.append((cell[0] - dx, cell[1] - dy))
+        self._waypoints = self._waypoints or [goal]
+
+
+def collect_maze(
+    name: str, transitions: int, seed: int, noisy: bool = False, progress: bool = True
+) -> dict[str, Array]:
+    """`transitions` rows of maze2d-{name} as a dictionary of arrays in D4RL's layout.
+
+    One endless trajectory: whenever the goal is reached, or after a time limit, the row is marked as a timeout and a
+    new goal is drawn (a free cell ± 0.1), the point mass going on where it is. Rewards are for the fixed target of the
+    environment, at the observation of the row, as D4RL relabels them; nothing is terminal. Unlike D4RL's script, the
+    row after a timeout holds the state as it is then, not the one before it. `noisy` adds N(0, 0.5²) to the actions.
+    Raises `CepnbError` on fewer than two rows and on an unknown maze.
+    """
+    if transitions < 2:
+        raise CepnbError(f"transitions {transitions}: expected at least 2")
+    maze, random = layout(name), np.random.default_rng(seed)
+    controller, mass, cells = WaypointController(maze, random), PointMass(name), maze.cells
+
+    def draw_cell() -> tuple[float, float]:
+        i, j = cells[random.integers(len(cells))]
+        dx, dy = random.uniform(-0.1, 0.1, size=2).tolist()
+        return i + dx, j + dy
+
+    state = (*draw_cell(), *(0.1 * random.standard_normal(2)).tolist())
+    mass.set_state(*state)
+    target, elapsed = draw_cell(), 0
+    observations = np.empty((transitions, 4), dtype=np.float32)
+    actions, goals = (np.empty((transitions, 2), dtype=np.float32) for _ in range(2))
+    timeouts = np.zeros(transitions, dtype=bool)
+    noise = NOISE * random.standard_normal((transitions, 2)) if noisy else None
+    for i in tqdm(
+        range(transitions),
+        desc=f"maze2d-{name}",
+        disable=not progress,
+        leave=False,
+        mininterval=0.5,
+    ):
+        ax, ay, done = controller.act(*state, target)
+        if noisy:
+            ax, ay = np.clip(noise[i] + (ax, ay), -1.0, 1.0).tolist()
+        done = done or elapsed >= maze.max_steps
+        observations[i], actions[i], goals[i], timeouts[i] = state, (ax, ay), target, done
+        state = mass.step(ax, ay)
+        elapsed += 1
+        if done:
+            target, elapsed = draw_cell(), 0
+    return {
+        "observations": observations,
+        "actions": actions,
+        "rewards": goal_reward(maze, observations).astype(np.float32),
+        "terminals": np.zeros(transitions, dtype=bool),
+        "timeouts": timeouts,
+        "infos/goal": goals,
+        "infos/qpos": observations[:, :2],
+        "infos/qvel": observations[:, 2:],
+    }
+
+
+def _within(x: float, y: float, place: Place, distance: float) -> bool:
+    return (x - place[0]) ** 2 + (y - place[1]) ** 2 < distance**2
+
+
+def _steps_towards(maze: Layout, goal: Cell) -> dict[Cell, Cell]:
+    """For every free cell the next one on a shortest path to `goal`, by breadth-first search from it."""
+    free, step, queue = set(maze.cells), {goal: goal}, deque([goal])
+    while queue:
+        i, j = queue.popleft()
+        for cell in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):
+            if cell in free and cell not in step:
+                step[cell] = (i, j)
+                queue.append(cell)
+    return step

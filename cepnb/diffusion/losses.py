@@ -1,0 +1,109 @@
+"""The losses, each a pure function that returns one value per example or group; the caller takes the mean.
+
+Everywhere f ≈ +E_t, and `beta_energy` is β E(x_0); for policies E(s, a) = −Q(s, a), so `beta_energy` is −β Q.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from cepnb.errors import CepnbError
+
+
+def noise_prediction(
+    predicted: Float[Tensor, "*batch dim"], eps: Float[Tensor, "*batch dim"]
+) -> Float[Tensor, "*batch"]:
+    """Denoising score matching, ‖ε_θ(x_t, t) − ε‖² averaged over coordinates (Ho et al. 2020, Eq. 14)."""
+    return (predicted - eps).square().mean(dim=-1)
+
+
+def cep(
+    f: Float[Tensor, "*batch K"],
+    beta_energy: Float[Tensor, "*batch K"],
+    log_normaliser: Float[Tensor, "*batch"] | Float[Tensor, ""] | float = 0.0,
+    ceiling: float = math.inf,
+) -> Float[Tensor, "*batch"]:
+    """Contrastive energy prediction, −Σ_i e^{−βE_i − c} log softmax(−f)_i (Eq. 12, arXiv:2304.12824).
+
+    c = `log_normaliser` must not depend on the K contrasted samples: 0 gives Eq. 12 as printed, any constant (or
+    function of the condition, such as βV_β(s)) keeps its minimiser ∇f = ∇E_t and tames the labels. All K samples of a
+    group share one t. Labels are ≥ 0 and do not sum to one. Raises `CepnbError` for K = 1, which contrasts nothing.
+    Caveat: a c far from log E[e^{−βE}] makes labels that overflow (inf) or vanish in float32; exponents can be held below
+    a `ceiling`, at the price of the exact minimiser where it is reached.
+    """
+    _check_contrast(f)
+    if isinstance(log_normaliser, Tensor):
+        log_normaliser = log_normaliser.unsqueeze(-1)
+    labels = (-beta_energy - log_normaliser).clamp(max=ceiling).exp()
+    return -(labels * torch.log_softmax(-f, dim=-1)).sum(dim=-1)
+
+
+def cep_self_normalised(
+    f: Float[Tensor, "*batch K"], beta_energy: Float[Tensor, "*batch K"]
+) -> Float[Tensor, "*batch"]:
+    """Contrastive energy prediction with self-normalised labels (Eq. 13; Eqs. 19–20 for policies, arXiv:2304.12824).
+
+    −Σ_i softmax(−βE)_i log softmax(−f)_i: the cross-entropy of two softmaxes over the same K samples, ≥ 0. Stable for
+    any energies, and the paper's choice for policies with K = 16. Raises `CepnbError` for K = 1. Caveat: the normaliser
+    depends on the K samples, so the minimiser is biased at finite K, and much so if good samples are rare.
+    """
+    _check_contrast(f)
+    return -(torch.softmax(-beta_energy, dim=-1) * torch.log_softmax(-f, dim=-1)).sum(dim=-1)
+
+
+def mse(
+    f: Float[Tensor, "*batch"], beta_energy: Float[Tensor, "*batch"]
+) -> Float[Tensor, "*batch"]:
+    """Squared error (f − βE)², whose minimiser E[βE(x_0) | x_t] ≥ E_t is not exact (Table 1, arXiv:2304.12824)."""
+    return (f - beta_energy).square()
+
+
+def exponentiated_mse(
+    f: Float[Tensor, "*batch"],
+    beta_energy: Float[Tensor, "*batch"],
+    log_normaliser: Float[Tensor, "*batch"] | Float[Tensor, ""] | float = 0.0,
+    ceiling: float = 4.5,
+) -> Float[Tensor, "*batch"]:
+    """Squared error of exponentials, (e^{−f} − e^{−βE − c})²; its minimiser is E_t + c, exact but ill-conditioned.
+
+    c = `log_normaliser` may be any constant or function of the condition, as in `cep`. Exponents are held below
+    `ceiling` (4.5 as in the paper's experiments) so that one example cannot outweigh all others; above it no longer exact.
+    """
+    predicted = (-f).clamp(max=ceiling).exp()
+    return (predicted - (-beta_energy - log_normaliser).clamp(max=ceiling).exp()).square()
+
+
+def soft_value(q: Float[Tensor, "*batch K"], beta: float) -> Float[Tensor, "*batch"]:
+    """V_β = β⁻¹ log mean_i e^{βQ_i} over K actions of one state: between the mean (β → 0) and the maximum of Q."""
+    check_beta(beta)
+    return (torch.logsumexp(beta * q, dim=-1) - math.log(q.shape[-1])) / beta
+
+
+def softmax_q_target(
+    reward: Float[Tensor, "*batch"],
+    terminal: Bool[Tensor, "*batch"],
+    next_q: Float[Tensor, "*batch K"],
+    beta: float,
+    discount: float,
+) -> Float[Tensor, "*batch"]:
+    """In-support softmax target r + γ Σ_i softmax(βQ')_i Q'_i over K support actions (Eq. 22, arXiv:2304.12824).
+
+    `next_q` holds the target network's smaller Q of each support action of s'. Bootstrapping stops at terminals only,
+    never at timeouts. Raises `CepnbError` unless 0 < β < ∞.
+    """
+    check_beta(beta)
+    expected = (torch.softmax(beta * next_q, dim=-1) * next_q).sum(dim=-1)
+    return reward + discount * torch.where(terminal, torch.zeros_like(expected), expected)
+
+
+def check_beta(beta: float) -> None:
+    """Raises `CepnbError` unless β is a finite positive number."""
+    if not 0 < beta < math.inf:
+        raise CepnbError(f"beta {beta}: expected a finite number above 0")
+
+
+def _check_contrast(f: Tensor) -> None:
+    if f.shape[-1] < 2:
+        raise CepnbError(f"K = {f.shape[-1]}: expected at least 2 samples to contrast")

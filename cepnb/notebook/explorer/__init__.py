@@ -1,0 +1,6 @@
+"""Sliders over figures.
+
+- `widgets`: `BetaExplorer`, `LiveExplorer` and `Explorer`; start here
+- `frames`, `layers`: what a slider shows, packed for the page; `static/explorer.js` draws it
+- `panels`: panels of densities and energies
+"""
