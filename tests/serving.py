@@ -1,4 +1,4 @@
-"""A server on loopback that breaks off, stalls, changes its mind, and refuses."""
+"""A local server that cuts, stalls, changes its file and refuses, for tests of downloads."""
 
 import threading
 from collections.abc import Iterator
@@ -9,10 +9,12 @@ from cepnb.datasets.download import CHUNK
 
 
 class Server:
-    """Serves `content`. `faults` is a list of what to do to the next requests: "cut", "stall", 503, 404, "whole" (ignores
-    ranges), "gzip" (says that it has compressed), "unsized" (cuts, and has announced no length), "chunked" (has announced none
-    either, but says where it ends), "part" (of a range sends, as it says, three chunks alone) or "ok". Without `ranges` it
-    ignores all of them."""
+    """Serve `content`; `faults` lists the treatment of the next requests, and without `ranges` none is honoured.
+
+    503, 404: an error. "cut", "cut early": close the connection after some bytes. "stall": send no more.
+    "whole": ignore the range. "gzip": claim compression. "unsized": cut without an announced length.
+    "chunked": no length, but a marked end. "part": send only three chunks of the range. "ok": no fault.
+    """
 
     def __init__(self, content: bytes) -> None:
         self.content, self.tag, self.faults, self.asked, self.ranges = (

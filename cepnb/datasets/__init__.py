@@ -1,4 +1,4 @@
-"""Offline datasets: four sources, one type. Read in this order:
+"""Offline datasets: four sources load into one type. Read in this order:
 
 - `dataset`: the type `OfflineDataset`
 - `registry`: datasets by name; add a source here
