@@ -1,19 +1,18 @@
 """`import cepnb.d4rl_compat` before `import d4rl` runs code written for D4RL without MuJoCo 2.1.
 
-D4RL's environments (maze2d, antmaze, hopper, halfcheetah, walker2d, ant) then work through gym 0.23:
+D4RL's maze2d, antmaze, hopper, halfcheetah, walker2d and ant then work through gym 0.23:
 `gym.make`, `env.seed`, `env.reset()`, the 4-tuple `env.step`, `env.get_dataset()`,
-`d4rl.qlearning_dataset(env)` and `env.get_normalized_score`. Without a working MuJoCo 2.1, the modern
-`mujoco` package steps them in place of `mujoco_py`; otherwise nothing is replaced. Downloads of
-published files resume. Additional names select the local data:
+`d4rl.qlearning_dataset(env)` and `env.get_normalized_score`. Without a working MuJoCo 2.1, the
+modern `mujoco` package steps them in place of `mujoco_py`; otherwise nothing is replaced. Downloads
+of published files resume. Additional names select the local data:
 
-    maze2d-umaze-local-v1, maze2d-medium-local-v1, maze2d-large-local-v1, each also with -local-noisy-v1;
-    hopper-medium-local-v2, hopper-medium-replay-local-v2, hopper-medium-expert-local-v2, and the same
-    for halfcheetah and walker2d
+    maze2d-{umaze,medium,large}-local-v1 and -local-noisy-v1, such as maze2d-umaze-local-noisy-v1
+    {hopper,halfcheetah,walker2d}-{medium,medium-replay,medium-expert}-local-v2
 
-For the original engine, make a separate environment with Python 3.10 (free-mujoco-py supports no newer
-one, cepnb none older than 3.11) and `pip install free-mujoco-py d4rl`. Its wheel contains MuJoCo 2.1 and
-compiles a binding at first import, which needs a C compiler and the headers of OpenGL and GLFW. Do not
-import this module there.
+For the original engine, make a separate environment with Python 3.10 (free-mujoco-py supports no
+newer one, cepnb no older one than 3.11) and `pip install free-mujoco-py d4rl`. Its wheel contains
+MuJoCo 2.1 and compiles a binding at first import, which needs a C compiler and the headers of
+OpenGL and GLFW. Do not import this module there.
 """
 
 import importlib
@@ -27,7 +26,7 @@ from cepnb.qgpo.settings import qgpo_settings
 
 
 def install() -> None:
-    """Prepare D4RL's environments and register those of the local data; a second call does nothing."""
+    """Prepare D4RL's environments and register the local data; a second call does nothing."""
     prepare_environments()
     importlib.import_module("d4rl.offline_env").download_dataset_from_url = _download
     from gym.envs.registration import registry

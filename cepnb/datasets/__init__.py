@@ -3,5 +3,5 @@
 - `dataset`: the type `OfflineDataset`
 - `registry`: datasets by name; add a source here
 - `hdf5`, `d4rl`, `minari`, `download`: files, D4RL's published files, Minari, resumable downloads
-- `local`: data made on this machine, by the `waypoint` controller or by the `agents` that `sac` trains
+- `local`: data made on this machine by the `waypoint` controller or the `agents` that `sac` trains
 """

@@ -95,9 +95,7 @@ def roll(
     if transitions < 2:
         raise CepnbError(f"transitions {transitions}: expected at least 2")
     parts, rows, batch = [], 0, 0
-    with tqdm(
-        total=transitions, desc=name, disable=not progress, leave=False, mininterval=0.5
-    ) as bar:
+    with tqdm(total=transitions, desc=name, disable=not progress, leave=False) as bar:
         while rows < transitions:
             episodes = _episodes(name, agent, np.random.SeedSequence((seed, batch)))
             parts += episodes
@@ -114,9 +112,9 @@ def collect_locomotion(
 ) -> dict[str, Array]:
     """Collect `transitions` rows of a local locomotion dataset by D4RL's recipe.
 
-    "medium": the first agent that reaches a third of the expert's return. "medium-expert": half from
-    this agent, half from the best one. "medium-replay": all data up to the medium agent; the replay
-    buffer is not stored, so agents at equal distances along the run are rolled out instead.
+    "medium": the first agent that reaches a third of the expert's return. "medium-expert": half
+    from this agent, half from the best one. "medium-replay": all data up to the medium agent; the
+    replay buffer is not stored, so agents at equal distances along the run are rolled out instead.
     """
     agents, parts = shipped_agents(name).of(quality), []
     bounds = [transitions * i // len(agents) for i in range(len(agents) + 1)]

@@ -15,7 +15,7 @@ EXAMPLES = ("maze2d-umaze-v1", "hopper-medium-v2", "antmaze-umaze-v2")
 
 
 def load_published(name: str) -> OfflineDataset:
-    """Load a published dataset such as hopper-medium-v2; raises as `published_file`, `load_hdf5`."""
+    """Load a published dataset; raises as `published_file` and `load_hdf5`."""
     remedy = "; delete it to download it again"
     return load_hdf5(published_file(name), f"d4rl/{name}", episode_limit(name), remedy)
 

@@ -35,14 +35,13 @@ def download(
 ) -> Path:
     """Download `url` to `path`, unless the file exists, and return `path`.
 
-    Bytes are stored in `.NAME.part` next to `path` and moved there once the announced size is reached;
-    without an announced size, once `accept` returns True. A connection that breaks, or is silent for
-    `patience` seconds, resumes after a wait of `pause`, 2 `pause`, 4 `pause` ... seconds. After
-    `attempts` failures in a row without new bytes the call fails; a later call resumes. If the
-    server's file changes (its ETag or date), the download restarts. A complete file that `accept`
-    rejects, such as a proxy's error page, is deleted. A lock makes other processes wait.
-    Raises `CepnbError` if the download fails, if an existing file is rejected by `accept`, and if
-    the disk refuses a write.
+    Bytes are stored in `.NAME.part` next to `path` and moved once the announced size is reached, or
+    once `accept` returns True if no size is announced. A connection that breaks, or is silent for
+    `patience` seconds, resumes after a wait of `pause`, 2 `pause`, 4 `pause` ... seconds. The call
+    fails after `attempts` failures in a row without new bytes; later calls resume. If the server's
+    file changes (its ETag or date), the download restarts. A complete file that `accept` rejects,
+    such as a proxy's error page, is deleted. A lock makes other processes wait. Raises `CepnbError`
+    if the download fails, `accept` rejects an existing file, or the disk refuses a write.
     """
     if path.exists():  # before anything is written: another program may manage this folder
         return _existing(path, accept)

@@ -21,8 +21,8 @@ def load_hdf5(
 
     A row whose `timeouts` is set is dropped, because the next row starts another episode. Older
     files have no `timeouts`; their episodes end after `episode_limit` rows, counted as d4rl does.
-    `episode_returns` counts complete episodes: those that end by a terminal or by time. An episode
-    cut by the end of the file, or by a timeout before `episode_limit`, counts only if none is complete.
+    `episode_returns` counts complete episodes, which end by a terminal or by time. Episodes cut by
+    the end of the file, or by a timeout before `episode_limit`, count only if none is complete.
     Raises `CepnbError` naming file and key if something is missing, damaged, of unequal length or
     not finite; for a damaged file the message ends with `remedy`.
     """

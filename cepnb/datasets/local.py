@@ -28,7 +28,7 @@ RECIPES = {"maze2d": 1, "locomotion": 1}
 
 
 def load_local(name: str, transitions: int, seed: int) -> OfflineDataset:
-    """Load a local dataset such as `local/maze2d-umaze`; raises as `local_dataset` and `load_hdf5`."""
+    """Load a local dataset; raises as `local_dataset` and `load_hdf5`."""
     path = local_dataset(name, transitions, seed)
     # Locomotion files mark each agent's last row as a timeout, though it may cut an episode.
     limit = episode_limit(name.removeprefix("local/")) if name in BODIES else None
@@ -38,10 +38,10 @@ def load_local(name: str, transitions: int, seed: int) -> OfflineDataset:
 def local_dataset(name: str, transitions: int, seed: int, progress: bool = True) -> Path:
     """Return the path of a local dataset such as `local/maze2d-large-noisy`, made at first use.
 
-    The file is in the cache folder; its name holds size and seed. It stores the recipe, versions and
-    a checksum. A file with an outdated recipe is made again and replaced once the new one is complete.
-    Raises `CepnbError` on an unknown name, on fewer than two rows, and on a file whose arrays do not
-    match its checksum; that file is kept.
+    The file is in the cache folder under a name with size and seed. It stores the recipe, versions
+    and a checksum. A file with an outdated recipe is replaced once the new one is complete. Raises
+    `CepnbError` on an unknown name, on fewer than two rows, and on a file whose arrays do not match
+    its checksum; that file stays unchanged.
     """
     if name not in NAMES:
         options = ", ".join(NAMES)

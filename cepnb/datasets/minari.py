@@ -17,10 +17,10 @@ NAME = r"([-\w]+/)*[-\w]+-v\d+"  # with a version; a name without one is a folde
 def load_minari(name: str) -> OfflineDataset:
     """Load a Minari dataset such as mujoco/hopper/medium-v0, downloaded at first use.
 
-    An episode of T steps has T + 1 observations, so every step gives a transition. A termination is
-    terminal, a truncation is not. A dictionary of observations becomes one vector: "observation" and
-    "desired_goal" for a goal task, else all parts in order of name. Raises `CepnbError` on a name
-    without a version, a failed download, and observations or actions that are not vectors.
+    An episode of T steps has T + 1 observations, so every step gives a transition. Terminations are
+    terminal, truncations are not. A dictionary of observations becomes one vector: "observation"
+    and "desired_goal" for a goal task, else all parts in order of name. Raises `CepnbError` on a
+    name without a version, a failed download, and observations or actions that are not vectors.
     """
     label = f"dataset 'minari/{name}'"
     if not re.fullmatch(NAME, name):
@@ -29,7 +29,7 @@ def load_minari(name: str) -> OfflineDataset:
     import minari
     from minari.storage.local import get_dataset_path
 
-    states, actions, rewards, next_states, terminals, returns = [], [], [], [], [], []
+    parts, returns = [], []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about versions of environments, which are not used here
         try:
@@ -46,22 +46,18 @@ def load_minari(name: str) -> OfflineDataset:
             if len(path) != steps + 1:
                 problem = f"{len(path)} observations for {steps} steps"
                 raise CepnbError(f"{label}: episode {episode.id} has {problem}; expected one more")
-            states.append(path[:-1])
-            next_states.append(path[1:])
-            actions.append(_vectors(episode.actions))
-            rewards.append(episode.rewards)
-            terminals.append(episode.terminations)
+            part = {
+                "observations": path[:-1],
+                "actions": _vectors(episode.actions),
+                "rewards": episode.rewards,
+                "next_observations": path[1:],
+                "terminals": episode.terminations,
+            }
+            parts.append(part)
             returns.append(np.sum(episode.rewards, dtype=np.float64))
-    if not sum(map(len, rewards)):
+    if not any(len(part["rewards"]) for part in parts):
         raise CepnbError(f"{label}: has no steps; expected at least one")
-    columns = {
-        "observations": states,
-        "actions": actions,
-        "rewards": rewards,
-        "next_observations": next_states,
-        "terminals": terminals,
-    }
-    arrays = {key: np.concatenate(parts) for key, parts in columns.items()}
+    arrays = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
     check_arrays(label, arrays)
     terminal = torch.from_numpy(arrays.pop("terminals").astype(bool))
     tensors = {key: torch.from_numpy(value.astype(np.float32)) for key, value in arrays.items()}

@@ -28,8 +28,9 @@ def load_dataset(
     - any other name is the path of a D4RL HDF5 file, and so is an existing file that ends in .hdf5;
       its episodes end after `episode_limit` rows if it has no timeouts
 
-    In D4RL's and local maze2d data, the reward of a row belongs to its state s_t, as D4RL relabelled
-    them; the environment rewards s_{t+1}. Raises `CepnbError` on an unknown name or a bad file.
+    In D4RL's and local maze2d data, the reward of a row belongs to its state s_t, as D4RL
+    relabelled them; the environment rewards s_{t+1}. Raises `CepnbError` on an unknown name or a
+    bad file.
     """
     path = Path(name)
     source, _, rest = name.partition("/")
@@ -50,7 +51,7 @@ def load_dataset(
 def environment_of(name: str) -> str | None:
     """Return the environment in the name of a local or D4RL dataset, such as hopper; else None.
 
-    Minari's datasets belong to newer environments of gymnasium with other rewards, so they give None.
+    Minari's datasets belong to gymnasium's newer environments with other rewards: None for them.
     """
     environment = r"(maze2d-[a-z]+|antmaze-[a-z-]+|[a-z0-9]+)"
     match = re.fullmatch(rf"(?:local|d4rl)/{environment}(-[a-z-]+)?(-v\d+)?", name)
@@ -60,8 +61,8 @@ def environment_of(name: str) -> str | None:
 def evaluated_in(name: str, environment: str | None = None) -> str:
     """Return the environment that scores a dataset's policies: `environment`, else the name's.
 
-    Raises `CepnbError` without either, on an unknown environment, and on a dataset with dense rewards
-    if `environment` is None, because the environments here have sparse rewards.
+    Raises `CepnbError` without either, on an unknown environment, and on a dataset with dense
+    rewards if `environment` is None, because the environments here have sparse rewards.
     """
     if environment is None and re.match(r"(local|d4rl)/maze2d-[a-z]+-dense", name):
         raise CepnbError(

@@ -36,11 +36,11 @@ def make_history(
 ) -> Path:
     """Train on a locomotion task, score the agents, and write those that make up the datasets.
 
-    Writes `folder`/NAME.safetensors. The medium agent is the first whose mean return reaches a third
-    of D4RL's expert. The expert is the best agent of the last fifth. Up to `REPLAY_AGENTS` others are
-    at equal distances up to the medium agent. Killed training restarts; scoring resumes. Raises
-    `CepnbError` on an unknown task, without the extra, if no agent becomes medium, and if `folder`
-    holds a training with another seed or number of steps.
+    Writes `folder`/NAME.safetensors. The medium agent is the first whose mean return reaches a
+    third of D4RL's expert. The expert is the best agent of the last fifth. Up to `REPLAY_AGENTS`
+    others are at equal distances up to the medium agent. Killed training restarts; scoring resumes.
+    Raises `CepnbError` on an unknown task, without the extra, if no agent becomes medium, and if
+    `folder` holds a training with another seed or number of steps.
     """
     environment = task(name)
     steps = STEPS[name] if steps is None else steps

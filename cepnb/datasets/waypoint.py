@@ -19,8 +19,8 @@ Place = tuple[float | int, float | int]  # cells are places
 class WaypointController:
     """Steer along the shortest path of cells: a = clip(10 (w − x) − v, −1, 1) to waypoint w.
 
-    Each waypoint is a cell minus a uniform draw from [0, 0.2)²; the last one is the goal cell. Gains,
-    thresholds and draws are D4RL's. `act` returns the action and whether the goal is reached.
+    Each waypoint is a cell minus a uniform draw from [0, 0.2)²; the last one is the goal cell.
+    Gains, thresholds and draws are D4RL's. `act` returns the action and whether it is at the goal.
     """
 
     def __init__(self, maze: Layout, random: np.random.Generator) -> None:
@@ -36,16 +36,18 @@ class WaypointController:
         goal = (round(target[0]), round(target[1]))
         if goal != self._goal:
             self._plan((round(x), round(y)), goal)
-        reached = _within(x, y, goal, ARRIVED)
+        reached = _near(x, y, goal)
         wx, wy = goal if reached else self._waypoints[self._next]
         ax, ay = 10 * (wx - x) - vx, 10 * (wy - y) - vy
         waypoints_left = self._next < len(self._waypoints) - 1
-        if not reached and waypoints_left and _within(x, y, (wx, wy), ARRIVED):
+        if not reached and waypoints_left and _near(x, y, (wx, wy)):
             self._next += 1
         return max(-1.0, min(1.0, ax)), max(-1.0, min(1.0, ay)), reached
 
     def _plan(self, start: Cell, goal: Cell) -> None:
-        steps = self._steps_to.setdefault(goal, _steps_towards(self._maze, goal))
+        if goal not in self._steps_to:
+            self._steps_to[goal] = _steps_towards(self._maze, goal)
+        steps = self._steps_to[goal]
         self._goal, self._next, self._waypoints = goal, 0, []
         cell = start
         while cell != goal:
@@ -61,7 +63,7 @@ def collect_maze(
     """Collect `transitions` rows of maze2d-{name} as arrays in D4RL's layout.
 
     The data is one endless trajectory. When the goal is reached, or after a time limit, the row is
-    marked as a timeout and a new goal is drawn (a free cell ± 0.1); the point mass moves on. Rewards
+    marked as a timeout and a new goal is drawn (a free cell ± 0.1); the state continues. Rewards
     are those of the environment's fixed target at the row's observation, as D4RL relabels them.
     Nothing is terminal. Unlike in D4RL's script, the row after a timeout stores the current state.
     `noisy` adds N(0, 0.5²) to the actions. Raises `CepnbError` on fewer than two rows and on an
@@ -85,9 +87,8 @@ def collect_maze(
     goals = np.empty((transitions, 2), dtype=np.float32)
     timeouts = np.zeros(transitions, dtype=bool)
     noise = NOISE * random.standard_normal((transitions, 2)) if noisy else None
-    rows = range(transitions)
-    label = f"maze2d-{name}"
-    for i in tqdm(rows, desc=label, disable=not progress, leave=False, mininterval=0.5):
+    bar = dict(desc=f"maze2d-{name}", disable=not progress, leave=False, mininterval=0.5)
+    for i in tqdm(range(transitions), **bar):
         ax, ay, done = controller.act(*state, target)
         if noisy:
             ax, ay = np.clip(noise[i] + (ax, ay), -1.0, 1.0).tolist()
@@ -109,8 +110,8 @@ def collect_maze(
     }
 
 
-def _within(x: float, y: float, place: Place, distance: float) -> bool:
-    return (x - place[0]) ** 2 + (y - place[1]) ** 2 < distance**2
+def _near(x: float, y: float, place: Place) -> bool:
+    return (x - place[0]) ** 2 + (y - place[1]) ** 2 < ARRIVED**2
 
 
 def _steps_towards(maze: Layout, goal: Cell) -> dict[Cell, Cell]:

@@ -19,10 +19,10 @@ StepResult = tuple[
 class Episodes(ABC):
     """Episodes from `count` start states drawn with `seed`, `copies` episodes from each.
 
-    Row r starts from state r mod `count`. The attribute `count` is the number of rows, count · copies.
-    An episode ends when it terminates, or is truncated after `max_steps`. Rows of ended episodes
-    no longer change. Two environments with the same count and seed have the same start states.
-    Raises `CepnbError` if `count` or `copies` is below 1.
+    Row r starts from state r mod `count`; the attribute `count` is the number of rows. An episode
+    ends when it terminates, or is truncated after `max_steps`; then its row no longer changes.
+    Environments with the same `count` and `seed` have the same start states. Raises `CepnbError` if
+    `count` or `copies` is below 1.
     """
 
     name: str

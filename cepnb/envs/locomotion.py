@@ -31,7 +31,7 @@ class LocomotionEnv(SimulatorEpisodes):
             self.use([gymnasium.make(task(name)).unwrapped for _ in range(self.count)])
 
     def body(self, row: int) -> tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]:
-        """Return one episode's capsules, in metres: both ends of each as (x, z), and their radii."""
+        """Return the capsules of one episode, in metres: both ends as (x, z), and the radii."""
         model, data = self._simulators[row].model, self._simulators[row].data
         parts = np.flatnonzero(model.geom_type == CAPSULE)
         axes = data.geom_xmat[parts].reshape(-1, 3, 3)[:, :, 2]

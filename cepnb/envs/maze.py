@@ -147,7 +147,7 @@ class PointMass:
 
 
 class MazeEnv(Episodes):
-    """Episodes of maze2d-{name}-v1: observations (x, y, vx, vy), actions in [-1, 1]², sparse reward.
+    """Episodes of maze2d-{name}-v1: states (x, y, vx, vy), actions in [-1, 1]², sparse reward.
 
     An episode starts in a random free cell (± 0.1, velocity N(0, 0.1²)). It never terminates and is
     truncated after `max_steps`. A good policy reaches the fixed target and stays there.
