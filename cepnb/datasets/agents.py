@@ -97,7 +97,8 @@ def roll(
     parts, rows, batch = [], 0, 0
     with tqdm(total=transitions, desc=name, disable=not progress, leave=False) as bar:
         while rows < transitions:
-            episodes = _episodes(name, agent, np.random.SeedSequence((seed, batch)))
+            seeds = np.random.SeedSequence((seed, batch))
+            episodes = _episodes(name, agent, seeds, BATCH, transitions - rows)
             parts += episodes
             rows += sum(len(episode["rewards"]) for episode in episodes)
             bar.update(min(rows, transitions) - bar.n)
@@ -130,19 +131,25 @@ def episode_returns(name: str, agent: Agent, episodes: int, seed: int) -> Float[
 
 
 def _episodes(
-    name: str, agent: Agent, seeds: np.random.SeedSequence, count: int = BATCH
+    name: str, agent: Agent, seeds: np.random.SeedSequence, count: int, rows: float = np.inf
 ) -> list[dict[str, Array]]:
-    """Step `count` episodes together and return each one's rows in D4RL's layout."""
+    """Step `count` episodes together and return each one's rows in D4RL's layout.
+
+    Stops early once the episodes, one after the other, have `rows` rows.
+    """
     start, noise = seeds.spawn(2)
     env = LocomotionEnv(name, count, int(start.generate_state(1)[0]))
     random = np.random.default_rng(noise)
     states, alive, steps = env.reset(), np.ones(count, dtype=bool), []
-    while alive.any():
+    lengths, first_alive = np.zeros(count, dtype=int), 0
+    while alive.any() and lengths[: first_alive + 1].sum() < rows:
         actions = agent(states, random)
         next_states, rewards, terminals, truncated = env.step(actions)
         timeouts = truncated & ~terminals
         steps.append((states, actions, next_states, rewards, terminals, timeouts, alive.copy()))
+        lengths += alive
         alive &= ~(terminals | truncated)
+        first_alive = alive.argmax()
         states = next_states
     *columns, alive = (np.stack(column) for column in zip(*steps))
     arrays = {
