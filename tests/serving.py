@@ -9,7 +9,7 @@ from cepnb.datasets.download import CHUNK
 
 
 class Server:
-    """Serve `content`; `faults` lists the treatment of the next requests, and without `ranges` none is honoured.
+    """Serve `content`; `requests` records the Range headers, and `faults` lists the next treatments.
 
     503, 404: an error. "cut", "cut early": close the connection after some bytes. "stall": send no more.
     "whole": ignore the range. "gzip": claim compression. "unsized": cut without an announced length.
@@ -17,7 +17,7 @@ class Server:
     """
 
     def __init__(self, content: bytes) -> None:
-        self.content, self.tag, self.faults, self.asked, self.ranges = (
+        self.content, self.tag, self.faults, self.requests, self.ranges = (
             content,
             '"one"',
             [],
@@ -30,7 +30,7 @@ class Server:
             def do_GET(self) -> None:
                 fault = outer.faults.pop(0) if outer.faults else "ok"
                 wanted = self.headers.get("Range")
-                outer.asked.append(wanted)
+                outer.requests.append(wanted)
                 if isinstance(fault, int):
                     self.send_error(fault)
                     return

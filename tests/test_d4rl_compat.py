@@ -228,13 +228,13 @@ def test_published_downloads_resume_and_cut_files_raise(tmp_path: Path) -> None:
         assert (
             printed(server.url) == "(300,)"
             and own.read_bytes() == server.content
-            and len(server.asked) == 2
+            and len(server.requests) == 2
         )
         own.write_bytes(server.content[:-1000])  # d4rl itself leaves this after a broken download
         assert (
             printed(server.url) == f"{own}: the file is incomplete; delete it to download it again"
         )
-        assert len(server.asked) == 2
+        assert len(server.requests) == 2
 
 
 def test_local_names_are_not_published_names() -> None:

@@ -34,7 +34,7 @@ def test_broken_and_silent_connections_resume(server: Server, tmp_path: Path) ->
     server.faults = [503, "cut", "stall", "ok"]
     path = get(server, tmp_path)
     assert path.read_bytes() == CONTENT
-    first, second, third, fourth = server.asked
+    first, second, third, fourth = server.requests
     assert (
         (first, second) == (None, None)
         and third == f"bytes={5 * CHUNK}-"
@@ -42,7 +42,7 @@ def test_broken_and_silent_connections_resume(server: Server, tmp_path: Path) ->
     )
     assert {p.name for p in tmp_path.iterdir()} - {".data.hdf5.lock"} == {"data.hdf5"}
     get(server, tmp_path)
-    assert len(server.asked) == 4  # no request for an existing file
+    assert len(server.requests) == 4  # no request for an existing file
 
 
 def test_later_call_resumes_and_no_partial_file_shows(server: Server, tmp_path: Path) -> None:
@@ -54,7 +54,8 @@ def test_later_call_resumes_and_no_partial_file_shows(server: Server, tmp_path: 
         get(server, tmp_path, attempts=3)
     assert not (tmp_path / "data.hdf5").exists()
     assert (
-        get(server, tmp_path).read_bytes() == CONTENT and server.asked[-1] == f"bytes={5 * CHUNK}-"
+        get(server, tmp_path).read_bytes() == CONTENT
+        and server.requests[-1] == f"bytes={5 * CHUNK}-"
     )
 
 
@@ -73,7 +74,7 @@ def test_server_without_progress_raises(server: Server, tmp_path: Path) -> None:
     server.ranges, server.faults = False, ["cut early", "cut"] * 50
     with pytest.raises(CepnbError, match="not downloaded after 5 attempts"):
         get(server, tmp_path)
-    assert len(server.asked) < 10
+    assert len(server.requests) < 10
     server.ranges, server.faults = True, ["gzip"]
     with pytest.raises(
         CepnbError, match=r"not downloaded \(the server sent the encoding gzip; expected none\)$"
@@ -99,7 +100,7 @@ def test_part_that_is_complete_or_too_long(server: Server, tmp_path: Path) -> No
 def test_range_shorter_than_requested_is_not_the_end(server: Server, tmp_path: Path) -> None:
     server.faults = ["cut", "part", "part"]
     assert get(server, tmp_path).read_bytes() == CONTENT
-    assert server.asked == [None, *(f"bytes={chunks * CHUNK}-" for chunks in (5, 8, 11))]
+    assert server.requests == [None, *(f"bytes={chunks * CHUNK}-" for chunks in (5, 8, 11))]
 
 
 def test_end_without_announced_size_counts_only_if_the_file_is_whole(
@@ -110,16 +111,16 @@ def test_end_without_announced_size_counts_only_if_the_file_is_whole(
     server.content, server.faults = (tmp_path / "source.hdf5").read_bytes(), ["unsized", "unsized"]
     path = get(server, tmp_path, accept=is_whole_hdf5)
     assert path.read_bytes() == server.content
-    assert server.asked == [None, *(f"bytes={times * (5 * CHUNK + 100)}-" for times in (1, 2))]
+    assert server.requests == [None, *(f"bytes={times * (5 * CHUNK + 100)}-" for times in (1, 2))]
     path.unlink()
     server.content = server.content[:-100]
     for fault, requests in (("unsized", 2), ("chunked", 1)):
-        server.faults, server.asked = [fault], []
+        server.faults, server.requests = [fault], []
         with pytest.raises(
             CepnbError, match="the server sent another kind of file; check the address"
         ):
             get(server, tmp_path, accept=is_whole_hdf5)
-        assert not path.exists() and len(server.asked) == requests
+        assert not path.exists() and len(server.requests) == requests
     path.write_bytes(server.content)  # d4rl itself leaves this after a broken download
     with pytest.raises(
         CepnbError,
@@ -135,7 +136,7 @@ def test_refusal_is_not_retried_and_unreachable_server_raises_one_line(
     server.faults = [404]
     with pytest.raises(CepnbError, match=r"data.hdf5: not downloaded \(404 Not Found\)$"):
         get(server, tmp_path)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     with pytest.raises(CepnbError, match="not downloaded after 2 attempts") as caught:
         download("http://127.0.0.1:9/x", tmp_path / "x", progress=False, attempts=2, pause=0.01)
     assert "\n" not in str(caught.value)

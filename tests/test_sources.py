@@ -100,7 +100,9 @@ def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         server.faults = ["cut"]
         data = load_dataset(f"d4rl/{name}", 0, 0)
         assert (
-            len(data.rewards) == rows - 1 and data.name == f"d4rl/{name}" and len(server.asked) == 2
+            len(data.rewards) == rows - 1
+            and data.name == f"d4rl/{name}"
+            and len(server.requests) == 2
         )
         assert (tmp_path / "cache/d4rl/data.hdf5").read_bytes() == server.content
         load_dataset(f"d4rl/{name}", 0, 0)
@@ -124,7 +126,7 @@ def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
             match=rf"^{own}: not a whole HDF5 file \(MemoryError.*\); delete it to download it again",
         ):
             load_dataset(f"d4rl/{name}", 0, 0)
-        assert len(server.asked) == 2 and os.listdir(own.parent) == ["data.hdf5"]
+        assert len(server.requests) == 2 and os.listdir(own.parent) == ["data.hdf5"]
     with pytest.raises(
         CepnbError,
         match="dataset 'd4rl/hopper-medium': not in d4rl's table; use a name such as hopper-medium-v",

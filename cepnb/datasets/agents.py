@@ -114,7 +114,7 @@ def collect_locomotion(
     """Collect `transitions` rows of a local locomotion dataset by D4RL's recipe.
 
     "medium": the first agent that reaches a third of the expert's return. "medium-expert": half
-    from this agent, half from the best one. "medium-replay": all data up to the medium agent; the
+    from this agent, half from the best one. "medium-replay": all data up to the medium agent. The
     replay buffer is not stored, so agents at equal distances along the run are rolled out instead.
     """
     agents, parts = shipped_agents(name).of(quality), []

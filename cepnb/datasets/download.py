@@ -35,8 +35,8 @@ def download(
 ) -> Path:
     """Download `url` to `path`, unless the file exists, and return `path`.
 
-    Bytes are stored in `.NAME.part` next to `path` and moved once the announced size is reached, or
-    once `accept` returns True if no size is announced. A connection that breaks, or is silent for
+    Bytes are stored in `.NAME.part` next to `path` and moved once the announced size is reached.
+    Without an announced size, `accept` decides. A connection that breaks, or is silent for
     `patience` seconds, resumes after a wait of `pause`, 2 `pause`, 4 `pause` ... seconds. The call
     fails after `attempts` failures in a row without new bytes; later calls resume. If the server's
     file changes (its ETag or date), the download restarts. A complete file that `accept` rejects,

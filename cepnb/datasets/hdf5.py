@@ -24,7 +24,7 @@ def load_hdf5(
     `episode_returns` counts complete episodes, which end by a terminal or by time. Episodes cut by
     the end of the file, or by a timeout before `episode_limit`, count only if none is complete.
     Raises `CepnbError` naming file and key if something is missing, damaged, of unequal length or
-    not finite; for a damaged file the message ends with `remedy`.
+    not finite. For a damaged file the message ends with `remedy`.
     """
     arrays = _read(path, remedy)
     check_arrays(str(path), arrays)

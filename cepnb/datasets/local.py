@@ -41,7 +41,7 @@ def local_dataset(name: str, transitions: int, seed: int, progress: bool = True)
     The file is in the cache folder under a name with size and seed. It stores the recipe, versions
     and a checksum. A file with an outdated recipe is replaced once the new one is complete. Raises
     `CepnbError` on an unknown name, on fewer than two rows, and on a file whose arrays do not match
-    its checksum; that file stays unchanged.
+    its checksum. That file stays unchanged.
     """
     if name not in NAMES:
         options = ", ".join(NAMES)

@@ -61,8 +61,8 @@ def environment_of(name: str) -> str | None:
 def evaluated_in(name: str, environment: str | None = None) -> str:
     """Return the environment that scores a dataset's policies: `environment`, else the name's.
 
-    Raises `CepnbError` without either, on an unknown environment, and on a dataset with dense
-    rewards if `environment` is None, because the environments here have sparse rewards.
+    Raises `CepnbError` without either and on an unknown environment. Also raises on a dataset with
+    dense rewards if `environment` is None: the environments here have sparse rewards.
     """
     if environment is None and re.match(r"(local|d4rl)/maze2d-[a-z]+-dense", name):
         raise CepnbError(

@@ -39,8 +39,8 @@ def make_history(
     Writes `folder`/NAME.safetensors. The medium agent is the first whose mean return reaches a
     third of D4RL's expert. The expert is the best agent of the last fifth. Up to `REPLAY_AGENTS`
     others are at equal distances up to the medium agent. Killed training restarts; scoring resumes.
-    Raises `CepnbError` on an unknown task, without the extra, if no agent becomes medium, and if
-    `folder` holds a training with another seed or number of steps.
+    Raises `CepnbError` on an unknown task, without the extra, and if no agent becomes medium. Also
+    raises if `folder` holds a training with another seed or number of steps.
     """
     environment = task(name)
     steps = STEPS[name] if steps is None else steps

@@ -63,7 +63,7 @@ def collect_maze(
     """Collect `transitions` rows of maze2d-{name} as arrays in D4RL's layout.
 
     The data is one endless trajectory. When the goal is reached, or after a time limit, the row is
-    marked as a timeout and a new goal is drawn (a free cell ± 0.1); the state continues. Rewards
+    marked as a timeout. Then a new goal is drawn (a free cell ± 0.1); the state continues. Rewards
     are those of the environment's fixed target at the row's observation, as D4RL relabels them.
     Nothing is terminal. Unlike in D4RL's script, the row after a timeout stores the current state.
     `noisy` adds N(0, 0.5²) to the actions. Raises `CepnbError` on fewer than two rows and on an

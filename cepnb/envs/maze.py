@@ -85,8 +85,8 @@ def maze_model(name: str) -> "mujoco.MjModel":
     """Compile the MuJoCo model of a maze with D4RL's constants.
 
     A sphere (radius 0.1, density 1000) on two slides (damping 1) with motors (gear 100, limited to
-    [-1, 1]); Euler steps of 0.01 s; box walls of side 1; no gravity. As in D4RL, the body rests at
-    (1.2, 1.2) and walls at cell + 1, so cell (i, j) spans i − 0.7 < x < i + 0.3, and y alike.
+    [-1, 1]). Euler steps of 0.01 s, box walls of side 1, no gravity. As in D4RL, the body rests at
+    (1.2, 1.2) and walls are at cell + 1. Cell (i, j) thus spans i − 0.7 < x < i + 0.3; same for y.
     """
     import mujoco
 
