@@ -11,6 +11,7 @@ from cepnb.datasets.download import CHUNK
 class Server:
     """Serve `content`; `requests` records the Range headers, and `faults` lists the next treatments.
 
+    Without `ranges` the server ignores all ranges.
     503, 404: an error. "cut", "cut early": close the connection after some bytes. "stall": send no more.
     "whole": ignore the range. "gzip": claim compression. "unsized": cut without an announced length.
     "chunked": no length, but a marked end. "part": send only three chunks of the range. "ok": no fault.
