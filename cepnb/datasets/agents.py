@@ -131,7 +131,7 @@ def episode_returns(name: str, agent: Agent, episodes: int, seed: int) -> Float[
 
 
 def _episodes(
-    name: str, agent: Agent, seeds: np.random.SeedSequence, count: int, rows: float = np.inf
+    name: str, agent: Agent, seeds: np.random.SeedSequence, count: int, rows: int | None = None
 ) -> list[dict[str, Array]]:
     """Step `count` episodes together and return each one's rows in D4RL's layout.
 
@@ -142,7 +142,7 @@ def _episodes(
     random = np.random.default_rng(noise)
     states, alive, steps = env.reset(), np.ones(count, dtype=bool), []
     lengths, first_alive = np.zeros(count, dtype=int), 0
-    while alive.any() and lengths[: first_alive + 1].sum() < rows:
+    while alive.any() and (rows is None or lengths[: first_alive + 1].sum() < rows):
         actions = agent(states, random)
         next_states, rewards, terminals, truncated = env.step(actions)
         timeouts = truncated & ~terminals

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import requests
 from filelock import FileLock
 from tqdm.auto import tqdm
 
@@ -43,6 +42,8 @@ def download(
     such as a proxy's error page, is deleted. A lock makes other processes wait. Raises `CepnbError`
     if the download fails, `accept` rejects an existing file, or the disk refuses a write.
     """
+    import requests
+
     if path.exists():  # before anything is written: another program may manage this folder
         return _existing(path, accept)
     part, notes = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.part.json")
@@ -96,6 +97,8 @@ def _request(url: str, part: Path, notes: Path, name: str, patience: float, prog
 
     False means that only the end of the connection marks the end of the file.
     """
+    import requests
+
     stored = _size(part)
     headers = {"Accept-Encoding": "identity"}  # byte ranges of compressed data do not fit together
     version = _stored_version(notes, url)
@@ -150,8 +153,6 @@ def _stored_version(notes: Path, url: str) -> str | None:
 
 def _reason(error: Exception) -> str:
     """Return the first line of the innermost connection error."""
-    while isinstance(error, requests.ConnectionError) and error.args:
-        if not isinstance(error.args[0], Exception):
-            break
+    while error.args and isinstance(error.args[0], Exception):
         error = error.args[0]
     return str(getattr(error, "reason", error)).splitlines()[0]
