@@ -132,7 +132,10 @@ def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) 
             {"rewards": None},
             "'rewards' is missing; expected observations, actions, rewards, terminals",
         ),
-        ({"rewards": np.zeros(rows - 1)}, "'rewards' has 9 rows, 'observations' 10"),
+        (
+            {"rewards": np.zeros(rows - 1)},
+            "'rewards' has 9 rows but 'observations' has 10; re-export the file",
+        ),
         (
             {"rewards": np.full(rows, np.nan)},
             "'rewards' has values that are not finite; remove them",
