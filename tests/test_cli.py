@@ -30,11 +30,11 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         ),
         (
             ["--dataset", "nowhere.hdf5"],
-            "dataset 'nowhere.hdf5': the name does not say where to evaluate, expected an environment with it",
+            "dataset 'nowhere.hdf5': the name gives no environment; add one",
         ),
         (
             ["--dataset", "nowhere.hdf5", "--environment", "maze2d-umaze"],
-            "dataset 'nowhere.hdf5': not found, expected a name that begins with local/, d4rl/ or minari/, or the path of an existing HDF5 file",
+            "dataset 'nowhere.hdf5': not found; use local/…, d4rl/…, minari/… or the path of an HDF5 file",
         ),
         (
             ["--dataset", "d4rl/ant-medium-v2"],
@@ -42,7 +42,7 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         ),
         (
             ["--dataset", "d4rl/maze2d-umaze-v7"],
-            "dataset 'd4rl/maze2d-umaze-v7': not in d4rl's table, expected a name such as maze2d-umaze-v1",
+            "dataset 'd4rl/maze2d-umaze-v7': not in d4rl's table; use a name such as maze2d-umaze-v1",
         ),
         (["--profile", "huge"], "profile 'huge': expected one of ci, laptop, paper"),
         (["--seed", "-1"], "seed -1: expected an integer from 0 to 2147483647"),
@@ -130,14 +130,17 @@ def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) 
     for changes, expected in [
         (
             {"rewards": None},
-            "'rewards' is missing, expected observations, actions, rewards, terminals",
+            "'rewards' is missing; expected observations, actions, rewards, terminals",
         ),
-        ({"rewards": np.zeros(rows - 1)}, "'rewards' has 9 rows, 'observations' 10"),
+        (
+            {"rewards": np.zeros(rows - 1)},
+            "'rewards' has 9 rows but 'observations' has 10; re-export the file",
+        ),
         (
             {"rewards": np.full(rows, np.nan)},
-            "'rewards' has values that are not finite, expected finite numbers",
+            "'rewards' has values that are not finite; remove them",
         ),
-        ({"rewards": np.ones(rows)}, "all rewards are 1, expected some that differ"),
+        ({"rewards": np.ones(rows)}, "all rewards are 1; use data with rewards that differ"),
     ]:
         write(**changes)
         assert complaint(arguments, capsys) == f"{path}: {expected}"

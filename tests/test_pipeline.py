@@ -368,7 +368,9 @@ def test_constant_rewards_and_other_widths_are_refused(tmp_path: Path) -> None:
         data.terminals,
         data.episode_returns,
     )
-    with pytest.raises(CepnbError, match="flat: all rewards are 1, expected some that differ"):
+    with pytest.raises(
+        CepnbError, match="flat: all rewards are 1; use data with rewards that differ"
+    ):
         run_qgpo(flat, "maze2d-umaze", ci(), "ci", 0, tmp_path, progress=False)
     wide = OfflineDataset(
         "wide",

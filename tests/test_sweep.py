@@ -393,12 +393,12 @@ def test_what_is_there_of_other_runs_or_damaged_is_refused_before_any_run(
         (
             '["local/maze2d-umaze"]',
             '["nowhere.hdf5"]',
-            "datasets: dataset 'nowhere.hdf5': the name does not say where to evaluate, expected an environment with it",
+            "datasets: dataset 'nowhere.hdf5': the name gives no environment; add one",
         ),
         (
             '["local/maze2d-umaze"]',
             '[{dataset = "nowhere.hdf5", environment = "maze2d-umaze"}]',
-            "datasets: dataset 'nowhere.hdf5': not found, expected a name",
+            "datasets: dataset 'nowhere.hdf5': not found; use local/",
         ),
         (
             '["local/maze2d-umaze"]',

@@ -1,13 +1,18 @@
-"""d4rl's tables, imported without MuJoCo 2.1."""
+"""Tests of d4rl's tables and of its import without MuJoCo 2.1."""
 
+import logging
 import os
 import subprocess
 import sys
+import warnings
 
+import mujoco
+import numpy as np
 import pytest
 
 from cepnb.datasets.d4rl import dataset_urls
 from cepnb.envs.d4rl_package import normalised_score, reference_scores
+from cepnb.envs.quiet import quiet
 from cepnb.errors import CepnbError
 
 
@@ -35,15 +40,15 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
     )
 
 
-def test_importing_says_nothing_and_hides_mujoco_py_only_where_mujoco_21_is_missing(
+def test_import_prints_nothing_and_hides_mujoco_py_only_without_mujoco_21(
     tmp_path,
 ) -> None:
     code = "from cepnb.envs.d4rl_package import d4rl; import sys; d4rl(); print(sys.modules['mujoco_py'])"
     absent = run(code, MUJOCO_PY_MUJOCO_PATH=str(tmp_path / "none"))
     assert (absent.stdout, absent.stderr, absent.returncode) == ("None\n", "", 0)
-    (tmp_path / "mujoco_py.py").touch()  # one that works
+    (tmp_path / "mujoco_py.py").touch()  # a mujoco_py that imports
     hidden = run(
-        "from cepnb.offline import d4rl_bridge as b; print(b.mujoco_21_present())",
+        "from cepnb.envs.d4rl_package import mujoco_21_present as f; print(f())",
         MUJOCO_PY_MUJOCO_PATH=str(tmp_path),
         PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
     )
@@ -67,7 +72,7 @@ def test_importing_says_nothing_and_hides_mujoco_py_only_where_mujoco_21_is_miss
         ),
     ],
 )
-def test_a_folder_that_mujoco_py_cannot_use_counts_as_none_and_a_line_says_why(
+def test_unusable_mujoco_21_folder_is_ignored_with_a_reason(
     tmp_path, uses: str, prints: str
 ) -> None:
     left = run(
@@ -78,3 +83,26 @@ def test_a_folder_that_mujoco_py_cannot_use_counts_as_none_and_a_line_says_why(
     assert left.stdout == f"{prints}\n[]\n", left.stderr
     assert left.stderr.startswith(f"cepnb: {tmp_path} is not used: mujoco_py cannot be imported (")
     assert left.stderr.count("\n") == 1
+
+
+def test_quiet_restores_everything(capfd: pytest.CaptureFixture) -> None:
+    """Print, warn, log, add a handler and draw inside `quiet`; nothing shows and nothing stays."""
+    root, filters = logging.getLogger(), warnings.filters[:]
+    handlers, level, streams = root.handlers[:], root.level, (sys.stdout, sys.stderr)
+    mujoco_warning, random_state = mujoco.get_mju_user_warning(), np.random.get_state()[1].copy()
+    with pytest.raises(ZeroDivisionError), quiet():
+        print("from Python")
+        os.write(2, b"from C")
+        warnings.warn("a warning", stacklevel=1)
+        logging.basicConfig(level=logging.DEBUG, force=True)
+        logging.getLogger("absl").error("from absl")
+        np.random.seed(0)
+        1 / 0  # noqa: B018
+    assert capfd.readouterr() == ("", "")
+    assert (root.handlers, root.level, (sys.stdout, sys.stderr)) == (handlers, level, streams)
+    assert warnings.filters == filters and not logging.getLogger("absl").disabled
+    assert mujoco.get_mju_user_warning() is mujoco_warning
+    assert np.array_equal(np.random.get_state()[1], random_state)
+    print("visible")
+    os.write(2, b"visible too")
+    assert capfd.readouterr() == ("visible\n", "visible too")
