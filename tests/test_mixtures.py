@@ -48,7 +48,7 @@ cases = given(st.integers(0, 10**6), st.floats(1e-3, 1.0), st.floats(0.0, 20.0))
 
 @cases
 def test_theorem_31(seed: int, t: float, beta: float) -> None:
-    """p_t ∝ q_t e^{−E_t} (Eq. 10) for p_t computed by noising p_0, without E_t; the scores satisfy Eq. 11."""
+    """p_t ∝ q_t e^{−E_t} (Eq. 10) for p_t from noised p_0, and the scores satisfy Eq. 11."""
     q, time = random_mixture(seed), torch.tensor(t, dtype=torch.float64)
     p = q.tilted(beta)
     x = 3 * torch.randn(50, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -112,7 +112,7 @@ def test_beta_zero_and_constants(seed: int, t: float) -> None:
 
 @given(st.integers(0, 10**6), st.floats(1e-3, 1.0), st.sampled_from([None, checkerboard]))
 def test_mean_energy_is_the_slope_of_the_intermediate_energy(seed: int, t: float, make) -> None:
-    """dE_t/dβ at β = 0 by a central difference. Its error is a third derivative × 1e-8/6 plus rounding, 1e-12."""
+    """dE_t/dβ at β = 0 by a central difference, of error 1e-8/6 × the third derivative."""
     q = make(torch.float64) if make else random_mixture(seed)
     time = torch.tensor(t, dtype=torch.float64)
     # Far from the data, rounding of the log densities would exceed their difference.
@@ -180,7 +180,7 @@ def test_an_energy_without_a_normalisable_p0_raises() -> None:
 
 @given(st.integers(0, 10**6), st.floats(1e-3, 1.0), st.floats(0.0, 20.0))
 def test_boxes_against_quadrature_and_autograd(seed: int, t: float, beta: float) -> None:
-    """Boxes in one dimension: q_t and E_t by sums over x_0, the score by differentiating log q_t."""
+    """Boxes in one dimension: q_t and E_t by sums over x_0, the score by autograd."""
     g = torch.Generator().manual_seed(seed)
     lows = 3 * torch.randn(3, 1, generator=g, dtype=torch.float64)
     q = BoxMixture(
@@ -209,7 +209,7 @@ def test_boxes_against_quadrature_and_autograd(seed: int, t: float, beta: float)
 
 
 def test_boxes_far_away_stay_finite() -> None:
-    """Fifty deviations outside every box the probabilities underflow, but their logarithms do not."""
+    """Fifty deviations outside every box, probabilities underflow and logarithms do not."""
     q, exact, time = checkerboard(), checkerboard(torch.float64), torch.tensor(1e-3)
     x = torch.tensor([[-4.5, 4.5], [0.0, 0.5]])
     expected = exact.score(x.double(), time.double())
@@ -220,7 +220,7 @@ def test_boxes_far_away_stay_finite() -> None:
 
 @pytest.mark.parametrize("name", DENSITIES)
 def test_six_densities_by_monte_carlo(name: str) -> None:
-    """Samples against closed forms: log Z, E[E | x], the mean of the score (0), and the score by autograd."""
+    """Samples against closed forms: log Z, E[E | x], and the mean of the score, which is 0."""
     q, g = DENSITIES[name](torch.float64), torch.Generator().manual_seed(0)
     x, energy = q.sample(50_000, g)
     for beta in (1.0, 10.0):

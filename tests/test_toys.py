@@ -237,7 +237,7 @@ def test_bad_input_is_one_line(
 
 
 def test_cep_with_the_prior_as_normaliser_is_info_nce() -> None:
-    """Averaged over classes, Eq. 12 with labels q(c | x)/q(c) is the cross-entropy among K candidates."""
+    """Averaged over classes c, Eq. 12 with labels q(c | x)/q(c) is a cross-entropy."""
     g = torch.Generator().manual_seed(0)
     f = torch.randn(5, 3, generator=g)
     posterior = torch.randn(5, 3, generator=g).softmax(1)
@@ -261,7 +261,7 @@ def test_one_network_for_all_beta_is_conditioned_on_it() -> None:
 
 
 def test_the_optimum_of_mse_is_the_mean_energy_and_never_below_the_exact_one() -> None:
-    """Regression on samples in a small cell, where least squares is a mean, gives E[βE | x_t] ≥ E_t."""
+    """Least squares on the samples of a small cell, a mean, gives E[βE | x_t] ≥ E_t."""
     q, t, beta = density("8gaussians"), torch.tensor(0.3), 5.0
     x0, energy = q.sample(400_000, torch.Generator().manual_seed(0))
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
@@ -295,7 +295,7 @@ def test_dps_is_exact_for_a_linear_energy_on_a_gaussian_alone(extra: dict, exact
 
 
 def test_classifier_guidance_is_the_energy_of_a_class() -> None:
-    """With E = 0 for one component and E → ∞ for the others, E_t = −log q(c | x_t), a classifier."""
+    """With E = 0 for component c and E → ∞ for the others, E_t = −log q(c | x_t)."""
     q = DENSITIES["8gaussians"](torch.float64)
     x = 2 * torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     time = torch.tensor(0.4, dtype=torch.float64)

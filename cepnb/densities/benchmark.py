@@ -1,4 +1,4 @@
-"""The benchmark: every method on every density against exact samples, one record per case, and the table of all cases."""
+"""Benchmark of every method on every density: one record per case, and the table of all cases."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -41,20 +41,21 @@ def models_of(
 def shipped(name: str) -> Models:
     """Load ε_θ and the energy for all β of a toy density from the package (profile laptop, seed 0).
 
-    `python -m cepnb toy --density NAME --method cep_beta --beta 1 --profile laptop --out cepnb/assets/checkpoints` trains them.
-    The package keeps the settings and the two networks.
+    This command trains them; the package keeps the settings and the two networks:
+    `python -m cepnb toy --density NAME --method cep_beta --beta 1 --profile laptop --out DIR`
     """
     return models_of(name, toy_settings("laptop"), "laptop", 0, CHECKPOINTS, progress=False)
 
 
 def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dict:
-    """Compare guided samples with exact ones, over `settings.repeats` sets of `settings.samples` samples.
+    """Compare guided samples with exact ones, in `settings.repeats` sets of `settings.samples`.
 
-    `w2` is the mean distance of guided sets to exact sets, `w2_floor` that between exact sets, `w2_ratio` their quotient;
-    `mmd_ratio` is the same for MMD. `energy_gradient_mse` is E_{p_t} ‖s∇f − ∇E_t‖², averaged over nine times from 0.1 to
-    0.9; `energy_gradient_relative` averages its ratio to E_{p_t} ‖∇E_t‖². `effective_share` = E[w]²/E[w²], with
-    w = e^{−βE} under q_0, is the share of samples of q_0 that reweighting would keep. `seconds` is the training time.
-    Raises `CepnbError` unless 0 < β < ∞ and 0 ≤ scale < ∞.
+    `w2` is the mean distance of guided sets to exact sets, `w2_floor` that between exact sets,
+    `w2_ratio` their quotient; `mmd_ratio` is the same for MMD. `energy_gradient_mse` is E_{p_t}
+    ‖s∇f − ∇E_t‖², averaged over nine times from 0.1 to 0.9; `energy_gradient_relative` averages its
+    ratio to E_{p_t} ‖∇E_t‖². `effective_share` = E[w]²/E[w²], with w = e^{−βE} under q_0, is the
+    share of samples of q_0 that reweighting would keep. `seconds` is the training time. Raises
+    `CepnbError` unless 0 < β < ∞ and 0 ≤ scale < ∞.
     """
     check_beta(beta)
     check_scale(scale)
@@ -118,8 +119,9 @@ def table(
 ) -> list[dict]:
     """Measure all cases and add them to `folder`/records.json; return all its records.
 
-    Cases in the file are skipped, so seeds add up from call to call, and the file is enough without the networks. A
-    later call resumes an interrupted one. Raises `CepnbError` if the file was made with other settings.
+    Cases in the file are skipped, so seeds add up from call to call, and the file is enough without
+    the networks. A later call resumes an interrupted one. Raises `CepnbError` if the file was made
+    with other settings.
     """
     Run(folder, {"profile": profile, "settings": asdict(settings)})
     path = folder / "records.json"
@@ -139,7 +141,10 @@ def table(
 def samples(
     settings: ToySettings, profile: str, seed: int, folder: Path
 ) -> dict[tuple[str, str, float], Tensor]:
-    """Draw guided samples by (density, method, β) for all densities, `PICTURED` and `BETAS`; "exact" draws from p_0."""
+    """Draw guided samples for all densities, `PICTURED` and `BETAS`, by (density, method, β).
+
+    The method "exact" draws from p_0 itself.
+    """
     drawn = {}
     for name, method, beta in product(DENSITIES, PICTURED, BETAS):
         models = models_of(name, settings, profile, seed, folder)
@@ -154,10 +159,11 @@ def samples(
 
 
 def records_table(records: list[dict], key: str = "w2_ratio", intervals: bool = True) -> str:
-    """Format one number of all records as a Markdown table: a row per density and β, a column per method.
+    """Format one number of all records as a Markdown table.
 
-    A cell is the mean ± half the 95 % interval over the seeds, or a dash without records. If the numbers of seeds differ,
-    the headings tell them. `intervals=False` gives the means alone, for a narrow page.
+    A row is a density and β, a column a method. A cell is the mean ± half the 95 % interval over
+    the seeds, or a dash without records. If the numbers of seeds differ, the headings tell them.
+    `intervals=False` gives the means alone, for a narrow page.
     """
     values = defaultdict(list)
     for r in records:
@@ -179,7 +185,7 @@ def records_table(records: list[dict], key: str = "w2_ratio", intervals: bool = 
 def exact_sets(
     density: Density, beta: float, settings: ToySettings, seed: int, repeat: int
 ) -> list[Tensor]:
-    """Draw the `repeat`-th pair of a seed: two independent sets of `settings.samples` exact samples of p_0."""
+    """Draw two independent sets of samples of p_0, the `repeat`-th pair of a seed."""
     generator, p = seeded(seed, f"toy exact {repeat}"), density.tilted(beta)
     return [p.sample(settings.samples, generator)[0] for _ in range(2)]
 

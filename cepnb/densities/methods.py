@@ -1,6 +1,7 @@
 """The methods of Table 1 (arXiv:2304.12824) on one density: training, guidance and sampling.
 
-All energies trained at one β use the same network, samples, times and number of steps. They differ in the loss alone.
+All energies trained at one β use the same network, samples, times and number of steps. They differ
+in the loss alone.
 """
 
 import math
@@ -91,11 +92,12 @@ def train_toy_energy(
 def toy_energy_loss(
     method: str, net: EnergyNet, density: Density, beta: float, settings: ToySettings, seed: int
 ) -> StepLoss:
-    """Return the loss of one training step of f_φ by a method of `LEARNED`, one value per group, shape (groups,).
+    """Return the loss of one training step of f_φ by a method of `LEARNED`: one value per group.
 
-    A step draws `groups` groups of K samples; the samples of a group share one t. "cep_raw" is Eq. 12 and "cep_self" Eq. 13
-    of arXiv:2304.12824. "cep_independent" normalises by the mean of e^{−βE} over new samples at each step, "exp_mse" by
-    its mean over 100,000 samples, drawn once. Raises `CepnbError` on another method.
+    A step draws `groups` groups of K samples; the samples of a group share one t. "cep_raw" is Eq.
+    12 and "cep_self" Eq. 13 of arXiv:2304.12824. "cep_independent" normalises by the mean of
+    e^{−βE} over new samples at each step, "exp_mse" by its mean over 100,000 samples, drawn once.
+    Raises `CepnbError` on another method.
     """
     if method not in LEARNED:
         raise CepnbError(f"method '{method}' trains no energy; use one of {', '.join(LEARNED)}")
@@ -132,8 +134,9 @@ def train_conditioned(
 ) -> EnergyNet:
     """Train one f_φ(x_t, t, β) for all β in [0, `beta_max`] by CEP: an extension beyond the paper.
 
-    Each group draws its own β, and Theorem 3.2 holds at each β. The labels are divided by E[e^{−βE}], estimated over new
-    samples, so that all β have the same weight. β = beta_max · u² for u uniform, because small β change p_0 the most.
+    Each group draws its own β, and Theorem 3.2 holds at each β. The labels are divided by
+    E[e^{−βE}], estimated over new samples, so that all β have the same weight. β = beta_max · u²
+    for u uniform, because small β change p_0 the most.
     """
     net = toy_energy_net(density, settings, seed, condition_dim=2)
 
@@ -167,7 +170,7 @@ def score_net(density: Density, settings: ToySettings, seed: int) -> PlaneEpsNet
 def toy_energy_net(
     density: Density, settings: ToySettings, seed: int, condition_dim: int = 0
 ) -> EnergyNet:
-    """Build an untrained f_φ(x_t, t), or f_φ(x_t, t, β) with `condition_dim` = 2, the width of `beta_features`."""
+    """Build an untrained f_φ(x_t, t), or with `condition_dim` = 2 an untrained f_φ(x_t, t, β)."""
 
     def build() -> EnergyNet:
         plane = PlaneFeatures(density.schedule, 2, settings.features, 0.5, _deviation(density))
@@ -201,7 +204,7 @@ def at_beta(net: EnergyNet, beta: float) -> EnergyFunction:
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of one density and seed in the folder of `run`: trained on first use, then loaded."""
+    """The networks of one density and seed, trained on first use and then loaded from `run`."""
 
     density: Density
     settings: ToySettings
@@ -251,7 +254,7 @@ class Models:
         return q.eps if method == "exact" else self.score(), exact_gradient
 
     def seconds(self, method: str, beta: float) -> float:
-        """Return the seconds spent on training what a method needs: the score, and its energy if it trains one."""
+        """Return the seconds that training took for the score and the energy of a method."""
         steps = ("score", method, f"{method}_{beta:g}") if method != "exact" else ()
         return float(sum(self.run.seconds.get(step, 0.0) for step in steps))
 
@@ -264,7 +267,7 @@ def guided_samples(
     generator: torch.Generator,
     scale: float = 1.0,
 ) -> Float[Tensor, "n 2"]:
-    """Draw `settings.samples` samples by DPM-Solver++ under the guided score (Eq. 11, arXiv:2304.12824)."""
+    """Draw `settings.samples` samples by DPM-Solver++ under the guided score (Eq. 11)."""
     schedule = density.schedule
     start = torch.randn(settings.samples, 2, generator=generator)
     guided_eps = guided(eps, gradient, schedule, scale)
@@ -272,7 +275,7 @@ def guided_samples(
 
 
 def _deviation(density: Density) -> float:
-    """Standard deviation of q_0 per coordinate, rounded to one decimal. It scales the inputs of the networks."""
+    """Standard deviation of q_0 per coordinate, to one decimal: the unit of the networks."""
     x, _ = density.sample(10_000, seeded(0, "toy deviation"))
     return round(x.std(dim=0).mean().item(), 1)
 

@@ -16,11 +16,11 @@ BLOCK = 2_000  # rows of a kernel matrix in memory at a time
 
 
 def w2(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
-    """2-Wasserstein distance of two samples by exact optimal transport: (min_P Σ P_ij ‖x_i − y_j‖²)^½ ≥ 0.
+    """2-Wasserstein distance by exact optimal transport: (min_P Σ P_ij ‖x_i − y_j‖²)^½ ≥ 0.
 
-    Two samples of one distribution are a positive distance apart, which falls about as n^{−1/2} in the plane. So compare
-    it with `w2` of two independent exact samples of the same size. Memory grows as n², time about as n³.
-    Raises `CepnbError` on an empty sample.
+    Two samples of one distribution are a positive distance apart, which falls about as n^{−1/2} in
+    the plane. So compare it with `w2` of two independent exact samples of the same size. Memory
+    grows as n², time about as n³. Raises `CepnbError` on an empty sample.
     """
     import ot  # slow to import
 
@@ -31,11 +31,11 @@ def w2(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
 
 
 def mmd(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
-    """Maximum mean discrepancy of two samples, (mean k(x,x') + mean k(y,y') − 2 mean k(x,y))^½ ≥ 0.
+    """Maximum mean discrepancy (mean k(x,x') + mean k(y,y') − 2 mean k(x,y))^½ ≥ 0.
 
-    k is the mean of Gaussian kernels of `WIDTHS`, so it measures both fine and coarse differences (the biased estimate,
-    Eq. 5 of Gretton et al. 2012). Compare it, too, with `mmd` of two exact samples. Time grows as n², memory as n.
-    Raises `CepnbError` on an empty sample.
+    k is the mean of Gaussian kernels of `WIDTHS`, so it measures both fine and coarse differences
+    (the biased estimate, Eq. 5 of Gretton et al. 2012). Compare it, too, with `mmd` of two exact
+    samples. Time grows as n², memory as n. Raises `CepnbError` on an empty sample.
     """
     _check_sizes(x, y)
 
@@ -56,7 +56,7 @@ def effective_samples(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "
 
 
 def mean_interval(values: list[float]) -> tuple[float, float]:
-    """Mean of independent runs and half the width of its 95 % interval by Student's t (NaN for one run)."""
+    """Mean of runs and half the width of its 95 % interval by Student's t (NaN for one run)."""
     from scipy import stats  # slow to import
 
     mean = float(np.mean(values))
@@ -66,7 +66,7 @@ def mean_interval(values: list[float]) -> tuple[float, float]:
 
 
 def interquartile_mean(scores: Float[np.ndarray, "*sets runs tasks"]) -> Float[np.ndarray, "*sets"]:
-    """Mean of the middle half of all runs on all tasks, robust to single runs (Agarwal et al. 2021).
+    """Mean of the middle half of all runs on all tasks, robust to outliers (Agarwal et al. 2021).
 
     A quarter of the runs × tasks scores, rounded down, is dropped at each end.
     """
@@ -78,10 +78,10 @@ def interquartile_mean(scores: Float[np.ndarray, "*sets runs tasks"]) -> Float[n
 def stratified_interval(
     scores: Float[np.ndarray, "runs tasks"], random: np.random.Generator, draws: int = 10_000
 ) -> tuple[float, float]:
-    """95 % interval of the interquartile mean by stratified bootstrap: runs are resampled within each task.
+    """95 % interval of the interquartile mean by stratified bootstrap.
 
-    The tasks are fixed, so the interval is about other runs of the same tasks (Agarwal et al. 2021). With few runs it
-    is too narrow; with one run it is NaN.
+    Runs are resampled within each task. The tasks are fixed, so the interval is about other runs of
+    the same tasks (Agarwal et al. 2021). With few runs it is too narrow; with one run it is NaN.
     """
     if len(scores) < 2:
         return math.nan, math.nan
@@ -121,7 +121,7 @@ def gradient_error(
     count: int = 1000,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "m"]:
-    """Relative error E ‖∇f − ∇E_t‖²/E ‖∇E_t‖² at each time: 0 is exact, 1 is as wrong as no guidance."""
+    """Relative error E ‖∇f − ∇E_t‖²/E ‖∇E_t‖² at each time: 0 is exact, 1 is no guidance."""
     error, size = gradient_moments(gradient, exact, beta, times, count, generator)
     return error / size
 

@@ -1,7 +1,8 @@
 """Exact answers in closed form for mixtures of Gaussians or boxes.
 
-Noise maps each component to a component, and so does the factor e^{−βE}. Hence q_t, p_0 and p_t are mixtures too, and the
-intermediate energy follows from them: E_t = log q_t − log p_t − log Z (Theorem 3.1, arXiv:2304.12824).
+Noise maps each component to a component, and so does the factor e^{−βE}. Hence q_t, p_0 and p_t are
+mixtures too. Their quotient gives the intermediate energy, E_t = log q_t − log p_t − log Z (Theorem
+3.1, arXiv:2304.12824).
 """
 
 import math
@@ -21,11 +22,12 @@ Samples = tuple[Float[Tensor, "count dim"], Float[Tensor, "count"]]  # pairs (x_
 
 @dataclass(frozen=True, kw_only=True)
 class Density:
-    """A density q_0 = Σ_c w_c q_c with an energy E, and its exact q_t, p_t and E_t: the interface of all densities.
+    """A density q_0 = Σ_c w_c q_c with an energy E, and its exact q_t, p_t and E_t.
 
-    A sample is a pair (x_0, E). Each of the C components adds a constant E_c to the energy. So E may depend on x_0 and on the
-    component that x_0 comes from; `energy` is its mean given x_0. p_0 reweights each sample by its own e^{−βE}.
-    Subclasses define the methods that raise `NotImplementedError` here.
+    This is the interface of all densities. A sample is a pair (x_0, E). Each of the C components
+    adds a constant E_c to the energy. So E may depend on x_0 and on the component that x_0 comes
+    from; `energy` is its mean given x_0. p_0 reweights each sample by its own e^{−βE}. Subclasses
+    define the methods that raise `NotImplementedError` here.
     """
 
     log_weights: Float[Tensor, "C"]  # log w_c up to a constant
@@ -37,7 +39,11 @@ class Density:
         raise NotImplementedError
 
     def energy(self, x: Points, width: float = 0.0) -> Values:
-        """Return E[E | x_0 = x]. With `width` > 0, condition on x = x_0 + N(0, width² I): smooth, for methods that need a slope."""
+        """Return E[E | x_0 = x].
+
+        With `width` > 0, condition on x = x_0 + N(0, width² I) instead: smooth, for methods that
+        need a slope.
+        """
         raise NotImplementedError
 
     def tilted(self, beta: float) -> "Density":
@@ -49,7 +55,7 @@ class Density:
         raise NotImplementedError
 
     def _log_components(self, x: Tensor, scale: Tensor, variance: Tensor) -> Tensor:
-        """log density at x of scale · x_0 + N(0, variance I), x_0 from each component: (*batch, C)."""
+        """(*batch, C): log density at x of scale · x_0 + N(0, variance I) for each component."""
         raise NotImplementedError
 
     def _log_factors(self, beta: float) -> Float[Tensor, "C"]:
@@ -57,7 +63,7 @@ class Density:
         return -beta * self.energies
 
     def log_joint(self, xt: Points, t: Tensor) -> Float[Tensor, "*batch C"]:
-        """Return log [w_c q_{t,c}(x_t)] with normalised weights. Its softmax over c is the posterior q(c | x_t)."""
+        """Return log [w_c q_{t,c}(x_t)], normalised; its softmax over c is q(c | x_t)."""
         scale, variance = self.schedule.alpha(t), self.schedule.sigma(t) ** 2
         components = self._log_components(xt, expand_as(scale, xt), expand_as(variance, xt))
         return self.log_weights.log_softmax(0) + components
@@ -69,12 +75,13 @@ class Density:
     def mean_energy(self, xt: Points, t: Tensor) -> Values:
         """Return E[E(x_0) | x_t] = Σ_c q(c | x_t) E_c.
 
-        It is dE_t/dβ at β = 0. Times β, it is the minimiser of the regression on βE (Table 1, arXiv:2304.12824).
+        It is dE_t/dβ at β = 0. Times β, it is the minimiser of the regression on βE (Table 1,
+        arXiv:2304.12824).
         """
         return self.log_joint(xt, t).softmax(-1) @ self.energies
 
     def log_partition(self, beta: float) -> Float[Tensor, ""]:
-        """Return log Z = log E_{q_0}[e^{−βE}] = log Σ_c w_c E[e^{−βE} | c], which is −βF for the free energy F."""
+        """Return log Z = log E_{q_0}[e^{−βE}] = log Σ_c w_c E[e^{−βE} | c], or −β × free energy."""
         return (self.log_weights.log_softmax(0) + self._log_factors(beta)).logsumexp(0)
 
     def eps(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -82,11 +89,11 @@ class Density:
         return -expand_as(self.schedule.sigma(t), xt) * self.score(xt, t)
 
     def intermediate_energy(self, xt: Points, t: Tensor, beta: float) -> Values:
-        """Return E_t(x_t) = −log E[e^{−βE} | x_t] = log q_t − log p_t − log Z (Eq. 9, arXiv:2304.12824)."""
+        """Return E_t(x_t) = −log E[e^{−βE} | x_t] = log q_t − log p_t − log Z (Eq. 9)."""
         return self.log_q(xt, t) - self.tilted(beta).log_q(xt, t) - self.log_partition(beta)
 
     def intermediate_energy_gradient(self, xt: Points, t: Tensor, beta: float) -> Points:
-        """Return ∇E_t = ∇ log q_t − ∇ log p_t (Eq. 11, arXiv:2304.12824)."""
+        """Return ∇E_t = ∇ log q_t − ∇ log p_t (Eq. 11)."""
         return self.score(xt, t) - self.tilted(beta).score(xt, t)
 
     def _smooth_energy(self, x: Tensor, width: float) -> Values:
@@ -104,9 +111,9 @@ class Density:
 class GaussianMixture(Density):
     """A Gaussian mixture q_0 = Σ_c w_c N(m_c, d_c² I) with the energy E = E_c + b·x + ½ h ‖x‖².
 
-    With noise, the means are α_t m_c and the variances α_t² d_c² + σ_t². With the energy and k_c = 1 + βh d_c², the means are
-    (m_c − β d_c² b)/k_c and the variances d_c²/k_c. Deviations of 0 are point masses; they need t > 0.
-    Raises `CepnbError` if a deviation is negative.
+    With noise, the means are α_t m_c and the variances α_t² d_c² + σ_t². With the energy, let k_c =
+    1 + βh d_c²; the means are (m_c − β d_c² b)/k_c and the variances d_c²/k_c. Deviations of 0 are
+    point masses; they need t > 0. Raises `CepnbError` if a deviation is negative.
     """
 
     means: Float[Tensor, "C dim"]  # m_c
@@ -131,7 +138,7 @@ class GaussianMixture(Density):
         return self._smooth_energy(x, width) + self._polynomial(x)
 
     def tilted(self, beta: float) -> "GaussianMixture":
-        """Return p_0 ∝ q_0 e^{−βE}. Raises `CepnbError` if p_0 cannot be normalised (h < 0 and β too large)."""
+        """Return p_0 ∝ q_0 e^{−βE}. Raises `CepnbError` if it has no integral (h < 0, large β)."""
         k = self._precision_factors(beta)
         means = (self.means - beta * self.deviations[:, None] ** 2 * self.linear) / k[:, None]
         return replace(
@@ -142,10 +149,10 @@ class GaussianMixture(Density):
         )
 
     def mean_energy(self, xt: Points, t: Tensor) -> Values:
-        """Return E[E(x_0) | x_t], the mean over q(c | x_t) of E_c + b·μ_c + ½ h (‖μ_c‖² + dim · v_c).
+        """Return E[E(x_0) | x_t] = Σ_c q(c | x_t) [E_c + b·μ_c + ½ h (‖μ_c‖² + dim · v_c)].
 
-        Given c, x_0 is Gaussian with mean μ_c = m_c + g_c (x_t/α_t − m_c) and variance v_c = d_c² (1 − g_c), where
-        g_c = α_t² d_c²/(α_t² d_c² + σ_t²).
+        Given c, x_0 is Gaussian with mean μ_c = m_c + g_c (x_t/α_t − m_c) and variance v_c = d_c²
+        (1 − g_c). The gain is g_c = α_t² d_c²/(α_t² d_c² + σ_t²).
         """
         scale = expand_as(self.schedule.alpha(t), xt)
         variance = expand_as(self.schedule.sigma(t), xt) ** 2
@@ -178,12 +185,12 @@ class GaussianMixture(Density):
         return -beta * self.energies + 0.5 * ((from_linear - from_quadratic) / k - dim * k.log())
 
     def _precision_factors(self, beta: float) -> Tensor:
-        """k_c = 1 + βh d_c², the factor by which e^{−βE} multiplies the precision of component c."""
+        """k_c = 1 + βh d_c², the factor of e^{−βE} on the precision of component c."""
         k = 1 + beta * self.quadratic * self.deviations**2
         if not bool((k > 0).all()):
             limit = -1 / (self.quadratic * float(self.deviations.max()) ** 2)
             raise CepnbError(
-                f"beta {beta:g}: e^(-beta E) grows too fast to normalise p_0; use a beta below {limit:g}"
+                f"beta {beta:g}: e^(-beta E) has no finite mean; use a beta below {limit:g}"
             )
         return k
 
@@ -194,9 +201,10 @@ class GaussianMixture(Density):
 
 @dataclass(frozen=True, kw_only=True)
 class BoxMixture(Density):
-    """A mixture q_0 = Σ_c w_c U[low_c, high_c] of uniform boxes with one energy E_c per box; with noise, error functions.
+    """A mixture q_0 = Σ_c w_c U[low_c, high_c] of uniform boxes with one energy E_c per box.
 
-    Raises `CepnbError` if a box is empty.
+    With noise, its densities are differences of error functions. Raises `CepnbError` if a box is
+    empty.
     """
 
     lows: Float[Tensor, "C dim"]
@@ -226,9 +234,10 @@ class BoxMixture(Density):
         return replace(self, log_weights=(self.log_weights - beta * self.energies).log_softmax(0))
 
     def score(self, xt: Points, t: Tensor) -> Points:
-        """Return ∇ log q_t(x_t), the mean over q(c | x_t) of [φ(u) − φ(v)]/(σ_t [Φ(v) − Φ(u)]) in each coordinate.
+        """Return ∇ log q_t(x_t), the mean over q(c | x_t) of [φ(u) − φ(v)]/(σ_t [Φ(v) − Φ(u)]).
 
-        u = (α_t low_c − x_t)/σ_t, v = (α_t high_c − x_t)/σ_t; φ and Φ are the standard normal density and its integral.
+        In each coordinate u = (α_t low_c − x_t)/σ_t and v = (α_t high_c − x_t)/σ_t; φ and Φ are the
+        standard normal density and its integral.
         """
         scale = expand_as(self.schedule.alpha(t), xt)
         deviation = expand_as(self.schedule.sigma(t), xt)
@@ -250,7 +259,7 @@ class BoxMixture(Density):
 
 
 def _log_interval(u: Tensor, v: Tensor) -> Tensor:
-    """log [Φ(v) − Φ(u)] for u < v. Intervals right of 0 are reflected, where the difference does not cancel."""
+    """log [Φ(v) − Φ(u)] for u < v, reflected to the left of 0, where no digits cancel."""
     flip = u + v > 0
     low, high = torch.where(flip, -v, u), torch.where(flip, -u, v)
     log_high = torch.special.log_ndtr(high)

@@ -1,4 +1,4 @@
-"""Your own density from a sampler and an energy: exact answers by reweighted samples, and guidance trained by CEP."""
+"""Your own density from a sampler and an energy: reweighted samples, and guidance by CEP."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -23,10 +23,11 @@ Energy = Callable[[Tensor], Tensor]  # (*batch, dim) → (*batch,)
 
 @dataclass(frozen=True, kw_only=True)
 class SampledDensity(GaussianMixture):
-    """A density given by a sampler and an energy, approximated by a mixture of point masses x_i. Made by `own_density`.
+    """A density given by a sampler and an energy, approximated by point masses x_i.
 
-    q_t becomes the mixture of N(α_t x_i, σ_t² I), and p_0 the points with weights e^{−βE(x_i)}, so E_t is a
-    self-normalised sum over the points. `effective_samples` tells how accurate it is at (x_t, t, β).
+    `own_density` makes it. q_t becomes the mixture of N(α_t x_i, σ_t² I), and p_0 the points with
+    weights e^{−βE(x_i)}, so E_t is a self-normalised sum over the points. `effective_samples` tells
+    how accurate it is at (x_t, t, β).
     """
 
     sampler: Sampler
@@ -38,7 +39,7 @@ class SampledDensity(GaussianMixture):
         return x, self.energy_function(x).detach()
 
     def energy(self, x: Points, width: float = 0.0) -> Values:
-        """Return E(x), or with `width` > 0 its mean over the points, weighted by a Gaussian of that width around x."""
+        """Return E(x), or its Gaussian-weighted mean over points near x if `width` > 0."""
         return self.energy_function(x) if width == 0 else super().energy(x, width)
 
     def tilted(self, beta: float) -> GaussianMixture:
@@ -47,7 +48,7 @@ class SampledDensity(GaussianMixture):
         return GaussianMixture(**points).tilted(beta)
 
     def effective_samples(self, xt: Points, t: Tensor, beta: float) -> Values:
-        """Effective sample size (Σ w)²/Σ w² of the weights w_i = q(x_i | x_t) e^{−βE(x_i)} in E_t(x_t).
+        """Effective sample size (Σ w)²/Σ w² of E_t(x_t), with w_i = q(x_i | x_t) e^{−βE(x_i)}.
 
         It is about one over the relative variance of the estimate of E[e^{−βE} | x_t].
         """
@@ -65,7 +66,7 @@ class FittedGuidance:
     settings: ToySettings
 
     def sample(self, n: int, *, seed: int = 0, scale: float = 1.0) -> Float[Tensor, "n 2"]:
-        """Draw n samples of p_0 ∝ q_0 e^{−βE} by DPM-Solver++ under the guided score (Eq. 11, arXiv:2304.12824).
+        """Draw n samples of p_0 ∝ q_0 e^{−βE} by DPM-Solver++ under the guided score (Eq. 11).
 
         `scale` = 1 is exact guidance, 0 samples q_0. Raises `CepnbError` unless 0 ≤ scale < ∞.
         """
@@ -82,10 +83,11 @@ def own_density(
     count: int = 20_000,
     generator: torch.Generator | None = None,
 ) -> SampledDensity:
-    """Build the density of `sampler(count, generator)` → (count, dim) with `energy(x)`, (*batch, dim) → (*batch,).
+    """Build a density from a sampler and an energy.
 
-    The exact answers are sums over `count` points, drawn once with `generator`.
-    Raises `CepnbError` if a function returns something other than a tensor of its shape and of finite numbers.
+    `sampler(count, generator)` returns (count, dim); `energy(x)` maps (*batch, dim) to (*batch,).
+    The exact answers are sums over `count` points, drawn once with `generator`. Raises `CepnbError`
+    if a function returns something other than a tensor of its shape and of finite numbers.
     """
     x = sampler(count, generator)
     _check_values("sampler", x, count, axes=2)
@@ -115,10 +117,11 @@ def fit_guidance(
 ) -> FittedGuidance:
     """Train ε_θ and f_φ by CEP (Eq. 13, arXiv:2304.12824) to sample p_0 ∝ q_0 e^{−βE} in the plane.
 
-    `sampler(count, generator)` draws x_0 ~ q_0 of shape (count, 2), float32. `energy(x)` maps (*batch, 2) to (*batch,).
-    `settings` default to `toy_settings(profile)`; `steps`, if given, is the number of training steps of each network.
-    Equal arguments give equal networks if the sampler draws from `generator` alone.
-    Raises `CepnbError` unless 0 < β < ∞, and if a function returns wrong values or another dimension than 2.
+    `sampler(count, generator)` draws x_0 ~ q_0 of shape (count, 2), float32. `energy(x)` maps
+    (*batch, 2) to (*batch,). `settings` default to `toy_settings(profile)`; `steps`, if given, is
+    the number of training steps of each network. Equal arguments give equal networks if the sampler
+    draws from `generator` alone. Raises `CepnbError` unless 0 < β < ∞, and if a function returns
+    wrong values or another dimension than 2.
     """
     check_beta(beta)
     settings = settings or toy_settings(profile)

@@ -73,5 +73,8 @@ TOY_PROFILES = {
 
 
 def toy_settings(name: str | None = None) -> ToySettings:
-    """Return the settings of a profile: `name`, else `$CEPNB_PROFILE`, else laptop. Raises `CepnbError` on an unknown one."""
+    """Return the settings of profile `name`, else `$CEPNB_PROFILE`, else laptop.
+
+    Raises `CepnbError` on an unknown name.
+    """
     return TOY_PROFILES[profile_name(name)]

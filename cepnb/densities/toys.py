@@ -1,9 +1,11 @@
-"""The paper's six toy densities with their energies (arXiv:2304.12824), as mixtures with exact guided answers.
+"""The paper's six toy densities with their energies (arXiv:2304.12824), as mixtures.
 
-To add a density, write a function that returns a `GaussianMixture` or `BoxMixture` and name it in `DENSITIES`.
+To add a density, write a function that returns a `GaussianMixture` or `BoxMixture` and name it in
+`DENSITIES`.
 
-Each density fills about [−4, 4]², with energies from 0 to about 1. A curve with Gaussian noise is a mixture of Gaussians at
-nodes along the curve. The tests check that there are enough nodes for six digits.
+Each density fills about [−4, 4]², with energies from 0 to about 1. A curve with Gaussian noise is a
+mixture of Gaussians at nodes along the curve. The tests check that there are enough nodes for six
+digits.
 """
 
 import math
@@ -20,10 +22,10 @@ from cepnb.errors import CepnbError
 
 
 def eight_gaussians(dtype: torch.dtype = torch.float32) -> GaussianMixture:
-    """Eight equal Gaussians on a circle of radius 4/√2, of deviation 0.5/√2; the i-th has energy i/7 (i = 0 … 7).
+    """Eight equal Gaussians of deviation 0.5/√2 on a circle of radius 4/√2, with energies i/7.
 
-    They are numbered anticlockwise from the top. As β grows, p_0 ∝ q_0 e^{−βE} loses the last ones first, until only the
-    Gaussian at the top is left.
+    They are numbered anticlockwise from the top. As β grows, p_0 ∝ q_0 e^{−βE} loses the last ones
+    first, until only the Gaussian at the top is left.
     """
     angle = math.pi / 2 + torch.arange(8, dtype=torch.float64) * math.pi / 4
     means = 4 / math.sqrt(2) * _circle(angle)
@@ -31,7 +33,7 @@ def eight_gaussians(dtype: torch.dtype = torch.float32) -> GaussianMixture:
 
 
 def swiss_roll(dtype: torch.dtype = torch.float32, nodes: int = 300) -> GaussianMixture:
-    """The spiral a (cos a, sin a)/5 for a uniform in [1.5π, 4.5π], of deviation 0.2; E = ‖x‖²/10, low inside.
+    """The spiral a (cos a, sin a)/5, a uniform in [1.5π, 4.5π], of deviation 0.2; E = ‖x‖²/10.
 
     The energy is quadratic in x, so p_0 is a mixture of Gaussians that shrink and move.
     """
@@ -42,7 +44,7 @@ def swiss_roll(dtype: torch.dtype = torch.float32, nodes: int = 300) -> Gaussian
 
 
 def moons(dtype: torch.dtype = torch.float32, nodes: int = 100) -> GaussianMixture:
-    """Two interlocking half circles of radius 2, of deviation 0.2; the upper has energy 0, the lower 1."""
+    """Two interlocking half circles of radius 2 and deviation 0.2; E = 0 above, 1 below."""
     u, weights = _legendre(nodes)
     upper = _circle(math.pi * u)
     lower = torch.tensor([1.0, 0.5], dtype=torch.float64) - upper
@@ -52,7 +54,7 @@ def moons(dtype: torch.dtype = torch.float32, nodes: int = 100) -> GaussianMixtu
 
 
 def rings(dtype: torch.dtype = torch.float32, nodes: int = 192) -> GaussianMixture:
-    """Four circles of radii 3/4, 6/4, 9/4 and 3, equally likely, of deviation 0.1; energies 0, 1/3, 2/3, 1 outwards."""
+    """Four equal circles of radii 3/4, 6/4, 9/4, 3 and deviation 0.1; E = 0, 1/3, 2/3, 1."""
     angle = 2 * math.pi * torch.arange(nodes, dtype=torch.float64) / nodes
     means = torch.cat([0.75 * i * _circle(angle) for i in range(1, 5)])
     energies = torch.arange(4).repeat_interleave(nodes) / 3
@@ -60,7 +62,7 @@ def rings(dtype: torch.dtype = torch.float32, nodes: int = 192) -> GaussianMixtu
 
 
 def checkerboard(dtype: torch.dtype = torch.float32) -> BoxMixture:
-    """The eight black squares, of side 2, of a board of 4 × 4; energies 0, 1/3, 2/3, 1 by column from the left."""
+    """The eight black squares, of side 2, of a 4 × 4 board; E = 0, 1/3, 2/3, 1 by column."""
     column = torch.arange(8) // 2
     row = 2 * (torch.arange(8) % 2) + column % 2
     lows = 2.0 * torch.stack([column, row], dim=1).to(dtype) - 4
@@ -73,7 +75,7 @@ def checkerboard(dtype: torch.dtype = torch.float32) -> BoxMixture:
 
 
 def two_spirals(dtype: torch.dtype = torch.float32, nodes: int = 256) -> GaussianMixture:
-    """Two arms ±θ (cos θ, sin θ)/3 with θ = 3π√u, u uniform in [0, 1], of deviation 0.15; E = 1 − √u, low outside."""
+    """Two arms ±θ (cos θ, sin θ)/3, θ = 3π√u, u uniform in [0, 1], deviation 0.15; E = 1 − √u."""
     root, weights = _legendre(nodes)  # √u, whose density is 2√u
     angle = 3 * math.pi * root
     arm = (angle / 3)[:, None] * _circle(angle)
