@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -99,31 +99,28 @@ def evaluate(
     records, faults = [], []
     for batch in batches:
         try:
-            scored, broken = _score_batch(
-                batch, environment, episodes, scaling, seed, generator, progress
-            )
+            env = episodes_of(environment, episodes, seed, len(batch.policies))
+            returns, broken = _returns(batch, env, scaling, generator, progress)
         except CepnbError as error:
             names = ", ".join(policy_name(*policy) for policy in batch.policies)
             faults.append(f"{names}: {error}")
             continue
-        records += scored
-        faults += [f"{name}: actions that are not finite" for name in broken]
+        for policy, policy_returns, policy_broken in zip(batch.policies, returns, broken):
+            if policy_broken.any():
+                faults.append(f"{policy_name(*policy)}: actions that are not finite")
+            else:
+                records.append(score_record(*policy, policy_returns, environment))
     return records, faults
 
 
-def _score_batch(
-    batch: PolicyBatch,
-    environment: str,
-    episodes: int,
-    scaling: Scaling,
-    seed: int,
-    generator: torch.Generator,
-    progress: bool,
-) -> tuple[list[dict], list[str]]:
-    """Return the records of a batch, and the names of policies whose actions are not finite."""
+def _returns(
+    batch: PolicyBatch, env: Episodes, scaling: Scaling, generator: torch.Generator, progress: bool
+) -> tuple[Float[Tensor, "policies episodes"], Bool[Tensor, "policies episodes"]]:
+    """Step all policies of a batch together; return the returns, and where actions are not finite."""
+    episodes = env.count // len(batch.policies)
     scales = torch.tensor([scale or 0.0 for _, scale in batch.policies])
     row_scales = scales.repeat_interleave(episodes)
-    broken = torch.zeros(len(row_scales), dtype=torch.bool)
+    broken = torch.zeros(env.count, dtype=torch.bool)
 
     def policy_of(rows: Int[Tensor, "rows"]) -> Policy:
         policy = batch.policy_at(row_scales[rows].to(generator.device))
@@ -137,17 +134,9 @@ def _score_batch(
 
         return act
 
-    env = episodes_of(environment, episodes, seed, len(batch.policies))
     label = ", ".join(dict(batch.policies))
     returns, _ = rollout(policy_of, env, scaling, generator, label, progress)
-    records, names = [], []
-    for index, (method, scale) in enumerate(batch.policies):
-        rows = slice(index * episodes, (index + 1) * episodes)
-        if broken[rows].any():
-            names.append(policy_name(method, scale))
-        else:
-            records.append(score_record(method, scale, returns[rows], environment))
-    return records, names
+    return returns.reshape(-1, episodes), broken.reshape(-1, episodes)
 
 
 def score_record(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -33,10 +34,9 @@ def sample_actions(
     `block` limits the actions per network call without changing the random numbers; then `eps` must
     not depend on the row (such as a scale per state).
     """
-    count = len(states) * K
     start = torch.randn((len(states), K, action_dim), generator=generator, device=states.device)
     times = schedule.times(settings.sampler_steps)
-    parts = max(1, math.ceil(count / block)) if block else 1
+    parts = max(1, math.ceil(len(states) * K / block)) if block else 1
     actions = []
     for x, s in zip(start.tensor_split(parts), states.tensor_split(parts), strict=True):
         trajectory = dpm_solver_pp(eps, x, times, schedule, s.unsqueeze(1))
@@ -49,12 +49,9 @@ def behaviour_policy(
     eps: EpsFunction, action_dim: int, settings: Settings, schedule: VPSchedule = VPSchedule()
 ) -> Policy:
     """Return the policy a ~ μ_θ(·|s)."""
-
-    def act(states: Float[Tensor, "n ds"], generator: torch.Generator) -> Float[Tensor, "n da"]:
-        actions = sample_actions(eps, states, action_dim, settings, generator, schedule=schedule)
-        return actions.squeeze(1)
-
-    return act
+    fixed = dict(action_dim=action_dim, settings=settings, schedule=schedule)
+    sample = partial(sample_actions, eps, **fixed)
+    return lambda states, generator: sample(states, generator=generator).squeeze(1)
 
 
 def guided_policy(
