@@ -27,7 +27,7 @@ from cepnb.envs.maze import MazeEnv, PointMass
 from cepnb.envs.registry import ENVIRONMENTS, episodes_of, family_of
 from cepnb.errors import CepnbError
 from cepnb.qgpo.evaluation import PolicyBatch, evaluate, rollout
-from cepnb.qgpo.settings import qgpo_settings
+from cepnb.qgpo.settings import tuning_of
 from cepnb.qgpo.transitions import Scaling, prepare
 from cepnb.storage.files import save_tensors, write_json
 
@@ -74,9 +74,9 @@ def test_names_and_dimensions() -> None:
     assert [family_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 3 + ["locomotion"] * 3 + [
         "antmaze"
     ] * 6
-    tasks = ["maze2d"] * 2 + ["maze2d-large"] + ["locomotion"] * 3 + ["antmaze"] * 6
-    for name, task in zip(ENVIRONMENTS, tasks, strict=True):
-        assert qgpo_settings("laptop", name) == qgpo_settings("laptop", task)
+    assert [tuning_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 2 + ["maze2d-large"] + [
+        "locomotion"
+    ] * 3 + ["antmaze"] * 6
     assert [
         (e.state_dim, e.action_dim, e.max_steps)
         for e in (episodes_of(name, 1, 0) for name in ENVIRONMENTS)

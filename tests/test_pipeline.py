@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,11 @@ from killing import kills_until_done
 
 from cepnb.datasets.dataset import OfflineDataset
 from cepnb.datasets.registry import load_dataset
-from cepnb.envs.maze import LAYOUTS
+from cepnb.envs.base import Episodes
+from cepnb.envs.registry import episodes_of
 from cepnb.errors import CepnbError
 from cepnb.experiments.scores import rows_of
-from cepnb.qgpo import pipeline
+from cepnb.qgpo import evaluation, pipeline
 from cepnb.qgpo.pipeline import Steps, configuration_of, evaluate_run, run_qgpo, scores_text
 from cepnb.qgpo.record import cached_run, read_metrics
 from cepnb.qgpo.settings import Settings, coerce, qgpo_settings
@@ -55,9 +55,15 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
 
 
 @pytest.fixture
-def short_episodes(unbroken: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch) -> None:
+def short_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the evaluation, for tests that do not compare its returns."""
-    monkeypatch.setitem(LAYOUTS, "umaze", replace(LAYOUTS["umaze"], max_steps=10))
+
+    def short(*args: object) -> Episodes:
+        env = episodes_of(*args)
+        env.max_steps = 10
+        return env
+
+    monkeypatch.setattr(evaluation, "episodes_of", short)
 
 
 def _run_until_killed(folder: Path, writes: int) -> None:
