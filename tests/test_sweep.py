@@ -24,6 +24,7 @@ from cepnb.experiments.step_reuse import rounds
 from cepnb.experiments.sweep import Job, jobs_of, run_job, run_sweep
 from cepnb.experiments.sweep_file import read_sweep
 from cepnb.qgpo import pipeline
+from cepnb.qgpo.pretrained import Networks
 from cepnb.qgpo.settings import qgpo_settings
 from cepnb.storage.files import read_json, write_json, write_text
 
@@ -48,7 +49,7 @@ beta = 3
 """
 
 
-def score(trained: pipeline.Steps, *_: object) -> list[dict]:
+def score(trained: Networks, *_: object) -> tuple[list[dict], list[str]]:
     """In place of the simulator, which takes longer than all that is looked at here: numbers that depend on the models."""
     nets = [("behaviour", 0.0, trained.eps), ("best_of_k", None, trained.q)]
     nets += [
@@ -60,7 +61,7 @@ def score(trained: pipeline.Steps, *_: object) -> list[dict]:
         (scale or 1.0) * sum(p.double().norm().item() for p in net.parameters())
         for _, scale, net in nets
     ]
-    return [
+    records = [
         {
             "method": method,
             "scale": scale,
@@ -72,6 +73,7 @@ def score(trained: pipeline.Steps, *_: object) -> list[dict]:
         }
         for (method, scale, _), size in zip(nets, sizes)
     ]
+    return records, []
 
 
 def quick_job(job: Job) -> None:

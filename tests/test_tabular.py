@@ -1,4 +1,4 @@
-"""The tabular problems against each other's definitions, brute force, and guided sampling."""
+"""Tabular problems, checked by their definitions, by brute force and by guided sampling."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def random_mdp(seed: int, states: int = 6, actions: int = 3) -> TabularMDP:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_values_by_rolling_the_sums_out(seed: int) -> None:
+def test_values_agree_with_iterated_sums(seed: int) -> None:
     mdp = random_mdp(seed)
     v = torch.zeros(6, dtype=torch.float64)
     for _ in range(600):
@@ -65,7 +65,7 @@ def test_tilting_improves_and_the_fixed_point_is_its_own_value(seed: int) -> Non
     torch.testing.assert_close(mdp.in_support_q(1e6), best, atol=1e-4, rtol=1e-4)
 
 
-def test_whole_steps_can_run_in_a_cycle() -> None:
+def test_full_steps_can_cycle() -> None:
     mdp = random_mdp(0)
     with pytest.raises(
         CepnbError, match="beta 1: Q has not settled after 2000 sweeps, still changing by 0.77"
