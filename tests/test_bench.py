@@ -1,4 +1,4 @@
-"""Test that the benchmark runs, and check what no machine changes: operations, evaluations, bytes."""
+"""Test the benchmark, and what no machine changes: operations, evaluations, bytes."""
 
 import json
 from argparse import Namespace
@@ -140,7 +140,7 @@ def test_calls_alternate() -> None:
 
 
 def test_operations_of_a_behaviour_step(small: None, tmp_path: Path) -> None:
-    """Each weight takes 2 forward, 2 for its gradient and 2 for the input's gradient, if the input is not data."""
+    """A weight takes 2 forward, 2 for its gradient, and 2 for its input's unless that is data."""
     inputs = Inputs(tmp_path)
     batch = inputs.settings.behaviour_batch
     counted = operations(ROWS["behaviour"](inputs).call)
@@ -179,7 +179,7 @@ def test_guidance_at_scale_0_is_not_evaluated(eps: EpsNet) -> None:
 
 
 def test_all_scales_share_a_batch_with_the_behaviour_policy(eps: EpsNet) -> None:
-    """Each solver step evaluates the network once, and scale 0 gives the actions of the behaviour policy."""
+    """A solver step evaluates the network once; scale 0 gives the behaviour policy."""
     unclipped = replace(SMALL, clip_actions=False)
     inputs = Inputs(Path("nowhere"), unclipped)
     inputs.__dict__ |= {
@@ -218,7 +218,7 @@ HALF = 4_000  # pairs for training, and as many held out
 
 @pytest.fixture(scope="module")
 def pairs() -> tuple[Tensor, Tensor]:
-    """States, and actions of a behaviour policy with two narrow modes whose means depend on the state."""
+    """States, and actions of two narrow modes whose means depend on the state."""
     generator, count = seeded(0, "modes"), 2 * HALF
     states = torch.randn(count, STATE_DIM, generator=generator)
     sign = 2.0 * torch.randint(2, (count, 1), generator=generator) - 1

@@ -1,4 +1,4 @@
-"""Test the book: built from two small notebooks and a page, read in a browser offline, and rejected on errors."""
+"""Test the book: two small notebooks and two pages, read in a browser offline."""
 
 import base64
 import os
@@ -265,7 +265,7 @@ def test_a_second_build_executes_nothing_and_updates_text(folder: Path) -> None:
 
 
 def test_what_requires_a_new_execution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code, a file it names, the profile and the package do; text and the display code of the package do not."""
+    """Code, a file it names, the profile and the package do; text and display code do not."""
 
     def result(text: str = "# Text", code: str = 'open("numbers.txt")') -> Path:
         path = write(tmp_path / "notebooks", "00_one", [text, code])

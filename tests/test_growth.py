@@ -1,4 +1,4 @@
-"""Test how work grows with its size, by what no machine changes: Python calls, operations, evaluations, bytes."""
+"""Test how work grows with its size: Python calls, operations, evaluations, bytes."""
 
 import json
 import sys
@@ -74,8 +74,8 @@ def test_the_command_prints_a_table(small: None, capsys: pytest.CaptureFixture) 
             f"series 'behaviour' is unknown; choose from {', '.join(SERIES)}",
         ),
         (["--growth", "--repeats", "0"], "--repeats 0 is too small; use at least 1"),
-        (["--growth", "--peer", "nowhere"], "--peer: not with --growth, expected one of the two"),
-        (["--full"], "--full: expected with --growth alone"),
+        (["--growth", "--peer", "nowhere"], "--peer cannot be combined with --growth"),
+        (["--full"], "--full needs --growth"),
     ],
 )
 def test_bad_input_gives_one_line(
@@ -166,7 +166,7 @@ def _energy(inputs: Inputs) -> Callable[[], object]:
 def test_eight_times_the_rows_take_no_more_calls(
     inputs: Callable[[int], Inputs], name: str
 ) -> None:
-    """A loop over rows would add at least 14,000 calls; a file chunk or an episode more adds a few."""
+    """A loop over rows would add 14,000 calls; a further file chunk or episode adds a few."""
     less, more = (python_calls(WORK[name](inputs(rows))) for rows in (FEW_ROWS, MANY_ROWS))
     assert abs(more - less) <= 20, (less, more)
 
@@ -183,7 +183,7 @@ def test_the_work_of_a_step_does_not_depend_on_rows(
     "name, most", [("prepare", 17 * 4 * 1.001), ("jitter", 2 * 17 * 4 * 1.001)]
 )
 def test_bytes_grow_with_rows(inputs: Callable[[int], Inputs], name: str, most: float) -> None:
-    """The largest tensor holds the distinct states (0.1 % more than rows), or twice as much with jitter."""
+    """The largest tensor holds the distinct states, 0.1 % more than rows; jitter doubles it."""
     for rows in (FEW_ROWS, MANY_ROWS):
         assert largest(WORK[name](inputs(rows))) <= most * rows
 

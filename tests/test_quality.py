@@ -1,4 +1,4 @@
-"""Test the benchmark of training time until samples are good: its records, its stopping rule and its table."""
+"""Test the benchmark of training time: its records, stopping rule and table."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ SMALL = replace(TOY_PROFILES["ci"], steps=20, score_steps=20, sampler_steps=15)
 
 
 class LatePeer:
-    """Stand-in for the paper's networks: no guidance before `steps` energy steps, exact guidance after them."""
+    """Stand-in for the paper's networks: exact guidance after `steps` energy steps, none before."""
 
     def __init__(self, of: Density, beta: float, steps: int) -> None:
         self.of, self.tilted, self.steps = of, of.tilted(beta), steps
@@ -60,7 +60,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_peer(monkeypatch: pytest.MonkeyPatch, steps: int, seconds: float) -> list[LatePeer]:
-    """Replace the paper's code by `LatePeer`, and let every timed block last `seconds`; return the models it builds."""
+    """Replace the paper's code by `LatePeer`; every timed block lasts `seconds`."""
     models: list[LatePeer] = []
     ticks = iter(range(10**9))
 
@@ -98,7 +98,7 @@ def test_the_command_measures_the_named_densities(
 def test_the_papers_code_trains_until_it_is_as_good(
     small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """A block of its steps lasts as long as our training; the bar is above the ratio without guidance."""
+    """A block of its steps lasts as long as our training; the bar needs guidance."""
     monkeypatch.setattr(quality, "BAR", 1.5)
     monkeypatch.setattr(quality, "train_toy_energy", exact_energy)
     monkeypatch.setattr(quality, "train_score", lambda of, *rest, **named: Exact(of.eps))
@@ -124,8 +124,8 @@ def test_bad_input_gives_one_line(capsys: pytest.CaptureFixture, tmp_path: Path)
     for arguments, expected in (
         (["--rows", "rng"], f"density 'rng' is unknown; choose from {', '.join(DENSITIES)}"),
         (["--repeats", "0"], "--repeats 0 is too small; use at least 1"),
-        (["--full"], "--full: expected with --growth alone"),
-        (["--growth"], "--toys: not with --growth, expected one of the two"),
+        (["--full"], "--full needs --growth"),
+        (["--growth"], "--toys cannot be combined with --growth"),
         (
             ["--peer", str(tmp_path)],
             f"{tmp_path}: Offline_RL_2D/diffusion_SDE/schedule.py is missing; give a checkout of the paper's code",

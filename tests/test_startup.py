@@ -1,4 +1,4 @@
-"""Test that imports stay light: heavy libraries are imported only by the functions that use them."""
+"""Test that heavy libraries are imported only by the functions that use them."""
 
 import json
 import subprocess
@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 HEAVY = set(
-    "mujoco gymnasium gym h5py scipy matplotlib sklearn ot pandas d4rl minari anywidget ipywidgets IPython dask "
-    "distributed jax sbx stable_baselines3 diffusers requests nbformat nbclient sphinx".split()
+    "mujoco gymnasium gym h5py scipy matplotlib sklearn ot pandas d4rl minari anywidget ipywidgets "
+    "IPython dask distributed jax sbx stable_baselines3 diffusers requests nbformat nbclient sphinx".split()
 )
 FIGURES = {"matplotlib", "IPython", "ipywidgets", "anywidget"}
 # Modules and sub-packages that are about a library: figures, the book, and D4RL's own code.
@@ -49,7 +49,7 @@ def heavy(modules: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def modules() -> list[str]:
-    """All modules except those that may import anything, the lightest first, since a module adds nothing twice."""
+    """All modules but those that may import anything, the lightest first."""
     names = []
     for path in sorted((ROOT / "cepnb").rglob("*.py")):
         parts = path.relative_to(ROOT / "cepnb").with_suffix("").parts

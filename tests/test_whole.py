@@ -1,4 +1,4 @@
-"""Test the benchmark of the whole training at sizes of a second on the CPU, with a fake clock to compare times."""
+"""Test the benchmark of the whole training at small sizes, with a fake clock."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -47,7 +47,7 @@ def test_a_full_run_is_measured_and_written(tmp_path: Path, capsys: pytest.Captu
     status, printed, _ = run(capsys, "--json", "--out", str(tmp_path))
     record = json.loads(printed)
     assert status == 0 and record == json.loads((tmp_path / "bench_run.json").read_text())
-    # The last row of the only episode has no next state; the row before it has one that is no other row's state.
+    # The last row has no next state; the next state of the row before it is a distinct state.
     assert (record["transitions"], record["states"]) == (999, 1_000)
     assert record["device"] == "cpu"
     assert [part["part"] for part in record["parts"]] == PARTS
@@ -75,7 +75,7 @@ def test_a_fraction_is_measured_and_extrapolated(capsys: pytest.CaptureFixture) 
 def test_networks_are_compiled(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """Compilation is replaced by a record of the networks, because it takes minutes and fails with shape checks."""
+    """Record the networks instead of compiling, which takes minutes and fails with shape checks."""
     compiled = []
     monkeypatch.setattr(
         nn.Module, "compile", lambda net, dynamic: compiled.append((type(net).__name__, dynamic))

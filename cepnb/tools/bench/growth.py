@@ -52,7 +52,8 @@ def growth(
 ) -> dict:
     """Measure the named series (default: all of `SERIES`) in `repeats` turns and return a record.
 
-    `full` adds datasets of 10⁷ rows. Raises `CepnbError` on an unknown series and on fewer than one repeat.
+    `full` adds datasets of 10⁷ rows. Raises `CepnbError` on an unknown series and on fewer than one
+    repeat.
     """
     names = selected("series", names, SERIES, repeats)
     with (
@@ -134,7 +135,7 @@ def exponent(sizes: Sequence[int], seconds: Sequence[Sequence[float]]) -> tuple[
 
 
 def peak_bytes(call: Call) -> int | None:
-    """Return how far the memory of this process rises during a call, or None if the system is not Linux.
+    """Return how far this process's memory rises during a call; None if the system is not Linux.
 
     Memory-mapped files count as far as the call reads them.
     """

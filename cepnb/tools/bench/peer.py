@@ -1,8 +1,8 @@
 """Run the paper's public code, from a local checkout, on the same inputs as `rows`.
 
-This package contains none of that code; its modules are imported from the given folder. The code expects a GPU, and D4RL
-with MuJoCo 2.1. So the default device "cuda" is replaced by the device of the inputs, and stand-ins for `gym` and `d4rl`
-return our dataset.
+This package contains none of that code; its modules are imported from the given folder. The code
+expects a GPU, and D4RL with MuJoCo 2.1. So the default device "cuda" is replaced by the device of
+the inputs, and stand-ins for `gym` and `d4rl` return our dataset.
 """
 
 import importlib
@@ -37,7 +37,8 @@ COLUMNS = ("observations", "actions", "next_observations", "rewards", "terminals
 class Peer:
     """Networks, dataset and training steps of the paper's code.
 
-    Raises `CepnbError` if `path` is not a checkout of the code or if its networks have other sizes than ours.
+    Raises `CepnbError` if `path` is not a checkout of the code or if its networks have other sizes
+    than ours.
     """
 
     def __init__(self, path: Path, inputs: Inputs) -> None:
@@ -58,13 +59,13 @@ class Peer:
             except (ImportError, AttributeError, TypeError) as error:
                 raise CepnbError(
                     f"{path}: not the supported version of the paper's code ({error}); "
-                    "use its latest public version"
+                    "use a checkout of its public version"
                 ) from error
         self.critic = self.net.q[0]
         self._check_sizes(path)
 
     def rows(self) -> dict[str, Callable[[], Call]]:
-        """Return the functions that prepare the counterparts of our rows, by the names of these rows."""
+        """Return functions that prepare the counterparts of our rows, by row name."""
         methods = (self.behaviour, self.critic_cep, self.support, self.evaluation, self.toy)
         rows = {method.__name__: method for method in methods}
         return rows | {f"{name}_bfloat16": rows[name] for name in ("behaviour", "support")}
@@ -101,7 +102,7 @@ class Peer:
         return lambda: self.critic.update_qt(next(batches))
 
     def support(self) -> Call:
-        """Prepare sampling of support actions as in train_critic.py: for states and next states, at scale 0."""
+        """Prepare support sampling as in train_critic.py (states and next states, scale 0)."""
         columns = (self.data.states, self.data.next_states)
         states, next_states = (column[:SUPPORT_STATES].cpu().numpy() for column in columns)
 
@@ -113,7 +114,7 @@ class Peer:
         return sample
 
     def evaluation(self) -> Call:
-        """Prepare sampling of one action for `EPISODES` states at each scale, one scale after the other."""
+        """Prepare sampling of one action for `EPISODES` states at one scale after the other."""
         states = self.data.states[:EPISODES].cpu().numpy()
 
         def act() -> list[list[np.ndarray]]:
@@ -130,7 +131,7 @@ class Peer:
         return self.toy_model(density("8gaussians"), BETA, TOY.K * 100).energy_step
 
     def toy_model(self, of: Density, beta: float, points: int) -> "ToyModel":
-        """Build the paper's untrained toy networks, with `points` samples of a density as the dataset."""
+        """Build the paper's untrained toy networks, with `points` samples of a density as data."""
         x, energy = of.sample(points, seeded(0, "bench toy"))
         examples = object.__new__(self.dataset.Toy_dataset)  # its own samples need a GPU
         examples.datanum, examples.datas = points, x
@@ -160,13 +161,13 @@ class Peer:
             found, expected = parameter_count(theirs) - embedding, parameter_count(ours)
             if found != expected:
                 raise CepnbError(
-                    f"{path}: the {name} network has {found} parameters without its time embedding, "
+                    f"{path}: the {name} network has {found} parameters besides its time embedding, "
                     f"but ours has {expected}; use the paper's settings"
                 )
 
 
 class ToyModel:
-    """Score and energy networks of the paper's code for one toy density, with the steps of bandit_toy.py."""
+    """The paper's score and energy networks for a toy density, with the steps of bandit_toy.py."""
 
     def __init__(
         self, net: nn.Module, loss: Callable, marginal: Callable, batches: Iterator[dict]
@@ -206,7 +207,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _importable(path: Path, inputs: Inputs) -> Iterator[None]:
-    """Make the modules of the checkout importable, with stand-ins for `gym` and `d4rl`; restore all modules at the end."""
+    """Make the checkout importable, with stand-ins for `gym` and `d4rl`; restore all modules."""
     root = path / FOLDER
     for name in (*(f"diffusion_SDE/{module}.py" for module in MODULES), "dataset/dataset.py"):
         if not (root / name).is_file():

@@ -1,4 +1,4 @@
-"""Measure how long training takes until guided samples of a toy density are good, here and with the paper's code."""
+"""Measure how long training takes until guided samples of a toy density are good."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -47,12 +47,13 @@ def short_settings() -> ToySettings:
 def quality(
     names: Sequence[str] = (), repeats: int = 1, peer: Path | None = None, progress: bool = True
 ) -> dict:
-    """Measure the named densities (default: all) at β = `BETA` under `repeats` training seeds and return a record.
+    """Measure the named densities (default: all) at β = `BETA` under `repeats` training seeds.
 
-    Ours is one training of ε_θ and f_φ (self-normalised CEP, Eq. 13) with a decaying learning rate. If `peer` is a
-    checkout of the paper's code, it trains with its own sizes and constant rates. It is measured on the way until its W2
-    over the floor is at most `BAR`, or at most ours if ours is larger. Seconds count training only, and our solver
-    samples from both. Raises `CepnbError` on an unknown density, on fewer than one repeat, and on a wrong `peer`.
+    Ours is one training of ε_θ and f_φ (self-normalised CEP, Eq. 13) with a decaying learning rate.
+    If `peer` is a checkout of the paper's code, it trains with its own sizes and constant rates. It
+    is measured on the way until its W2 over the floor is at most `BAR`, or at most ours if ours is
+    larger. Seconds count training only, and our solver samples from both. Raises `CepnbError` on an
+    unknown density, on fewer than one repeat, and on a wrong `peer`.
     """
     names, settings = selected("density", names, DENSITIES, repeats), short_settings()
     cases = [(name, seed) for name in names for seed in range(repeats)]
@@ -137,7 +138,8 @@ def _peer_checks(
 def times_as_long(case: dict) -> tuple[float, float] | None:
     """Return the range of multiples of our seconds in which the paper's code reached the target.
 
-    The upper end is inf if it never did. The result is None without measurements of the paper's code.
+    The upper end is inf if it never did. The result is None without measurements of the paper's
+    code.
     """
     if not case["peer"]:
         return None

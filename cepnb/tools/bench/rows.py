@@ -1,4 +1,4 @@
-"""Define what is timed: the costly parts of the package, each by the code that does it, at the paper's sizes."""
+"""Define the timed rows: the costly parts of the package at the paper's sizes."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -54,9 +54,10 @@ class Row:
 
 
 class Inputs:
-    """Inputs of the rows, created on first use: random data with halfcheetah's dimensions, and untrained networks.
+    """Inputs of the rows, created on first use: random data and untrained networks.
 
-    `dataset` replaces the random data of `rows` transitions. Training data is moved to `device`.
+    The data has halfcheetah's dimensions and `rows` transitions, unless a `dataset` replaces it.
+    Training data is moved to `device`.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class Inputs:
 
     @cached_property
     def support(self) -> Tensor:
-        """Random actions (n, K, da) in place of a support set, memory-mapped like one (copied on a GPU)."""
+        """Random actions (n, K, da), memory-mapped like a support set (copied on a GPU)."""
         shape = (len(self.data.distinct), self.settings.K, self.shape[1])
         path = self.folder / f"support-{self.rows}.npy"
 
@@ -117,7 +118,7 @@ class Inputs:
 
     @cached_property
     def support_states(self) -> Tensor:
-        """The distinct states of the first `SUPPORT_STATES` transitions, one more than those within an episode."""
+        """The distinct states of the first `SUPPORT_STATES` transitions, next states included."""
         return self.data.distinct[: SUPPORT_STATES + 1]
 
     @cached_property
@@ -174,7 +175,7 @@ def support(inputs: Inputs, precision: str = "float32") -> Row:
 
 
 def evaluation(inputs: Inputs) -> Row:
-    """One action for `EPISODES` states at every scale in one batch; the behaviour policy is scale 0."""
+    """One action for `EPISODES` states at every scale in one batch; scale 0 is the behaviour."""
     settings, scales = inputs.settings, (0.0, *inputs.settings.scales)
     states = inputs.data.states[:EPISODES].repeat(len(scales), 1)
     each = torch.tensor(scales).repeat_interleave(EPISODES)

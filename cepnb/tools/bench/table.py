@@ -28,8 +28,9 @@ def measured(
 ) -> dict:
     """Measure the named rows (default: all of `ROWS`) in `repeats` turns and return a record.
 
-    A turn calls our code, the machine's limit, and the paper's code if `peer` is a checkout of it. Raises `CepnbError` on
-    an unknown row, on fewer than one repeat, and if `peer` is not such a checkout.
+    A turn calls our code, the machine's limit, and the paper's code if `peer` is a checkout of it.
+    Raises `CepnbError` on an unknown row, on fewer than one repeat, and if `peer` is not such a
+    checkout.
     """
     names = selected("row", names, ROWS, repeats)
     with tempfile.TemporaryDirectory() as folder, quiet():

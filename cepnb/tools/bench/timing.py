@@ -25,8 +25,8 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Time the calls in the order A B C A B C …; return the seconds of every call.
 
-    Other load on the machine then affects all calls alike. `watch` is called after each turn. Run each call once before,
-    because a first call often includes set-up.
+    Other load on the machine then affects all calls alike. `watch` is called after each turn. Run
+    each call once before, because a first call often includes set-up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
@@ -61,7 +61,8 @@ def selected(
 class _OperationCounter(TorchDispatchMode):
     """Count operations of matrix products, forward and backward.
 
-    torch's `FlopCounterMode` uses the same formulas but fails around `torch.autograd.grad` with respect to an input.
+    torch's `FlopCounterMode` uses the same formulas but fails around `torch.autograd.grad` with
+    respect to an input.
     """
 
     total = 0
@@ -98,7 +99,7 @@ def copy() -> tuple[Call, int]:
 
 
 def conditions(device: torch.device = torch.device("cpu"), **counts: int) -> dict:
-    """Return the first entries of every record: machine, threads, torch version, date, counts of turns or seeds."""
+    """Return the first entries of a record: machine, threads, torch version, date, and counts."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     versions = {"threads": torch.get_num_threads(), "torch": torch.__version__}
     return {"machine": name} | versions | {"date": date.today().isoformat()} | counts

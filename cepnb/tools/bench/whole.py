@@ -1,4 +1,4 @@
-"""Time the paper's whole training of one task on one device, steps 1 to 4 at full size, part by part."""
+"""Time the paper's whole training of one task on one device, part by part."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -56,9 +56,10 @@ def whole_run(
 ) -> dict:
     """Time behaviour, support set, critic, labels and energy (Eq. 20) and return a record.
 
-    The data is `dataset`, or `settings.transitions` random rows of halfcheetah's size. With `peer`, a checkout of the
-    paper's code, its steps are timed on the same device and data, and its total is extrapolated. With a fraction below 1,
-    random numbers replace the missing support actions and labels; times do not depend on their values.
+    The data is `dataset`, or `settings.transitions` random rows of halfcheetah's size. With `peer`,
+    a checkout of the paper's code, its steps are timed on the same device and data, and its total
+    is extrapolated. With a fraction below 1, random numbers replace the missing support actions and
+    labels; times do not depend on their values.
     """
     device = device_named(config.device)
     with tempfile.TemporaryDirectory() as folder, _matrix_precision(config.tf32):
@@ -116,7 +117,7 @@ class _Timer:
         plan: Plan,
         after_step: Call | None = None,
     ) -> None:
-        """Time a share of the training steps and extrapolate at their rate, without the first ones that record or compile."""
+        """Time a share of the steps; extrapolate at the rate after recording and compilation."""
         if self.config.compiled:
             for module in modules.values():
                 for net in (module.q1, module.q2) if isinstance(module, TwinQ) else (module,):
@@ -154,7 +155,8 @@ class _Timer:
 def _peer_seconds(path: Path, inputs: Inputs, fraction: float) -> dict[str, float]:
     """Extrapolate the seconds of the paper's code from the median of some calls.
 
-    It samples support actions for states and next states, and trains the energy with the critic and after it.
+    It samples support actions for states and next states, and trains the energy with the critic and
+    after it.
     """
     settings = inputs.settings
     chunks = len(inputs.data.states) / min(SUPPORT_STATES, len(inputs.data.states))

@@ -1,4 +1,4 @@
-"""Build the book: the executed notebooks and the pages of docs/ as a site without kernel, server or network.
+"""Build the book: executed notebooks and the pages of docs/ as a static site.
 
 - `execution`: run the notebooks in parallel and cache the results
 - `outputs`: find hidden errors and remove outputs that need a kernel

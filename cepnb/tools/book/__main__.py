@@ -9,7 +9,7 @@ from cepnb.tools.book.site import build
 
 
 def main() -> int:
-    """Build the book; return 0 on success, 2 on an error (printed as one line) and 130 on an interrupt."""
+    """Build the book; return 0 on success, 2 on an error (one line), 130 on an interrupt."""
     parser = argparse.ArgumentParser(
         prog="cepnb.tools.book",
         description="Execute the notebooks under $CEPNB_PROFILE and build a static site.",

@@ -1,4 +1,4 @@
-"""Configure Sphinx for pages that open from the disk: nothing from another host, nothing fetched by a script."""
+"""Configure Sphinx for pages that work from the disk: no other host, no fetches."""
 
 project = html_title = "cepnb"
 language = "en"

@@ -43,10 +43,10 @@ class Job:
 def execute(
     notebooks: Sequence[Path], folder: Path, workers: int
 ) -> tuple[list[NotebookNode], int]:
-    """Return the notebooks with outputs, and how many of them were executed; `folder` caches the results.
+    """Return the notebooks with outputs, and how many were executed; `folder` caches results.
 
-    A change of text alone needs no execution. Raises `CepnbError` that names every failed notebook; the results of the
-    others stay in the cache.
+    A change of text alone needs no execution. Raises `CepnbError` that names every failed notebook;
+    the results of the others stay in the cache.
     """
     jobs = jobs_for(notebooks, folder)
     missing = [job for job in jobs if not job.result.exists()]
@@ -63,7 +63,7 @@ def execute(
 
 
 def jobs_for(notebooks: Sequence[Path], folder: Path) -> list[Job]:
-    """Return a job for each notebook; the file name of its result contains a digest of all that decides its outputs."""
+    """Return a job for each notebook; its result is named by a digest of all its inputs."""
     environment, profile = _environment_digest(), profile_name()
     jobs = []
     for path in notebooks:
@@ -130,9 +130,9 @@ def _notebook_digest(path: Path, environment: bytes) -> str:
 class PollingChannel(AsyncZMQSocketChannel):
     """Wait for messages of a kernel, and poll in case a notification is lost.
 
-    ZeroMQ announces a message once, to the next use of the socket. While `nbclient` waits for a reply, it also sends the
-    state of `Output` widgets through this socket. Sending can then consume the announcement of the reply, and waiting
-    would never end.
+    ZeroMQ announces a message once, to the next use of the socket. While `nbclient` waits for a
+    reply, it also sends the state of `Output` widgets through this socket. Sending can then consume
+    the announcement of the reply, and waiting would never end.
     """
 
     async def get_msg(self, timeout: float | None = None) -> dict:

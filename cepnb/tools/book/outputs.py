@@ -31,7 +31,7 @@ def hidden_errors(notebook: NotebookNode) -> list[str]:
 
 
 def without_kernel(notebook: NotebookNode) -> NotebookNode:
-    """Remove progress bars, standard error and widget state, which a page without a kernel cannot show.
+    """Remove what needs a kernel: progress bars, standard error and widget state.
 
     Raises `CepnbError` on any other widget, because the page would show nothing in its place.
     """

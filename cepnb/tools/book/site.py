@@ -1,4 +1,4 @@
-"""Build the static site by Sphinx and MyST-NB, and check that it needs neither kernel nor network."""
+"""Build the static site by Sphinx and MyST-NB; check that it needs no network."""
 
 import io
 import os
@@ -35,11 +35,12 @@ EXTERNAL = re.compile(
 def build(
     notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None = None, limit: int = LIMIT
 ) -> int:
-    """Build the site in `book` from notebooks and a folder of Markdown pages; return how many notebooks were executed.
+    """Build the site in `book` from notebooks and a folder of Markdown pages.
 
-    `work` caches executed notebooks. The previous book stays until the new one is complete. Raises `CepnbError` on an
-    error in a notebook, on a warning of Sphinx (such as a broken link), on a page above `limit` bytes, and on a page that
-    loads something from another host.
+    Return how many notebooks were executed; `work` caches them. The previous book stays until the
+    new one is complete. Raises `CepnbError` on an error in a notebook, on a warning of Sphinx (such
+    as a broken link), on a page above `limit` bytes, and on a page that loads something from
+    another host.
     """
     if book.exists() and not (book / "searchindex.js").is_file() and any(book.iterdir()):
         raise CepnbError(f"{book}: this folder is not a book; name an empty or a new folder")
@@ -62,7 +63,7 @@ def build(
 def _write_sources(
     notebooks: Sequence[Path], executed: list[NotebookNode], folder: Path | None, source: Path
 ) -> None:
-    """Lay out notebooks and pages in folders as in the repository, so that links between them resolve."""
+    """Lay out notebooks and pages in folders as in the repository, so that links resolve."""
     pages = sorted(folder.glob("*.md")) if folder else []
     if folder and not pages:
         raise CepnbError(f"{folder}: no page found; name a folder with .md files")
@@ -99,7 +100,7 @@ def _contents(part: str, paths: Sequence[Path], texts: list[str]) -> str:
 
 
 def _with_known_links(page: Path, known: set[Path], source: Path) -> str:
-    """Return a page whose pictures are copied to `source` and whose links to other files of the repository are plain text."""
+    """Return a page with its pictures copied and links outside the book as plain text."""
 
     def replaced(link: re.Match) -> str:
         picture, text, target = link[1], link[2], link[3]
@@ -117,12 +118,8 @@ def _with_known_links(page: Path, known: set[Path], source: Path) -> str:
 
 def _run_sphinx(source: Path, site: Path) -> None:
     warnings = io.StringIO()
-    files = (
-        MATHJAX / conf.mathjax_path,
-        STATIC / "explorer.css",
-        HERE / "static",
-        source / "explorers.js",
-    )
+    styles = (HERE / "static", STATIC / "explorer.css")
+    files = (*styles, MATHJAX / conf.mathjax_path, source / "explorers.js")
     options = {"html_static_path": [str(path) for path in files]}
     streams = {"status": None, "warning": warnings}
     doctrees = site.with_name("doctrees")
