@@ -19,7 +19,7 @@ from nbmake.nb_run import NotebookRun  # noqa: E402
 from payload import PAYLOAD, payload  # noqa: E402
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright  # noqa: E402
 
-from cepnb.tools.book.hidden_errors import hidden_errors  # noqa: E402
+from cepnb.tools.book.outputs import hidden_errors  # noqa: E402
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)

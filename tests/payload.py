@@ -4,8 +4,7 @@ import json
 
 from nbformat import NotebookNode
 
-from cepnb.tools.book.hidden_errors import STATE
-from cepnb.tools.book.outputs import VIEW
+from cepnb.tools.book.outputs import STATE, VIEW
 
 PAYLOAD = 2_000_000  # bytes a notebook: what a page loads in a moment and a repository can bear
 

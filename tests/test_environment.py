@@ -1,4 +1,4 @@
-"""The set-up holds together: lock, ranges, conda file, Makefile, and the order of the modules."""
+"""Test the set-up: lock, version ranges, conda file, Makefile, and the structure of the package."""
 
 import ast
 import os
@@ -11,71 +11,57 @@ import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
 
-import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
-NAMED = (
-    "torch",
-    "jupyterlab",
-    "nbmake",
-    "ipywidgets",
-    "matplotlib",
-    "d4rl",
-    "gym",
-)  # by the people who use it
+NAMED = {"torch", "jupyterlab", "nbmake", "ipywidgets", "matplotlib", "d4rl", "gym"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def lock() -> dict[str, str]:
-    lines = [
-        line
-        for line in (ROOT / "requirements.lock").read_text().splitlines()
-        if not line.startswith("#")
-    ]
-    pins = [re.fullmatch(r"([\w.-]+)==([\w.]+)", line) for line in lines]
-    assert all(pins), [line for line, pin in zip(lines, pins) if not pin]
-    return {canonicalize_name(pin[1]): pin[2] for pin in pins}
+    pins = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if not line.startswith("#"):
+            pin = re.fullmatch(r"([\w.-]+)==([\w.]+)", line)
+            assert pin, line
+            pins[canonicalize_name(pin[1])] = pin[2]
+    return pins
 
 
 def ranges() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
-    return [
-        Requirement(text)
-        for text in PROJECT["dependencies"] + extras["test"] + extras["book"] + extras["cluster"]
-    ]
+    texts = PROJECT["dependencies"] + extras["test"] + extras["book"] + extras["cluster"]
+    return [Requirement(text) for text in texts]
 
 
-def test_the_lock_holds_exact_versions_that_the_ranges_admit() -> None:
+def test_the_lock_pins_versions_within_the_ranges() -> None:
     pins = lock()
     assert pins["torch"] == "2.13.0" and "torch==2.13.0" in PROJECT["dependencies"]
     for requirement in ranges():
-        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), (
-            requirement
-        )
-    assert set(NAMED) <= set(pins)
+        version = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+    assert NAMED <= set(pins)
 
 
-def test_what_is_installed_is_what_the_lock_says() -> None:
-    # Only the environment itself: setuptools, once imported, adds packages of its own to the path.
+def test_the_locked_versions_are_installed() -> None:
+    # Search this environment only: setuptools, once imported, adds vendored packages to the path.
     packages = distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
     found = {canonicalize_name(d.metadata["Name"]): Version(d.version).public for d in packages}
     wrong = {name: (found.get(name), pin) for name, pin in lock().items() if found.get(name) != pin}
     assert not wrong, wrong
 
 
-def test_the_conda_file_gives_the_same_versions() -> None:
+def test_the_conda_file_pins_the_same_versions() -> None:
     file = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert file["name"] == "cepnb"
     plain = [entry for entry in file["dependencies"] if isinstance(entry, str)]
     (pip,) = [entry["pip"] for entry in file["dependencies"] if isinstance(entry, dict)]
     (python,) = [entry for entry in plain if entry.startswith("python")]
-    assert (
-        Version(re.fullmatch(r"python=(\d+\.\d+)", python)[1]) >= Version("3.11") and "pip" in plain
-    )
+    version = re.fullmatch(r"python=(\d+\.\d+)", python)[1]
+    assert Version(version) >= Version("3.11") and "pip" in plain
     assert PROJECT["requires-python"] == ">=3.11"
     assert "-r requirements.lock" not in pip and "-e ." in pip
     pins, found = lock(), {}
@@ -100,8 +86,8 @@ def test_make_alone_lists_the_targets() -> None:
     assert {line.split()[1] for line in listed.stdout.splitlines()} >= {"lab", "test", ".venv"}
 
 
-def test_too_old_a_python_is_one_clear_line(tmp_path: Path) -> None:
-    """An interpreter that calls itself 3.9: this Python with its version changed before the check runs."""
+def test_an_old_python_gives_one_line(tmp_path: Path) -> None:
+    """The interpreter is this Python with its version set to 3.9 before the check runs."""
     old = tmp_path / "python3.9"
     old.write_text(
         '#!/bin/sh\nshift\nexec python3 -c "import sys; sys.version_info = (3, 9, 1); $1"\n'
@@ -123,22 +109,18 @@ def test_ci_and_readme_call_the_two_commands() -> None:
 
 
 def test_imports_between_sub_packages_run_one_way() -> None:
-    """The contract of pyproject.toml, read from the imports of every module."""
-    done = subprocess.run(
-        [Path(sys.executable).with_name("lint-imports"), "--no-cache"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    """Run the contract of pyproject.toml over the imports of every module."""
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "1 kept, 0 broken" in done.stdout, done.stdout
 
 
-def test_sub_packages_are_few_and_say_what_they_hold() -> None:
+def test_sub_packages_are_few_and_describe_their_contents() -> None:
     packages = sorted(path.parent for path in (ROOT / "cepnb").glob("*/__init__.py"))
-    assert len([path for path in (ROOT / "cepnb").iterdir() if path.is_dir()]) <= 11
+    folders = [path for path in (ROOT / "cepnb").iterdir() if path.is_dir()]
+    assert len([path for path in folders if path.name != "__pycache__"]) <= 11
     for package in packages:
-        assert len(list(package.glob("*.py"))) <= 15, (
-            f"{package.name}: too many modules to find one"
-        )
+        modules = list(package.glob("*.py"))
+        assert len(modules) <= 15, f"{package.name}: {len(modules)} modules are too many"
         docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
-        assert docstring and len(docstring.splitlines()) >= 3, f"{package.name}: say what is here"
+        assert docstring and len(docstring.splitlines()) >= 3, f"{package.name}: list its modules"

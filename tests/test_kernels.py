@@ -1,4 +1,4 @@
-"""A reply that was announced to somebody else is found none the less."""
+"""Test that a channel finds a reply whose announcement another use of the socket consumed."""
 
 import asyncio
 import time
@@ -11,52 +11,58 @@ import zmq
 import zmq.asyncio
 from jupyter_client.session import Session
 
-from cepnb.tools.book.kernels import LOOK, LookingChannel
+from cepnb.tools.book import execution
+from cepnb.tools.book.execution import PollingChannel
+
+
+@pytest.fixture(autouse=True)
+def fast_polling(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "POLL_SECONDS", 0.2)
 
 
 def run(coroutine: Coroutine) -> object:
-    """Its result, from a thread of its own: in that of the tests a browser's loop may be running."""
+    """Run a coroutine in a new thread, because a browser's event loop may run in this one."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result()
 
 
-def channel_and_kernel(context: zmq.asyncio.Context) -> tuple[LookingChannel, zmq.Socket]:
-    """A channel, and the socket that it is connected to."""
+def channel_and_kernel(context: zmq.asyncio.Context) -> tuple[PollingChannel, zmq.Socket]:
+    """Return a channel and the kernel's end of its socket."""
     kernel = zmq.Socket.shadow(context.socket(zmq.DEALER))
     port = kernel.bind_to_random_port("tcp://127.0.0.1")
     socket = context.socket(zmq.DEALER)
     socket.connect(f"tcp://127.0.0.1:{port}")
-    return LookingChannel(socket, Session(key=b"key")), kernel
+    return PollingChannel(socket, Session(key=b"key")), kernel
 
 
-def test_a_reply_is_found_whose_announcement_another_use_of_the_socket_has_taken() -> None:
-    async def lost() -> dict:
+def test_a_reply_is_found_after_its_announcement_was_consumed() -> None:
+    async def receive() -> dict:
         context = zmq.asyncio.Context()
         channel, kernel = channel_and_kernel(context)
         try:
-            waiting = asyncio.ensure_future(channel.get_msg())
-            await asyncio.sleep(0.3)  # connected, and waiting
+            reply = asyncio.ensure_future(channel.get_msg())
+            await asyncio.sleep(0.1)  # connect and start to wait
             channel.session.send(kernel, "execute_reply", {"status": "ok"})
-            time.sleep(0.3)  # the loop stands still while the reply comes
-            zmq.Socket.shadow(channel.socket.underlying).get(zmq.EVENTS)  # as any sending does
-            return await asyncio.wait_for(waiting, 20 * LOOK)
+            time.sleep(0.1)  # block the event loop while the reply arrives
+            zmq.Socket.shadow(channel.socket.underlying).get(zmq.EVENTS)  # as sending does
+            return await asyncio.wait_for(reply, 20)
         finally:
             context.destroy(linger=0)
 
-    assert run(lost())["content"] == {"status": "ok"}
+    assert run(receive())["content"] == {"status": "ok"}
 
 
-@pytest.mark.parametrize("timeout", [0, 0.2, 1.5 * LOOK])
-def test_a_silent_socket_is_left_after_its_time(timeout: float) -> None:
-    async def silent() -> float:
+@pytest.mark.parametrize("timeout", [0, 0.1, 0.3])  # none, below and above the polling interval
+def test_a_silent_socket_times_out(timeout: float) -> None:
+    async def wait() -> float:
         context = zmq.asyncio.Context()
         channel, _ = channel_and_kernel(context)
-        begun = time.monotonic()
+        start = time.monotonic()
         try:
             with pytest.raises(Empty):
                 await channel.get_msg(timeout)
-            return time.monotonic() - begun
+            return time.monotonic() - start
         finally:
             context.destroy(linger=0)
 
-    assert timeout - 0.01 <= run(silent()) < timeout + 5
+    assert timeout - 0.01 <= run(wait()) < timeout + 5

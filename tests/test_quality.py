@@ -1,4 +1,4 @@
-"""The time to a given W2: what is compared, what is stopped when, and what is said of it."""
+"""Test the benchmark of training time: its records, stopping rule and table."""
 
 import json
 from collections.abc import Callable
@@ -21,29 +21,29 @@ from cepnb.tools.bench.rows import Inputs
 SMALL = replace(TOY_PROFILES["ci"], steps=20, score_steps=20, sampler_steps=15)
 
 
-class Late:
-    """In the place of the paper's networks: no guidance at all for so many steps of the energy, and the exact one from then on."""
+class LatePeer:
+    """Stand-in for the paper's networks: exact guidance after `steps` energy steps, none before."""
 
     def __init__(self, of: Density, beta: float, steps: int) -> None:
         self.of, self.tilted, self.steps = of, of.tilted(beta), steps
-        self.done = {"score": 0, "energy": 0}
+        self.counts = {"score": 0, "energy": 0}
 
     def score_step(self) -> None:
-        self.done["score"] += 1
+        self.counts["score"] += 1
 
     def energy_step(self) -> None:
-        self.done["energy"] += 1
+        self.counts["energy"] += 1
 
     def eps(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         return self.of.eps(xt, t)
 
     def gradient(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         exact = self.of.score(xt, t) - self.tilted.score(xt, t)
-        return exact if self.done["energy"] >= self.steps else torch.zeros_like(exact)
+        return exact if self.counts["energy"] >= self.steps else torch.zeros_like(exact)
 
 
-class Known(torch.nn.Module):
-    """What is known exactly in the place of a trained network."""
+class Exact(torch.nn.Module):
+    """Stand-in for a trained network: an exact function."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
@@ -55,92 +55,80 @@ class Known(torch.nn.Module):
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "chosen", lambda: SMALL)
-    monkeypatch.setattr(quality, "POINTS", 100)
+    monkeypatch.setattr(quality, "short_settings", lambda: SMALL)
+    monkeypatch.setattr(quality, "PEER_POINTS", 100)
 
 
-def with_peer(monkeypatch: pytest.MonkeyPatch, steps: int, seconds: float) -> list[Late]:
-    """Has the paper's code be `Late`, and each call of ours or a block of theirs last so many seconds; networks made, as they are."""
-    made: list[Late] = []
+def with_peer(monkeypatch: pytest.MonkeyPatch, steps: int, seconds: float) -> list[LatePeer]:
+    """Replace the paper's code by `LatePeer`; every timed block lasts `seconds`."""
+    models: list[LatePeer] = []
     ticks = iter(range(10**9))
 
-    class Stand(Peer):
+    class PeerStandIn(Peer):
         def __init__(self, path: Path, inputs: Inputs) -> None:
             pass
 
-        def toy_model(self, of: Density, beta: float, points: int) -> Late:
+        def toy_model(self, of: Density, beta: float, points: int) -> LatePeer:
             assert (beta, points) == (BETA, 100)
-            made.append(Late(of, beta, steps))
-            return made[-1]
+            models.append(LatePeer(of, beta, steps))
+            return models[-1]
 
-    monkeypatch.setattr(quality, "Peer", Stand)
+    monkeypatch.setattr(quality, "Peer", PeerStandIn)
     monkeypatch.setattr(quality, "perf_counter", lambda: seconds * next(ticks))
-    return made
+    return models
 
 
-def test_the_command_gives_the_densities_named(small: None, capsys: pytest.CaptureFixture) -> None:
+def exact_energy(method: str, of: Density, beta: float, *rest: object, **named: object) -> Exact:
+    return Exact(lambda xt, t: of.log_q(xt, t) - of.tilted(beta).log_q(xt, t))
+
+
+def test_the_command_measures_the_named_densities(
+    small: None, capsys: pytest.CaptureFixture
+) -> None:
     assert main(["bench", "--toys", "--rows", "moons", "rings", "--repeats", "2", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert [(case["density"], case["seed"]) for case in record["cases"]] == [
-        ("moons", 0),
-        ("moons", 1),
-        ("rings", 0),
-        ("rings", 1),
-    ]
+    cases = [(case["density"], case["seed"]) for case in record["cases"]]
+    assert cases == [("moons", 0), ("moons", 1), ("rings", 0), ("rings", 1)]
     assert record["seeds"] == 2 and record["steps"] == SMALL.steps and record["beta"] == BETA
-    assert all(
-        case["seconds"] > 0
-        and case["w2_ratio"] > 1
-        and case["peer"] == []
-        and times_as_long(case) is None
-        for case in record["cases"]
-    )
+    for case in record["cases"]:
+        assert case["seconds"] > 0 and case["w2_ratio"] > 1
+        assert case["peer"] == [] and times_as_long(case) is None
 
 
-def test_the_papers_code_is_looked_at_until_it_is_as_good(
+def test_the_papers_code_trains_until_it_is_as_good(
     small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """A block of theirs lasts as long as a training of ours; the bar is above what an untrained network has."""
+    """A block of its steps lasts as long as our training; the bar needs guidance."""
     monkeypatch.setattr(quality, "BAR", 1.5)
-    monkeypatch.setattr(
-        quality,
-        "train_energy",
-        lambda method, of, beta, *rest, **named: Known(
-            lambda xt, t: of.log_q(xt, t) - of.tilted(beta).log_q(xt, t)
-        ),
-    )
-    monkeypatch.setattr(quality, "train_score", lambda of, *rest, **named: Known(of.eps))
-    late = with_peer(monkeypatch, steps=5 * quality.BLOCK, seconds=1.0)
+    monkeypatch.setattr(quality, "train_toy_energy", exact_energy)
+    monkeypatch.setattr(quality, "train_score", lambda of, *rest, **named: Exact(of.eps))
+    block = quality.PEER_BLOCK
+    late = with_peer(monkeypatch, steps=5 * block, seconds=1.0)
     assert main(["bench", "--toys", "--peer", "there", "--rows", "8gaussians", "--json"]) == 0
     (case,) = json.loads(capsys.readouterr().out)["cases"]
     assert case["seconds"] == 1.0 and case["w2_ratio"] < 1.5
     assert [check["seconds"] for check in case["peer"]] == [1, 2, 4, 8]
-    assert [check["steps"] for check in case["peer"]] == [
-        steps * quality.BLOCK for steps in (1, 2, 4, 8)
-    ]
-    assert (
-        all(check["w2_ratio"] > 1.5 for check in case["peer"][:-1])
-        and case["peer"][-1]["w2_ratio"] < 1.5
-    )
-    assert late[0].done == {
-        "score": 8 * quality.BLOCK,
-        "energy": 8 * quality.BLOCK,
-    } and times_as_long(case) == (4, 8)
+    assert [check["steps"] for check in case["peer"]] == [n * block for n in (1, 2, 4, 8)]
+    *early, last = (check["w2_ratio"] for check in case["peer"])
+    assert min(early) > 1.5 and last < 1.5
+    assert late[0].counts == {"score": 8 * block, "energy": 8 * block}
+    assert times_as_long(case) == (4, 8)
+
     with_peer(monkeypatch, steps=10**9, seconds=1.0)
     assert main(["bench", "--toys", "--peer", "there", "--rows", "8gaussians"]) == 0
     row = capsys.readouterr().out.splitlines()[2]
     assert row.startswith("| 8gaussians | 0 | 1 |") and "(20) | not after 20 times |" in row
 
 
-def test_bad_input_is_one_line(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+def test_bad_input_gives_one_line(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     for arguments, expected in (
-        (["--rows", "rng"], f"density 'rng': expected some of {', '.join(DENSITIES)}"),
-        (["--repeats", "0"], "--repeats 0: expected at least 1"),
-        (["--full"], "--full: expected with --growth alone"),
-        (["--growth"], "--toys: not with --growth, expected one of the two"),
+        (["--rows", "rng"], f"density 'rng' is unknown; choose from {', '.join(DENSITIES)}"),
+        (["--repeats", "0"], "--repeats 0 is too small; use at least 1"),
+        (["--full"], "--full needs --growth"),
+        (["--growth"], "--toys cannot be combined with --growth"),
         (
             ["--peer", str(tmp_path)],
-            f"{tmp_path}: no Offline_RL_2D/diffusion_SDE/schedule.py, expected a checkout of the paper's code",
+            f"{tmp_path}: Offline_RL_2D/diffusion_SDE/schedule.py is missing; give a checkout of the paper's code",
         ),
     ):
         assert main(["bench", "--toys", *arguments]) == 2

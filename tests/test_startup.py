@@ -1,4 +1,4 @@
-"""Nothing large is imported before it is needed: what each module brings along, which no machine changes."""
+"""Test that heavy libraries are imported only by the functions that use them."""
 
 import json
 import subprocess
@@ -8,34 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {
-    "mujoco",
-    "gymnasium",
-    "gym",
-    "h5py",
-    "scipy",
-    "matplotlib",
-    "sklearn",
-    "ot",
-    "pandas",
-    "d4rl",
-    "minari",
-    "anywidget",
-    "ipywidgets",
-    "IPython",
-    "dask",
-    "distributed",
-    "jax",
-    "sbx",
-    "stable_baselines3",
-    "diffusers",
-    "requests",
-    "nbformat",
-    "nbclient",
-    "sphinx",
-}
-# Where a library is the matter itself: figures and what is built of them, the book, D4RL's own code, downloads.
+HEAVY = set(
+    "mujoco gymnasium gym h5py scipy matplotlib sklearn ot pandas d4rl minari anywidget ipywidgets "
+    "IPython dask distributed jax sbx stable_baselines3 diffusers requests nbformat nbclient sphinx".split()
+)
 FIGURES = {"matplotlib", "IPython", "ipywidgets", "anywidget"}
+# Modules and sub-packages that are about a library: figures, the book, and D4RL's own code.
 ALLOWED = {
     "notebook": FIGURES,
     "tools.bench": FIGURES,
@@ -43,34 +21,26 @@ ALLOWED = {
     "d4rl_compat": HEAVY,
     "envs.mujoco_py_standin": HEAVY,
 }
-# Imports the modules one after the other into one process that has torch, and says what is new with each.
+# Import the modules one after the other in a process that has torch, and print what each one adds.
 SCRIPT = """
 import importlib, json, sys
 import torch
-found, known = {}, set(sys.modules)
+added, known = {}, set(sys.modules)
 for name in sys.argv[1:]:
     importlib.import_module(name)
-    found[name] = sorted(set(sys.modules) - known)
+    added[name] = sorted(set(sys.modules) - known)
     known |= set(sys.modules)
-print(json.dumps(found))
+print(json.dumps(added))
 """
 
 
-def brought(names: list[str]) -> dict[str, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *names], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    return json.loads(done.stdout)
-
-
 def allowed(name: str) -> set[str]:
-    return set().union(
-        *(
-            heavy
-            for prefix, heavy in ALLOWED.items()
-            if name == prefix or name.startswith(f"{prefix}.")
-        )
-    )
+    """Return the heavy libraries that a module of the package may import."""
+    found = set()
+    for prefix, libraries in ALLOWED.items():
+        if f"{name}.".startswith(f"{prefix}."):
+            found |= libraries
+    return found
 
 
 def heavy(modules: list[str]) -> set[str]:
@@ -79,47 +49,49 @@ def heavy(modules: list[str]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def modules() -> list[str]:
-    """All modules that can be imported in any order, the lightest first: what an earlier one brings, a later one does not."""
-    paths = (
-        path.relative_to(ROOT / "cepnb").with_suffix("").parts
-        for path in sorted((ROOT / "cepnb").rglob("*.py"))
-    )
-    names = {".".join(part for part in parts if part != "__init__") for parts in paths} - {
-        "",
-        "__main__",
-        "tools.book.__main__",
-    }
-    return sorted(
-        (name for name in names if allowed(name) != HEAVY),
-        key=lambda name: (len(allowed(name)), name),
-    )
+    """All modules but those that may import anything, the lightest first."""
+    names = []
+    for path in sorted((ROOT / "cepnb").rglob("*.py")):
+        parts = path.relative_to(ROOT / "cepnb").with_suffix("").parts
+        names.append(".".join(part for part in parts if part != "__init__"))
+    tested = [name for name in names if name and "__main__" not in name and allowed(name) != HEAVY]
+    return sorted(tested, key=lambda name: (len(allowed(name)), name))
 
 
-def test_no_module_brings_what_it_may_not(modules: list[str]) -> None:
-    found = brought([f"cepnb.{name}" for name in modules])
-    wrong = {
-        name: more for name in modules if (more := heavy(found[f"cepnb.{name}"]) - allowed(name))
-    }
-    assert not wrong, f"import them in the functions that use them: {wrong}"
-    assert len(modules) > 60 and heavy(sum(found.values(), [])) >= FIGURES  # it would see them
+@pytest.fixture(scope="module")
+def added(modules: list[str]) -> dict[str, list[str]]:
+    """The modules that each import adds: first the package, then the pipeline, then all others."""
+    first = ["cepnb", "cepnb.qgpo.pipeline"]
+    others = [f"cepnb.{name}" for name in modules if f"cepnb.{name}" not in first]
+    command = [sys.executable, "-c", SCRIPT, *first, *others]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    return json.loads(done.stdout)
 
 
-def test_the_package_alone_is_one_module_and_the_pipeline_few() -> None:
-    found = brought(["cepnb", "cepnb.qgpo.pipeline"])
-    assert found["cepnb"] == ["cepnb"]
-    outside = [name for name in found["cepnb.qgpo.pipeline"] if not name.startswith("cepnb")]
+def test_no_module_imports_a_heavy_library(modules: list[str], added: dict[str, list[str]]) -> None:
+    wrong = {name: sorted(heavy(added[f"cepnb.{name}"]) - allowed(name)) for name in modules}
+    wrong = {name: libraries for name, libraries in wrong.items() if libraries}
+    assert not wrong, f"import these libraries in the functions that use them: {wrong}"
+    imported = set().union(*map(heavy, added.values()))
+    assert len(modules) > 60 and imported >= FIGURES  # the test detects imports
+
+
+def test_the_package_alone_is_one_module_and_the_pipeline_is_light(
+    added: dict[str, list[str]],
+) -> None:
+    assert added["cepnb"] == ["cepnb"]
+    outside = [name for name in added["cepnb.qgpo.pipeline"] if not name.startswith("cepnb")]
     assert len(outside) < 100, outside
 
 
 def test_help_needs_no_torch() -> None:
-    script = "import sys; from cepnb.cli import main\ntry: main(['--help'])\nfinally: print(*sys.modules, file=sys.stderr)"
+    script = (
+        "import sys\nfrom cepnb.cli import main\n"
+        "try: main(['--help'])\nfinally: print(*sys.modules, file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     loaded = done.stderr.split()
     assert done.returncode == 0 and done.stdout.startswith("usage: cepnb")
     assert not heavy(loaded) and not {"torch", "numpy"} & set(loaded)
-    assert {name for name in loaded if name.startswith("cepnb")} == {
-        "cepnb",
-        "cepnb.cli",
-        "cepnb.errors",
-        "cepnb.qgpo.settings",
-    }
+    ours = {name for name in loaded if name.startswith("cepnb")}
+    assert ours == {"cepnb", "cepnb.cli", "cepnb.errors", "cepnb.profiles"}

@@ -17,8 +17,8 @@ from cepnb.notebook import plots
 from cepnb.notebook.explorer.frames import Panel, beta_slider, over_all, over_grid, scale_slider
 from cepnb.notebook.explorer.layers import LIMIT, MARGIN, Field, Points, Shaded
 from cepnb.notebook.explorer.widgets import BetaExplorer, Explorer, LiveExplorer
-from cepnb.tools.book.hidden_errors import hidden_errors
-from cepnb.tools.book.kernels import LookingManager
+from cepnb.tools.book.execution import PollingManager
+from cepnb.tools.book.outputs import hidden_errors
 
 
 class Frames:
@@ -271,7 +271,7 @@ def test_a_page_without_a_kernel_has_all_live_frames() -> None:
 def test_errors_that_widgets_swallow_are_found(code: str, error: str | None) -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
     NotebookClient(
-        notebook, timeout=120, kernel_name="python3", kernel_manager_class=LookingManager
+        notebook, timeout=120, kernel_name="python3", kernel_manager_class=PollingManager
     ).execute()
     found = hidden_errors(notebook)
     assert (error in found[0]) if error else not found, found

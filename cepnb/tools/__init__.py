@@ -1,5 +1,5 @@
-"""Tools around the package.
+"""Tools for users and maintainers of the package.
 
-- `bench`: speed on this machine, against its limits and against the paper's public code
-- `book`: all notebooks as a site
+- `bench`: speed on this machine, compared with its limits and with the paper's public code
+- `book`: the notebooks and documentation as a static site
 """

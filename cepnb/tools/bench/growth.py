@@ -1,10 +1,12 @@
-"""How time and memory grow with the size of what is worked on: exponents, each beside the one that it should have."""
+"""Measure how time and memory grow with the size of the inputs."""
 
 import contextlib
 import ctypes
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -13,100 +15,71 @@ from tqdm.auto import tqdm
 
 from cepnb.densities.metrics import mmd, w2
 from cepnb.diffusion.training import seeded
+from cepnb.experiments.report import markdown_table
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import prepare
 from cepnb.tools.bench.rows import Inputs, critic_cep, loading, support
-from cepnb.tools.bench.turns import asked_for, conditions, in_turns, said
+from cepnb.tools.bench.timing import Call, conditions, conditions_text, in_turns, selected
 
-ROWS, MORE_ROWS = (
-    (100_000, 300_000, 1_000_000),
-    (10_000_000,),
-)  # of a dataset; the latter take some 12 GB on disk and in memory
-FEW = 16  # states whose support actions are sampled
-Growing = Callable[["Sizes", int], Callable[[], object]]  # what is to be timed at a size
+DATASET_ROWS = (100_000, 300_000, 1_000_000)
+FULL_DATASET_ROWS = 10_000_000  # about 12 GB on disk and in memory
+SUPPORT_ROWS = 17  # dataset rows, and distinct states, whose support actions are sampled
 
 
 @dataclass(frozen=True)
 class Series:
-    """One kind of work at several sizes. `expected` is the range that the exponent of a large size lies in."""
+    """One kind of work at several sizes; `expected` is the range of the exponent at large sizes."""
 
     of: str
     sizes: tuple[int, ...]
     expected: tuple[int, int]
-    work: Growing
-
-
-class Sizes:
-    """Inputs of every size, made once: datasets in `folder`, and a support set of few states under changed settings."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self._inputs = folder, {}
-
-    def dataset(self, rows: int) -> Inputs:
-        return self._inputs.setdefault(rows, Inputs(self.folder, rows=rows))
-
-    def chunk(self, **changes: object) -> Callable[[], object]:
-        return support(Inputs(self.folder, replace(Settings(), **changes), FEW + 1)).call
-
-
-def _points(
-    distance: Callable[[torch.Tensor, torch.Tensor], float], count: int
-) -> Callable[[], object]:
-    x, y = torch.randn(2, count, 2, generator=seeded(0, "bench points")).unbind()
-    return lambda: distance(x, y)
 
 
 SERIES: dict[str, Series] = {
-    "prepare": Series(
-        "rows",
-        ROWS,
-        (1, 1),
-        lambda sizes, n: lambda: prepare(sizes.dataset(n).dataset, "return_range"),
-    ),
-    "loading": Series("rows", ROWS, (1, 1), lambda sizes, n: loading(sizes.dataset(n)).call),
-    "critic_cep": Series("rows", ROWS, (0, 0), lambda sizes, n: critic_cep(sizes.dataset(n)).call),
-    "support_K": Series(
-        "actions a state", (4, 8, 16, 32, 64), (1, 1), lambda sizes, n: sizes.chunk(K=n, energy_K=n)
-    ),
-    "support_steps": Series(
-        "evaluations", (5, 10, 20, 40), (1, 1), lambda sizes, n: sizes.chunk(sampler_steps=n)
-    ),
-    "support_width": Series(
-        "width",
-        (128, 256, 512, 1024),
-        (1, 2),
-        lambda sizes, n: sizes.chunk(behaviour_widths=(n, n // 2, n // 4)),
-    ),
-    "mmd": Series("points", (500, 1_000, 2_000, 4_000), (2, 2), lambda sizes, n: _points(mmd, n)),
-    "w2": Series("points", (500, 1_000, 2_000), (2, 3), lambda sizes, n: _points(w2, n)),
+    "prepare": Series("rows", DATASET_ROWS, (1, 1)),
+    "loading": Series("rows", DATASET_ROWS, (1, 1)),
+    "critic_cep": Series("rows", DATASET_ROWS, (0, 0)),
+    "support_K": Series("actions a state", (4, 8, 16, 32, 64), (1, 1)),
+    "support_steps": Series("evaluations", (5, 10, 20, 40), (1, 1)),
+    "support_width": Series("width", (128, 256, 512, 1024), (1, 2)),
+    "mmd": Series("points", (500, 1_000, 2_000, 4_000), (2, 2)),
+    "w2": Series("points", (500, 1_000, 2_000), (2, 3)),
 }
 
 
 def growth(
     names: Sequence[str] = (), repeats: int = 7, full: bool = False, progress: bool = True
 ) -> dict:
-    """A record of the machine and of each of the series named (all by default): `repeats` turns through its sizes.
+    """Measure the named series (default: all of `SERIES`) in `repeats` turns and return a record.
 
-    `full` adds datasets of 10⁷ rows. Raises `CepnbError` on a series that is not known.
+    `full` adds datasets of 10⁷ rows. Raises `CepnbError` on an unknown series and on fewer than one
+    repeat.
     """
-    names = asked_for("series", names, SERIES, repeats)
+    names = selected("series", names, SERIES, repeats)
     with (
         tempfile.TemporaryDirectory() as folder,
         tqdm(total=len(names) * (1 + repeats), disable=not progress, leave=False) as bar,
     ):
-        sizes, series = Sizes(Path(folder)), []
+
+        @cache
+        def inputs(rows: int, **changes: object) -> Inputs:
+            return Inputs(Path(folder), replace(Settings(), **changes), rows)
+
+        found = []
         for name in names:
             bar.set_description(name)
-            series.append(_measured(name, sizes, repeats, full, bar.update))
-    return conditions(turns=repeats) | {"series": series}
+            found.append(_measured_series(name, inputs, repeats, full, bar.update))
+    return conditions(turns=repeats) | {"series": found}
 
 
-def _measured(
-    name: str, made: Sizes, repeats: int, full: bool, watch: Callable[[], object]
+def _measured_series(
+    name: str, inputs: Callable[..., Inputs], repeats: int, full: bool, watch: Call
 ) -> dict:
     series = SERIES[name]
-    sizes = series.sizes + (MORE_ROWS if full and series.of == "rows" else ())
-    calls = {str(size): series.work(made, size) for size in sizes}
+    sizes = series.sizes
+    if full and series.of == "rows":
+        sizes += (FULL_DATASET_ROWS,)
+    calls = {str(size): _call(name, size, inputs) for size in sizes}
     for call in calls.values():
         call()
     memory = [peak_bytes(call) for call in calls.values()]
@@ -125,64 +98,79 @@ def _measured(
     }
 
 
+def _call(name: str, size: int, inputs: Callable[..., Inputs]) -> Call:
+    """Return the work of a series at one size."""
+    match name:
+        case "prepare":
+            dataset = inputs(size).dataset
+            return lambda: prepare(dataset, "return_range")
+        case "loading":
+            return loading(inputs(size)).call
+        case "critic_cep":
+            return critic_cep(inputs(size)).call
+        case "support_K":
+            return support(inputs(SUPPORT_ROWS, K=size, energy_K=size)).call
+        case "support_steps":
+            return support(inputs(SUPPORT_ROWS, sampler_steps=size)).call
+        case "support_width":
+            widths = (size, size // 2, size // 4)
+            return support(inputs(SUPPORT_ROWS, behaviour_widths=widths)).call
+        case "mmd" | "w2":
+            distance = mmd if name == "mmd" else w2
+            x, y = torch.randn(2, size, 2, generator=seeded(0, "bench points")).unbind()
+            return lambda: distance(x, y)
+
+
 def exponent(sizes: Sequence[int], seconds: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Slope of log time over log size by least squares through the times of all turns, and its standard error.
+    """Fit log time against log size by least squares; return the slope and its standard error.
 
-    The error is of a straight line: it is large, too, where the times lie on a curve.
+    The error assumes a straight line, so it is large for a curve too.
     """
-    from scipy import stats  # here, because it takes a second
+    from scipy import stats
 
-    pairs = torch.tensor(
-        [(size, time) for size, times in zip(sizes, seconds, strict=True) for time in times],
-        dtype=torch.double,
-    )
-    line = stats.linregress(*pairs.log().T.numpy())
+    points = [(size, time) for size, times in zip(sizes, seconds, strict=True) for time in times]
+    log_sizes, log_times = torch.tensor(points, dtype=torch.double).log().T.numpy()
+    line = stats.linregress(log_sizes, log_times)
     return float(line.slope), float(line.stderr)
 
 
-def peak_bytes(call: Callable[[], object]) -> int | None:
-    """How far the memory of this process rises above where it is, during a call; None where the system (not Linux) does not say.
+def peak_bytes(call: Call) -> int | None:
+    """Return how far this process's memory rises during a call; None if the system is not Linux.
 
-    Mapped files count as far as they are read.
+    Memory-mapped files count as far as the call reads them.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(
-            0
-        )  # glibc keeps what it was given back, and a call that takes it again would not be seen
+        ctypes.CDLL(None).malloc_trim(0)  # otherwise the call reuses freed memory unnoticed
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is what is there now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
     except OSError:
         return None
-    before = _status("VmRSS")
+    before = _status_bytes("VmRSS")
     call()
-    return max(0, _status("VmHWM") - before)
+    return max(0, _status_bytes("VmHWM") - before)
 
 
-def _status(key: str) -> int:
-    line = next(
-        line
-        for line in Path("/proc/self/status").read_text().splitlines()
-        if line.startswith(f"{key}:")
-    )
-    return 1024 * int(line.split()[1])
+def _status_bytes(key: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(rf"^{key}:\s*(\d+)", status, re.MULTILINE)[1])
 
 
 def growth_markdown(record: dict) -> str:
-    """A record as a table, with what it was measured on below it."""
-    lines = [
-        "| what | grows with | seconds | memory beside the inputs | exponent of time | expected |",
-        "|---|---|---|---|---|---|",
-    ]
-    for s in record["series"]:
-        first, last = s["sizes"][0], s["sizes"][-1]
-        memory = (
-            ""
-            if None in s["bytes"]
-            else f"{s['bytes'][0] / 1e6:.0f} to {s['bytes'][-1] / 1e6:.0f} MB"
-        )
-        low, high = s["expected"]
+    """Format a record of `growth` as a table with the machine below it."""
+    head = ("what", "grows with", "seconds", "memory above inputs", "exponent of time", "expected")
+    lines = []
+    for series in record["series"]:
+        sizes, seconds, memory = series["sizes"], series["seconds"], series["bytes"]
+        low, high = series["expected"]
+        known = None not in memory
         lines.append(
-            f"| {s['series']} | {s['of']}, {first:,} to {last:,} | {s['seconds'][0]:.3g} to {s['seconds'][-1]:.3g} | {memory} "
-            f"| {s['exponent']:.2f} ± {s['error']:.2f} | {low}{'' if low == high else f' to {high}'} |"
+            (
+                series["series"],
+                f"{series['of']}, {sizes[0]:,} to {sizes[-1]:,}",
+                f"{seconds[0]:.3g} to {seconds[-1]:.3g}",
+                f"{memory[0] / 1e6:.0f} to {memory[-1] / 1e6:.0f} MB" if known else "",
+                f"{series['exponent']:.2f} ± {series['error']:.2f}",
+                f"{low}" if low == high else f"{low} to {high}",
+            )
         )
-    return "\n".join([*lines, "", said(record)])
+    return f"{markdown_table(head, lines)}\n\n{conditions_text(record)}"

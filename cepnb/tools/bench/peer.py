@@ -1,8 +1,8 @@
-"""The paper's own public code, from a checkout of the reader's, doing what `rows` does on the same inputs.
+"""Run the paper's public code, from a local checkout, on the same inputs as `rows`.
 
-Nothing of it is in this package: its modules are imported from the folder that is named. It was written for a GPU and for
-D4RL with MuJoCo 2.1; here "cuda" in a default is replaced by the device of the inputs, and `gym` and `d4rl` are stand-ins
-that hand over our dataset.
+This package contains none of that code; its modules are imported from the given folder. The code
+expects a GPU, and D4RL with MuJoCo 2.1. So the default device "cuda" is replaced by the device of
+the inputs, and stand-ins for `gym` and `d4rl` return our dataset.
 """
 
 import importlib
@@ -26,72 +26,68 @@ from cepnb.diffusion.networks import parameter_count
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
 from cepnb.tools.bench.rows import EPISODES, SUPPORT_STATES, TOY, Inputs
+from cepnb.tools.bench.timing import Call
 
 FOLDER = "Offline_RL_2D"
 MODULES = ("schedule", "loss", "model", "unconditional_model")
-BETA = 3.0  # of both its energies; its "alpha"
+BETA = 3.0  # "alpha" in the paper's code, for policies and toy densities
+COLUMNS = ("observations", "actions", "next_observations", "rewards", "terminals")
 
 
 class Peer:
-    """Its networks, datasets and steps. Raises `CepnbError` if `path` does not hold its code or another version of it."""
+    """Networks, dataset and training steps of the paper's code.
+
+    Raises `CepnbError` if `path` is not a checkout of the code or if its networks have other sizes
+    than ours.
+    """
 
     def __init__(self, path: Path, inputs: Inputs) -> None:
-        self.inputs = inputs
+        self.inputs, self.settings = inputs, inputs.settings
+        device = inputs.device
+        self.arguments = Namespace(env="", device=device, alpha=BETA, q_alpha=1.0, method="CEP")
         with _importable(path, inputs):
             try:
-                parts = [importlib.import_module(f"diffusion_SDE.{name}") for name in MODULES]
-                self.schedule, self.loss, self.model, self.unconditional = parts
+                modules = [importlib.import_module(f"diffusion_SDE.{name}") for name in MODULES]
+                schedule, self.loss, model, self.unconditional = modules
                 self.dataset = importlib.import_module("dataset.dataset")
-                self.schedule.marginal_prob_std.__defaults__ = (inputs.device,)
-                self.arguments = Namespace(
-                    env="", device=inputs.device, alpha=BETA, q_alpha=1.0, method="CEP"
-                )
+                self.marginal = schedule.marginal_prob_std
+                self.marginal.__defaults__ = (device,)
                 self.data = self.dataset.D4RL_dataset(self.arguments)
-                self.net = self.model.ScoreNet(
-                    sum(inputs.shape),
-                    inputs.shape[1],
-                    self.schedule.marginal_prob_std,
-                    args=self.arguments,
-                ).to(inputs.device)
+                self.net = model.ScoreNet(
+                    sum(inputs.shape), inputs.shape[1], self.marginal, args=self.arguments
+                ).to(device)
             except (ImportError, AttributeError, TypeError) as error:
                 raise CepnbError(
-                    f"{path}: not the version of the paper's code that is known here ({error})"
+                    f"{path}: not the supported version of the paper's code ({error}); "
+                    "use a checkout of its public version"
                 ) from error
         self.critic = self.net.q[0]
-        self._check(path)
+        self._check_sizes(path)
 
-    def calls(self) -> dict[str, Callable[[], Callable[[], object]]]:
-        """For each row that has a counterpart what makes the call to be timed."""
-        return {
-            "behaviour": self.behaviour,
-            "behaviour_bfloat16": self.behaviour,
-            "critic_cep": self.critic_cep,
-            "support": self.support,
-            "support_bfloat16": self.support,
-            "evaluation": self.evaluation,
-            "toy": self.toy,
-        }
+    def rows(self) -> dict[str, Callable[[], Call]]:
+        """Return functions that prepare the counterparts of our rows, by row name."""
+        methods = (self.behaviour, self.critic_cep, self.support, self.evaluation, self.toy)
+        rows = {method.__name__: method for method in methods}
+        return rows | {f"{name}_bfloat16": rows[name] for name in ("behaviour", "support")}
 
-    def behaviour(self) -> Callable[[], object]:
-        """A step of its train_behavior.py, loader included."""
-        batches = _endless(
-            DataLoader(self.data, batch_size=self.inputs.settings.behaviour_batch, shuffle=True)
-        )
-        adam = torch.optim.Adam(self.net.parameters(), lr=self.inputs.settings.behaviour_rate)
+    def behaviour(self) -> Call:
+        """Prepare a step of train_behavior.py, including its data loader."""
+        batches = self._batches(self.settings.behaviour_batch)
+        adam = torch.optim.Adam(self.net.parameters(), lr=self.settings.behaviour_rate)
 
         def step() -> None:
             batch = next(batches)
             self.net.condition = batch["s"]
-            error = self.loss.loss_fn(self.net, batch["a"], self.schedule.marginal_prob_std)
+            error = self.loss.loss_fn(self.net, batch["a"], self.marginal)
             adam.zero_grad()
             error.backward()
             adam.step()
 
         return step
 
-    def critic_cep(self) -> Callable[[], object]:
-        """A step of its train_critic.py, of the first half, in which Q is still learned."""
-        batches = self._with_support()
+    def critic_cep(self) -> Call:
+        """Prepare a step of train_critic.py in its first half, which trains Q and the energy."""
+        batches = self._support_batches()
 
         def step() -> None:
             batch = next(batches)
@@ -100,126 +96,110 @@ class Peer:
 
         return step
 
-    def cep(self) -> Callable[[], object]:
-        """A step of it, of the second half, in which the energy alone is learned."""
-        batches = self._with_support()
+    def cep(self) -> Call:
+        """Prepare a step of train_critic.py in its second half, which trains the energy only."""
+        batches = self._support_batches()
         return lambda: self.critic.update_qt(next(batches))
 
-    def _with_support(self) -> Iterator[dict[str, Tensor]]:
-        support = self.inputs.support
-        self.data.fake_actions = support[: len(self.data)]
-        self.data.fake_next_actions = support[self.inputs.data.next_row]
-        return _endless(
-            DataLoader(self.data, batch_size=self.inputs.settings.q_batch, shuffle=True)
-        )
-
-    def support(self) -> Callable[[], object]:
-        """Support actions of states and of next states, as its train_critic.py has them sampled, guidance at scale 0."""
-        few = (
-            self.data.states[:SUPPORT_STATES].cpu().numpy(),
-            self.data.next_states[:SUPPORT_STATES].cpu().numpy(),
-        )
+    def support(self) -> Call:
+        """Prepare support sampling as in train_critic.py (states and next states, scale 0)."""
+        columns = (self.data.states, self.data.next_states)
+        states, next_states = (column[:SUPPORT_STATES].cpu().numpy() for column in columns)
 
         def sample() -> list[np.ndarray]:
+            K, steps = self.settings.K, self.settings.sampler_steps
             self.critic.guidance_scale = 0.0
-            return [
-                self.net.sample(states, self.inputs.settings.K, self.inputs.settings.sampler_steps)
-                for states in few
-            ]
+            return [self.net.sample(s, K, steps) for s in (states, next_states)]
 
         return sample
 
-    def evaluation(self) -> Callable[[], object]:
-        """Actions of `EPISODES` states at one scale after the other, 0 the first."""
+    def evaluation(self) -> Call:
+        """Prepare sampling of one action for `EPISODES` states at one scale after the other."""
         states = self.data.states[:EPISODES].cpu().numpy()
 
         def act() -> list[list[np.ndarray]]:
             actions = []
-            for scale in (0.0, *self.inputs.settings.scales):
+            for scale in (0.0, *self.settings.scales):
                 self.critic.guidance_scale = scale
-                actions.append(self.net.select_actions(states, self.inputs.settings.sampler_steps))
+                actions.append(self.net.select_actions(states, self.settings.sampler_steps))
             return actions
 
         return act
 
-    def toy(self) -> Callable[[], object]:
-        """A step of the energy in its bandit_toy.py, on samples of our density: its class would make its own on a GPU."""
+    def toy(self) -> Call:
+        """Prepare an energy step of bandit_toy.py on samples of our eight Gaussians."""
         return self.toy_model(density("8gaussians"), BETA, TOY.K * 100).energy_step
 
     def toy_model(self, of: Density, beta: float, points: int) -> "ToyModel":
-        """Its two networks for a density, untrained, and so many samples of it."""
-        examples = object.__new__(self.dataset.Toy_dataset)
+        """Build the paper's untrained toy networks, with `points` samples of a density as data."""
         x, energy = of.sample(points, seeded(0, "bench toy"))
-        examples.datanum, examples.datas, examples.energy = (
-            points,
-            x,
-            -energy.unsqueeze(1),
-        )  # its energies are high where p_0 is
+        examples = object.__new__(self.dataset.Toy_dataset)  # its own samples need a GPU
+        examples.datanum, examples.datas = points, x
+        examples.energy = -energy.unsqueeze(1)  # the paper's code uses the opposite sign
         arguments = Namespace(**{**vars(self.arguments), "alpha": beta})
-        net = self.unconditional.Bandit_MlpScoreNet(
-            2, 2, self.schedule.marginal_prob_std, args=arguments
-        )
-        return ToyModel(
-            net,
-            self.loss.loss_fn,
-            self.schedule.marginal_prob_std,
-            DataLoader(examples, batch_size=TOY.K, shuffle=True),
-        )
+        net = self.unconditional.Bandit_MlpScoreNet(2, 2, self.marginal, args=arguments)
+        batches = _endless(DataLoader(examples, batch_size=TOY.K, shuffle=True))
+        return ToyModel(net, self.loss.loss_fn, self.marginal, batches)
 
-    def _check(self, path: Path) -> None:
-        """That both have networks of one size, but for the linear layer and frequencies of its time embedding."""
+    def _batches(self, size: int) -> Iterator[dict[str, Tensor]]:
+        return _endless(DataLoader(self.data, batch_size=size, shuffle=True))
+
+    def _support_batches(self) -> Iterator[dict[str, Tensor]]:
+        support = self.inputs.support
+        self.data.fake_actions = support[: len(self.data)]
+        self.data.fake_next_actions = support[self.inputs.data.next_row]
+        return self._batches(self.settings.q_batch)
+
+    def _check_sizes(self, path: Path) -> None:
+        """Compare parameter counts; the time embedding is left out because it differs by design."""
         for name, ours, theirs in (
             ("behaviour", self.inputs.eps, self.net),
             ("energy", self.inputs.energy, self.critic.qt),
             ("twin Q", self.inputs.q, self.critic.q0),
         ):
-            extra = parameter_count(theirs.embed) if hasattr(theirs, "embed") else 0
-            if parameter_count(theirs) - extra != parameter_count(ours):
+            embedding = parameter_count(theirs.embed) if hasattr(theirs, "embed") else 0
+            found, expected = parameter_count(theirs) - embedding, parameter_count(ours)
+            if found != expected:
                 raise CepnbError(
-                    f"{path}: its {name} has {parameter_count(theirs) - extra} parameters without its time "
-                    f"embedding, expected {parameter_count(ours)}"
+                    f"{path}: the {name} network has {found} parameters besides its time embedding, "
+                    f"but ours has {expected}; use the paper's settings"
                 )
 
 
 class ToyModel:
-    """Its score and energy of a density, with the steps of its bandit_toy.py and what they have learned in our terms."""
+    """The paper's score and energy networks for a toy density, with the steps of bandit_toy.py."""
 
     def __init__(
-        self, net: nn.Module, loss: Callable, marginal_prob_std: Callable, loader: DataLoader
+        self, net: nn.Module, loss: Callable, marginal: Callable, batches: Iterator[dict]
     ) -> None:
-        self.net, self._loss, self._std, self._batches = (
-            net,
-            loss,
-            marginal_prob_std,
-            _endless(loader),
-        )
-        self._adam = torch.optim.Adam(net.parameters(), lr=1e-4)
+        self.net, self.loss, self.marginal, self.batches = net, loss, marginal, batches
+        self.adam = torch.optim.Adam(net.parameters(), lr=1e-4)
 
     def score_step(self) -> None:
-        error = self._loss(self.net, next(self._batches)["a"], self._std)
-        self._adam.zero_grad()
+        error = self.loss(self.net, next(self.batches)["a"], self.marginal)
+        self.adam.zero_grad()
         error.backward()
-        self._adam.step()
+        self.adam.step()
 
     def energy_step(self) -> None:
-        self.net.q[0].update_qt(next(self._batches))
+        self.net.q[0].update_qt(next(self.batches))
 
+    @torch.no_grad()
     def eps(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Noise prediction −σ_t · score."""
+        """Predict the noise, ε = −σ_t · score."""
         t = t.expand(len(xt)).to(xt.dtype)
-        with torch.no_grad():
-            return -self._std(t)[1].unsqueeze(1) * self.net(xt, t)
+        sigma = self.marginal(t)[1].unsqueeze(1)
+        return -sigma * self.net(xt, t)
 
     def gradient(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """∇f: its energy has the other sign."""
-        return -self.net.q[0].calculate_guidance(
-            xt.detach().clone(), t.expand(len(xt)).to(xt.dtype)
-        )
+        """Return ∇f; the paper's code uses the opposite sign."""
+        t = t.expand(len(xt)).to(xt.dtype)
+        return -self.net.q[0].calculate_guidance(xt.detach().clone(), t)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Within, what the paper's code prints and warns of is not seen."""
+    """Hide warnings and standard output, and restore both at the end."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
@@ -227,38 +207,29 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _importable(path: Path, inputs: Inputs) -> Iterator[None]:
-    """Within, its modules can be imported by the names they have for each other; after that those names are free again."""
-    missing = [
-        name
-        for name in (*(f"diffusion_SDE/{module}.py" for module in MODULES), "dataset/dataset.py")
-        if not (path / FOLDER / name).is_file()
-    ]
-    if missing:
-        raise CepnbError(
-            f"{path}: no {FOLDER}/{missing[0]}, expected a checkout of the paper's code"
-        )
-    dataset, before = inputs.dataset, dict(sys.modules)
-    columns = {
-        name: getattr(dataset, name).numpy()
-        for name in ("observations", "actions", "next_observations", "rewards", "terminals")
-    }
+    """Make the checkout importable, with stand-ins for `gym` and `d4rl`; restore all modules."""
+    root = path / FOLDER
+    for name in (*(f"diffusion_SDE/{module}.py" for module in MODULES), "dataset/dataset.py"):
+        if not (root / name).is_file():
+            raise CepnbError(
+                f"{path}: {FOLDER}/{name} is missing; give a checkout of the paper's code"
+            )
+    columns = {name: getattr(inputs.dataset, name).numpy() for name in COLUMNS}
     gym, d4rl = ModuleType("gym"), ModuleType("d4rl")
-    gym.make, d4rl.qlearning_dataset = lambda name: None, lambda env: columns
+    gym.make = lambda name: None
+    d4rl.qlearning_dataset = lambda env: columns
+    before = dict(sys.modules)
     sys.modules.update(gym=gym, d4rl=d4rl)
-    sys.path.insert(0, str(path / FOLDER))
+    sys.path.insert(0, str(root))
     try:
         yield
     finally:
-        sys.path.remove(str(path / FOLDER))
-        for name in [
-            name
-            for name in sys.modules
-            if name.split(".")[0] in ("gym", "d4rl", "dataset", "diffusion_SDE")
-        ]:
-            del sys.modules[name]
-        sys.modules.update(
-            {name: module for name, module in before.items() if name not in sys.modules}
-        )
+        sys.path.remove(str(root))
+        for name in list(sys.modules):
+            if name.split(".")[0] in ("gym", "d4rl", "dataset", "diffusion_SDE"):
+                del sys.modules[name]
+        for name, module in before.items():
+            sys.modules.setdefault(name, module)
 
 
 def _endless(loader: DataLoader) -> Iterator[dict[str, Tensor]]:

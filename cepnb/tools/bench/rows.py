@@ -1,53 +1,52 @@
-"""What is timed: the parts of this package that take its time, each through the code that does it, at the paper's sizes."""
+"""Define the timed rows: the costly parts of the package at the paper's sizes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cepnb.datasets.dataset import OfflineDataset
 from cepnb.datasets.hdf5 import load_hdf5
 from cepnb.datasets.local import write_dataset
 from cepnb.datasets.waypoint import collect_maze
-from cepnb.densities.methods import toy_energy_loss as toy_energy_loss
-from cepnb.densities.methods import toy_energy_net as toy_energy_net
+from cepnb.densities.methods import toy_energy_loss, toy_energy_net
 from cepnb.densities.settings import ToySettings
 from cepnb.densities.toys import density
 from cepnb.diffusion.networks import EnergyNet, EpsNet, TwinQ
-from cepnb.diffusion.schedule import VPSchedule
 from cepnb.diffusion.training import Plan, StepLoss, seeded, training
 from cepnb.notebook.explorer.frames import Panel, beta_slider, pack, time_slider
 from cepnb.notebook.explorer.layers import Arrows, Field, Points
 from cepnb.qgpo.behaviour import behaviour_loss, behaviour_net
 from cepnb.qgpo.critic import critic_loss, critic_net, polyak_update
-from cepnb.qgpo.energy import batch_loss, energy_net
+from cepnb.qgpo.energy import energy_loss, energy_net
 from cepnb.qgpo.policy import guided_policy
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
 from cepnb.qgpo.transitions import Transitions, prepare
-from cepnb.storage.arrays import mapped_tensor, write_pieces
+from cepnb.storage.arrays import open_array, write_array
+from cepnb.tools.bench.timing import Call
 
 STATE_DIM, ACTION_DIM = 17, 6  # of halfcheetah and walker2d
-TRANSITIONS = 200_000  # of the dataset, ten times what a processor's cache holds
-PIECE = 50_000  # states whose support actions are made together
-SUPPORT_STATES = 256  # of one call; the paper's code takes so many at a time
-EPISODES = 10  # stepped together, at each scale; so many has the paper's code
+TRANSITIONS = 200_000  # dataset rows, ten times the size of a processor's cache
+CHUNK_ROWS = 50_000  # states whose random support actions are written together
+SUPPORT_STATES = 256  # transitions a call, as in the paper's code
+EPISODES = 10  # episodes stepped together at each scale, as in the paper's code
 MAZE_ROWS = 5_000
-SCHEDULE = VPSchedule()
-TOY = replace(
-    ToySettings(), K=2048, groups=1, width=512
-)  # the paper's own sizes, where the profile has found better ones
+TOY = replace(ToySettings(), K=2048, groups=1, width=512)  # the paper's sizes
 
 
 @dataclass(frozen=True)
 class Row:
-    """One call that is timed, and what it does: `count` units. `bytes` if it moves data, else its operations are counted."""
+    """One timed call, which processes `count` units.
 
-    call: Callable[[], object]
+    `bytes` is the data it moves; if 0, its floating-point operations are counted instead.
+    """
+
+    call: Call
     size: str
     unit: str
     count: int
@@ -55,9 +54,10 @@ class Row:
 
 
 class Inputs:
-    """What the rows work on, made when it is first asked for: random numbers of the shape of a halfcheetah dataset.
+    """Inputs of the rows, created on first use: random data and untrained networks.
 
-    Of `rows` transitions if they are given, or else of the data of a `dataset`; what is learned from is on `device`.
+    The data has halfcheetah's dimensions and `rows` transitions, unless a `dataset` replaces it.
+    Training data is moved to `device`.
     """
 
     def __init__(
@@ -68,18 +68,14 @@ class Inputs:
         dataset: OfflineDataset | None = None,
         device: torch.device = torch.device("cpu"),
     ) -> None:
-        self.folder, self.settings, self.rows, self.device = (
-            folder,
-            settings,
-            rows or TRANSITIONS,
-            device,
-        )
+        self.folder, self.settings, self.device = folder, settings, device
+        self.rows = rows or TRANSITIONS
         if dataset is not None:
             self.dataset = dataset
 
     @cached_property
     def file(self) -> Path:
-        """A D4RL file of episodes of 1,000 rows."""
+        """A random D4RL file with episodes of 1,000 rows."""
         random, rows = np.random.default_rng(0), self.rows
         arrays = {
             "observations": random.standard_normal((rows, STATE_DIM), dtype=np.float32),
@@ -102,35 +98,32 @@ class Inputs:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Widths of a state and of an action."""
+        """Dimensions of states and actions."""
         return self.data.states.shape[1], self.data.actions.shape[1]
 
     @cached_property
     def support(self) -> Tensor:
-        """Actions in the place of a support set of all distinct states, mapped as such a set is (a copy of it on a GPU)."""
-        rows, shape = len(self.data.distinct), (self.settings.K, self.shape[1])
-        path, generator = self.folder / f"random-{rows}.safetensors", seeded(0, "bench support")
-        pieces = (min(PIECE, rows - first) for first in range(0, rows, PIECE))
-        write_pieces(
-            path,
-            "actions",
-            (rows, *shape),
-            torch.float32,
-            PIECE,
-            lambda first: (
-                2 * torch.rand(piece, *shape, generator=generator) - 1 for piece in pieces
-            ),
-        )
-        return mapped_tensor(path, "actions").to(self.device)
+        """Random actions (n, K, da), memory-mapped like a support set (copied on a GPU)."""
+        shape = (len(self.data.distinct), self.settings.K, self.shape[1])
+        path = self.folder / f"support-{self.rows}.npy"
+
+        def chunks(first: int) -> Iterator[Tensor]:
+            generator = seeded(0, "bench support")
+            for start in range(first * CHUNK_ROWS, shape[0], CHUNK_ROWS):
+                rows = min(CHUNK_ROWS, shape[0] - start)
+                yield 2 * torch.rand(rows, *shape[1:], generator=generator) - 1
+
+        write_array(path, shape, torch.float32, CHUNK_ROWS, chunks)
+        return open_array(path).to(self.device)
 
     @cached_property
-    def few(self) -> Tensor:
-        """The distinct states of `SUPPORT_STATES` transitions in a row: one more than those, if no episode ends there."""
+    def support_states(self) -> Tensor:
+        """The distinct states of the first `SUPPORT_STATES` transitions, next states included."""
         return self.data.distinct[: SUPPORT_STATES + 1]
 
     @cached_property
     def eps(self) -> EpsNet:
-        return behaviour_net(*self.shape, self.settings, SCHEDULE, 0)
+        return behaviour_net(*self.shape, self.settings, 0)
 
     @cached_property
     def q(self) -> TwinQ:
@@ -138,170 +131,120 @@ class Inputs:
 
     @cached_property
     def energy(self) -> EnergyNet:
-        return energy_net(*self.shape, self.settings, SCHEDULE, 0)
+        return energy_net(*self.shape, self.settings, 0)
 
 
 def behaviour(inputs: Inputs, precision: str = "float32") -> Row:
-    """A training step of ε_θ, with its products of matrices in this precision."""
-    settings = replace(inputs.settings, behaviour_precision=precision)
-    loss = behaviour_loss(inputs.eps, inputs.data.states, inputs.data.actions, settings, SCHEDULE)
-    batch = inputs.settings.behaviour_batch
-    return Row(
-        _step(loss, {"net": inputs.eps}, inputs.settings.behaviour_rate),
-        f"batch {batch}, {STATE_DIM} + {ACTION_DIM} dimensions",
-        "steps",
-        1,
-    )
-
-
-def behaviour_bfloat16(inputs: Inputs) -> Row:
-    """The same in bfloat16."""
-    return behaviour(inputs, "bfloat16")
+    """A training step of ε_θ, with matrix products in this precision."""
+    settings, data = replace(inputs.settings, behaviour_precision=precision), inputs.data
+    loss = behaviour_loss(inputs.eps, data.states, data.actions, settings)
+    step = _training_step(loss, {"net": inputs.eps}, settings.behaviour_rate)
+    size = f"batch {settings.behaviour_batch}, {STATE_DIM} + {ACTION_DIM} dimensions"
+    return Row(step, size, "steps", 1)
 
 
 def critic_cep(inputs: Inputs) -> Row:
-    """A training step of Q_ψ and one of f_φ."""
-    settings, data, target = (
-        inputs.settings,
-        inputs.data,
-        critic_net(inputs.data, inputs.settings, 0).requires_grad_(False),
-    )
-    critic = _step(
-        critic_loss(inputs.q, target, data, inputs.support, settings),
-        {"q": inputs.q, "target": target},
+    """A training step of Q_ψ (Eq. 22) and one of f_φ (Eq. 20)."""
+    settings, data, q, energy = inputs.settings, inputs.data, inputs.q, inputs.energy
+    target = critic_net(data, settings, 0).requires_grad_(False)
+    loss = critic_loss(q, target, data, inputs.support, settings)
+    critic_step = _training_step(
+        loss,
+        {"q": q, "target": target},
         settings.q_rate,
-        polyak_update(inputs.q, target, settings.target_rate),
+        lambda: polyak_update(q, target, settings.target_rate),
     )
     labels = torch.randn(inputs.support.shape[:2], generator=seeded(0, "bench labels"))
-    cep = _step(
-        batch_loss("cep", inputs.energy, data.distinct, inputs.support, labels, settings, SCHEDULE),
-        {"net": inputs.energy},
-        settings.energy_rate,
-    )
-    return Row(lambda: (critic(), cep()), f"batch {settings.q_batch}, K = {settings.K}", "steps", 1)
+    loss = energy_loss("cep", energy, data.distinct, inputs.support, labels, settings)
+    energy_step = _training_step(loss, {"net": energy}, settings.energy_rate)
+
+    def call() -> None:
+        critic_step()
+        energy_step()
+
+    return Row(call, f"batch {settings.q_batch}, K = {settings.K}", "steps", 1)
 
 
 def support(inputs: Inputs, precision: str = "float32") -> Row:
     """K actions of μ_θ for some states, with ε_θ in this precision."""
-    settings, states = replace(inputs.settings, support_precision=precision), inputs.few
-    return Row(
-        lambda: sample_support(
-            inputs.eps, states, settings.K, settings, SCHEDULE, 0, progress=False
-        ),
-        f"{SUPPORT_STATES} transitions, K = {settings.K}, {settings.sampler_steps} evaluations",
-        "actions",
-        len(states) * settings.K,
-    )
-
-
-def support_bfloat16(inputs: Inputs) -> Row:
-    """The same in bfloat16."""
-    return support(inputs, "bfloat16")
+    settings = replace(inputs.settings, support_precision=precision)
+    net, states, K = inputs.eps, inputs.support_states, settings.K
+    size = f"{SUPPORT_STATES} transitions, K = {K}, {settings.sampler_steps} evaluations"
+    call = lambda: sample_support(net, states, K, settings, 0, progress=False)
+    return Row(call, size, "actions", len(states) * K)
 
 
 def evaluation(inputs: Inputs) -> Row:
-    """The policies of all scales in one batch, the behaviour's at s = 0 among them."""
-    settings, states = inputs.settings, inputs.data.states[:EPISODES]
-    scales, generator = (0.0, *settings.scales), seeded(0, "bench evaluation")
-    strength = torch.tensor(scales).repeat_interleave(EPISODES)
-    guided = guided_policy(inputs.eps, inputs.energy, strength, ACTION_DIM, settings, SCHEDULE)
-    return Row(
-        lambda: guided(states.repeat(len(scales), 1), generator),
-        f"{EPISODES} states at {len(scales)} scales, {settings.sampler_steps} evaluations",
-        "actions",
-        len(scales) * EPISODES,
-    )
+    """One action for `EPISODES` states at every scale in one batch; scale 0 is the behaviour."""
+    settings, scales = inputs.settings, (0.0, *inputs.settings.scales)
+    states = inputs.data.states[:EPISODES].repeat(len(scales), 1)
+    each = torch.tensor(scales).repeat_interleave(EPISODES)
+    policy = guided_policy(inputs.eps, inputs.energy, each, ACTION_DIM, settings)
+    generator = seeded(0, "bench evaluation")
+    size = f"{EPISODES} states at {len(scales)} scales, {settings.sampler_steps} evaluations"
+    return Row(lambda: policy(states, generator), size, "actions", len(states))
 
 
 def toy(inputs: Inputs) -> Row:
     """A training step of f_φ on eight Gaussians."""
     gaussians = density("8gaussians")
     net = toy_energy_net(gaussians, TOY, 0)
-    return Row(
-        _step(toy_energy_loss("cep_self", net, gaussians, 3.0, TOY, 0), {"net": net}, TOY.rate),
-        f"K = {TOY.K}, width {TOY.width}",
-        "steps",
-        1,
-    )
+    loss = toy_energy_loss("cep_self", net, gaussians, 3.0, TOY, 0)
+    step = _training_step(loss, {"net": net}, TOY.rate)
+    return Row(step, f"K = {TOY.K}, width {TOY.width}", "steps", 1)
 
 
 def loading(inputs: Inputs) -> Row:
-    """A dataset from a file in D4RL's layout."""
-    kept = inputs.dataset
-    size = sum(t.numel() * t.element_size() for t in vars(kept).values() if isinstance(t, Tensor))
-    return Row(
-        lambda: load_hdf5(inputs.file),
-        f"HDF5 file of {inputs.rows} rows",
-        "rows",
-        inputs.rows,
-        size,
-    )
+    """Loading a dataset from a D4RL file."""
+    path, rows = inputs.file, inputs.rows
+    tensors = [value for value in vars(inputs.dataset).values() if isinstance(value, Tensor)]
+    size = sum(tensor.nbytes for tensor in tensors)
+    return Row(lambda: load_hdf5(path), f"HDF5 file of {rows} rows", "rows", rows, size)
 
 
 def maze(inputs: Inputs) -> Row:
-    """A maze dataset made anew."""
-    size = sum(
-        array.nbytes for array in collect_maze("large", MAZE_ROWS, 0, progress=False).values()
-    )
-    return Row(
-        lambda: collect_maze("large", MAZE_ROWS, 0, progress=False),
-        f"maze2d-large, {MAZE_ROWS} rows",
-        "rows",
-        MAZE_ROWS,
-        size,
-    )
+    """Collecting a maze dataset."""
+    call = lambda: collect_maze("large", MAZE_ROWS, 0, progress=False)
+    size = sum(array.nbytes for array in call().values())
+    return Row(call, f"maze2d-large, {MAZE_ROWS} rows", "rows", MAZE_ROWS, size)
 
 
 def frames(inputs: Inputs) -> Row:
-    """Four methods side by side over β and t, as in the explorer: an energy, its push and samples of each."""
+    """Packing an explorer: energy, its gradient and samples of four methods over β and t."""
     values = [index / 8 for index in range(9)]
     sliders = beta_slider(values, 0.0), time_slider(values, 0.0)
-    over, generator = tuple(slider.name for slider in sliders), seeded(0, "bench frames")
+    names, generator = tuple(slider.name for slider in sliders), seeded(0, "bench frames")
 
-    def over_sliders(*shape: int) -> Tensor:
+    def random(*shape: int) -> Tensor:
         return torch.rand(9, 9, *shape, generator=generator)
 
-    panels = [
-        Panel(
-            str(index),
-            (
-                Field(over_sliders(32, 32), over),
-                Arrows(over_sliders(11, 11, 2), over),
-                Points(over_sliders(500, 2), over),
-            ),
-        )
-        for index in range(4)
-    ]
-    _, packed = pack(sliders, panels, "", 4)
-    return Row(
-        lambda: pack(sliders, panels, "", 4), "4 panels of 81", "frames", 4 * 81, len(packed)
-    )
+    panels = []
+    for index in range(4):
+        field, arrows = Field(random(32, 32), names), Arrows(random(11, 11, 2), names)
+        panels.append(Panel(str(index), (field, arrows, Points(random(500, 2), names))))
+    call = lambda: pack(sliders, panels, "", 4)
+    _, packed = call()
+    return Row(call, "4 panels of 81", "frames", 4 * 81, len(packed))
 
 
 ROWS: dict[str, Callable[[Inputs], Row]] = {
-    row.__name__: row
-    for row in (
-        behaviour,
-        behaviour_bfloat16,
-        critic_cep,
-        support,
-        support_bfloat16,
-        evaluation,
-        toy,
-        loading,
-        maze,
-        frames,
-    )
+    "behaviour": behaviour,
+    "behaviour_bfloat16": partial(behaviour, precision="bfloat16"),
+    "critic_cep": critic_cep,
+    "support": support,
+    "support_bfloat16": partial(support, precision="bfloat16"),
+    "evaluation": evaluation,
+    "toy": toy,
+    "loading": loading,
+    "maze": maze,
+    "frames": frames,
 }
 
 
-def _step(
-    loss: StepLoss,
-    modules: dict[str, torch.nn.Module],
-    rate: float,
-    after_step: Callable[[], None] | None = None,
-) -> Callable[[], object]:
-    """One step of the training loop of everything, with its record."""
+def _training_step(
+    loss: StepLoss, modules: dict[str, nn.Module], rate: float, after_step: Call | None = None
+) -> Call:
+    """One step of the package's training loop, with its record."""
     plan = Plan(steps=10**9, learning_rate=rate, record_every=1)
     steps = training(loss, modules, plan, seeded(0, "bench"), after_step=after_step, progress=False)
     return lambda: next(steps)

@@ -1,4 +1,4 @@
-"""The rows measured and set out: speeds, shares of the machine's limits, and ratios to the paper's code."""
+"""Measure the rows: speed, share of the machine's limit, and ratio to the paper's public code."""
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -7,53 +7,56 @@ from statistics import median
 
 from tqdm.auto import tqdm
 
+from cepnb.experiments.report import markdown_table
 from cepnb.tools.bench.peer import Peer, quiet
 from cepnb.tools.bench.rows import ROWS, Inputs
-from cepnb.tools.bench.turns import (
-    asked_for,
+from cepnb.tools.bench.timing import (
+    Call,
     conditions,
+    conditions_text,
     copy,
     in_turns,
     matrix_product,
     median_ratio,
     operations,
-    said,
+    selected,
 )
 
 
 def measured(
     names: Sequence[str] = (), repeats: int = 7, peer: Path | None = None, progress: bool = True
 ) -> dict:
-    """A record of the machine and of each of the rows named (all of `ROWS` by default), `repeats` turns each.
+    """Measure the named rows (default: all of `ROWS`) in `repeats` turns and return a record.
 
-    A turn of a row is a call of ours, one of the paper's code where `peer` is a checkout of it, and one of what the
-    machine's limit is measured by. Raises `CepnbError` on a row that is not known, and where `peer` is no such checkout.
+    A turn calls our code, the machine's limit, and the paper's code if `peer` is a checkout of it.
+    Raises `CepnbError` on an unknown row, on fewer than one repeat, and if `peer` is not such a
+    checkout.
     """
-    names = asked_for("row", names, ROWS, repeats)
+    names = selected("row", names, ROWS, repeats)
     with tempfile.TemporaryDirectory() as folder, quiet():
         inputs = Inputs(Path(folder))
-        theirs = Peer(peer, inputs).calls() if peer else {}
+        peer_rows = Peer(peer, inputs).rows() if peer else {}
+        rows = []
         with tqdm(total=len(names) * (repeats + 1), disable=not progress, leave=False) as bar:
-            rows = []
             for name in names:
                 bar.set_description(name)
-                rows.append(_row(name, inputs, theirs.get(name), repeats, bar.update))
+                rows.append(_measured_row(name, inputs, peer_rows.get(name), repeats, bar.update))
     return conditions(turns=repeats) | {"rows": rows}
 
 
-def _row(
+def _measured_row(
     name: str,
     inputs: Inputs,
-    peer: Callable[[], Callable[[], object]] | None,
+    peer_row: Callable[[], Call] | None,
     repeats: int,
-    watch: Callable[[], object],
+    watch: Call,
 ) -> dict:
     row = ROWS[name](inputs)
-    work = row.bytes or operations(row.call)  # which is also the first call, and not timed
+    work = row.bytes or operations(row.call)
     limit, limit_work = copy() if row.bytes else matrix_product()
     calls = {"ours": row.call, "limit": limit}
-    if peer is not None:
-        calls["peer"] = peer()
+    if peer_row is not None:
+        calls["peer"] = peer_row()
     for call in calls.values():
         call()
     watch()
@@ -68,21 +71,20 @@ def _row(
         "work": work,
         "limit_per_second": limit_work / median(seconds["limit"]),
         "share": work / limit_work * median_ratio(seconds["limit"], seconds["ours"]),
-        "ratio": None if peer is None else median_ratio(seconds["peer"], seconds["ours"]),
+        "ratio": median_ratio(seconds["peer"], seconds["ours"]) if "peer" in seconds else None,
     }
 
 
 def rows_markdown(record: dict) -> str:
-    """A record as a table, with what it was measured on below it."""
-    lines = [
-        "| row | size | a call | speed | share of the machine's limit | times the paper's code |",
-        "|---|---|---|---|---|---|",
-    ]
+    """Format a record of `measured` as a table with the machine below it."""
+    last = ("share of the machine's limit", "times the paper's code")
+    head = ("row", "size", "a call", "speed", *last)
+    lines = []
     for row in record["rows"]:
+        milliseconds = f"{1e3 * row['seconds']:.3g} ms"
+        speed = f"{row['per_second']:.3g} {row['unit']}/s"
         limit = "copying" if row["limit"] == "bytes" else "matrix products"
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}"
-        lines.append(
-            f"| {row['row']} | {row['size']} | {1e3 * row['seconds']:.3g} ms | {row['per_second']:.3g} {row['unit']}/s "
-            f"| {row['share']:.1%} of {limit} | {ratio} |"
-        )
-    return "\n".join([*lines, "", said(record)])
+        share = f"{row['share']:.1%} of {limit}"
+        lines.append((row["row"], row["size"], milliseconds, speed, share, ratio))
+    return f"{markdown_table(head, lines)}\n\n{conditions_text(record)}"

@@ -1,8 +1,9 @@
-"""The paper's whole training of one task on one device, steps 1 to 4 at their full sizes: how long each part takes there."""
+"""Time the paper's whole training of one task on one device, part by part."""
 
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -12,282 +13,235 @@ import torch
 from torch import Tensor, nn
 
 from cepnb.datasets.dataset import OfflineDataset
-from cepnb.diffusion.capture import WARM_UP
-from cepnb.diffusion.devices import device_named
+from cepnb.diffusion.devices import WARM_UP, device_named
 from cepnb.diffusion.networks import TwinQ
-from cepnb.diffusion.training import training
+from cepnb.diffusion.training import Plan, StepLoss, seeded, training
 from cepnb.errors import CepnbError
-from cepnb.qgpo.critic import support_values
-from cepnb.qgpo.seeds import Fit, behaviour_fit, critic_fit, energy_fit
+from cepnb.experiments.report import markdown_table
+from cepnb.qgpo.behaviour import behaviour_loss, behaviour_plan
+from cepnb.qgpo.critic import critic_loss, critic_plan, polyak_update, support_values
+from cepnb.qgpo.energy import energy_loss, energy_plan
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
 from cepnb.tools.bench.peer import Peer, quiet
-from cepnb.tools.bench.rows import SCHEDULE, SUPPORT_STATES, Inputs
-from cepnb.tools.bench.turns import conditions
+from cepnb.tools.bench.rows import SUPPORT_STATES, Inputs
+from cepnb.tools.bench.timing import Call, conditions
 
-LEAST = (
-    10  # steps, calls of the paper's code and states that are measured, however small the fraction
-)
-PEER_CALLS = 200  # of the paper's code at most: each takes as long as any other
+MIN_COUNT = 10  # steps, states and peer calls that are measured at least
+MAX_PEER_CALLS = 200
 
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """How it is run: `seeds` in one model; `fraction` of each part, the rest being reckoned at its rate."""
+    """Options of `whole_run`: a `fraction` of each part runs, and the rest is extrapolated."""
 
     device: str = "cuda"
-    seeds: int = 1
     fraction: float = 1.0
-    capture: bool = True  # steps are replayed as CUDA graphs
-    compiled: bool = False  # networks are compiled by torch.compile
-    tf32: bool = False  # products of matrices are of TensorFloat-32 where the device has it, in the paper's code too
+    capture: bool = True  # replay training steps as CUDA graphs
+    compiled: bool = False  # compile the networks by torch.compile
+    tf32: bool = False  # allow TensorFloat-32 in matrix products, for both codes
 
     def __post_init__(self) -> None:
         device_named(self.device)
-        if self.seeds < 1:
-            raise CepnbError(f"--seeds {self.seeds}: expected at least 1")
         if not 0 < self.fraction <= 1:
-            raise CepnbError(f"--fraction {self.fraction:g}: expected a number above 0, at most 1")
+            raise CepnbError(f"--fraction {self.fraction:g} is out of range; use 0 < fraction ≤ 1")
 
 
 def whole_run(
     settings: Settings,
-    way: BenchConfig,
+    config: BenchConfig,
     dataset: OfflineDataset | None = None,
     peer: Path | None = None,
     progress: bool = True,
 ) -> dict:
-    """A record of the device and of each part: behaviour, support set, critic, labels, energy (CEP on the support set).
+    """Time behaviour, support set, critic, labels and energy (Eq. 20) and return a record.
 
-    On random numbers of halfcheetah's size, `settings.transitions` of them, or on a `dataset`. With `peer` the paper's
-    code, in a checkout there, makes its steps on the same device and data, and is reckoned as long. Where less than all
-    is run, what was not sampled of the support set and labels are random numbers: times do not depend on them.
+    The data is `dataset`, or `settings.transitions` random rows of halfcheetah's size. With `peer`,
+    a checkout of the paper's code, its steps are timed on the same device and data, and its total
+    is extrapolated. With a fraction below 1, random numbers replace the missing support actions and
+    labels; times do not depend on their values.
     """
-    with tempfile.TemporaryDirectory() as folder, _matrix_products(way.tf32):
-        device = device_named(way.device)
+    device = device_named(config.device)
+    with tempfile.TemporaryDirectory() as folder, _matrix_precision(config.tf32):
         inputs = Inputs(Path(folder), settings, settings.transitions, dataset, device)
-        parts = _parts(inputs, way, progress)
-        record = (
-            conditions(device)
-            | vars(way)
-            | {
-                "transitions": len(inputs.data.states),
-                "states": len(inputs.data.distinct),
-                "parts": parts,
-            }
-        )
-        theirs = _of_the_peer(peer, inputs, way) if peer else {}
-    record["groups"] = _groups({part["part"]: part["seconds"] for part in parts}, theirs, way.seeds)
-    return record
+        parts = _parts(inputs, config, progress)
+        peer_seconds = _peer_seconds(peer, inputs, config.fraction) if peer else {}
+    counts = {"transitions": len(inputs.data.states), "states": len(inputs.data.distinct)}
+    groups = _groups({part["part"]: part["seconds"] for part in parts}, peer_seconds)
+    return conditions(device) | vars(config) | counts | {"parts": parts, "groups": groups}
 
 
-def _parts(inputs: Inputs, way: BenchConfig, progress: bool) -> list[dict]:
-    settings, data, seeds, parts = inputs.settings, inputs.data, range(way.seeds), []
-    few = _share(way.fraction, len(data.distinct))
+def _parts(inputs: Inputs, config: BenchConfig, progress: bool) -> list[dict]:
+    """Run steps 1 to 4 of QGPO one after the other and time each."""
+    settings, data, states = inputs.settings, inputs.data, inputs.data.distinct
+    timer, count = _Timer(inputs.device, config, progress), _share(config.fraction, len(states))
 
-    def fitted(part: str, fit: Fit) -> list[nn.Module]:
-        parts.append(_timed_fit(part, fit, way, inputs.device, progress))
-        return [net.requires_grad_(False) for net in fit.result()]
+    net = inputs.eps.to(inputs.device)
+    loss = behaviour_loss(net, data.states, data.actions, settings)
+    timer.train("behaviour", loss, {"net": net}, behaviour_plan(settings))
 
-    def of_states(
-        part: str, work: Callable[[int, int], Tensor], rest: Callable[[], Tensor]
-    ) -> list[Tensor]:
-        """`work` of a seed on the first states, for each seed; behind it the `rest`, for the states that were left out."""
-        work(0, LEAST)
-        begun, results = _now(inputs.device), [work(seed, few) for seed in seeds]
-        each = (_now(inputs.device) - begun) / (few * way.seeds)
-        count = len(data.distinct) * way.seeds
-        parts.append(
-            {
-                "part": part,
-                "count": count,
-                "unit": "states",
-                "measured": few * way.seeds,
-                "each": each,
-                "seconds": each * count,
-            }
-        )
-        return (
-            results
-            if few == len(data.distinct)
-            else [torch.cat([result, rest()[few:]]) for result in results]
-        )
+    sample = lambda n: sample_support(net, states[:n], settings.K, settings, 0, progress=False)
+    support = timer.label("support", sample, count, len(states))
+    if count < len(states):
+        support = torch.cat([support, inputs.support[count:]])
 
-    behaviours = fitted(
-        "behaviour", behaviour_fit(data.states, data.actions, settings, SCHEDULE, seeds)
-    )
-    supports = of_states(
-        "support",
-        lambda seed, count: sample_support(
-            behaviours[seed],
-            data.distinct[:count],
-            settings.K,
-            settings,
-            SCHEDULE,
-            seed,
-            progress=False,
-        ),
-        lambda: inputs.support,
-    )
-    critics = fitted("critic", critic_fit(data, supports, settings, seeds))
-    values = of_states(
-        "labels",
-        lambda seed, count: support_values(
-            critics[seed], data.distinct[:count], supports[seed][:count]
-        ),
-        lambda: inputs.support.sum(dim=2),
-    )
-    fitted("energy", energy_fit("cep", data.distinct, supports, values, settings, SCHEDULE, seeds))
-    return parts
+    q = inputs.q.to(inputs.device)
+    target = deepcopy(q).requires_grad_(False)
+    loss = critic_loss(q, target, data, support, settings)
+    update = lambda: polyak_update(q, target, settings.target_rate)
+    timer.train("critic", loss, {"q": q, "target": target}, critic_plan(settings), update)
+
+    values = lambda n: support_values(target, states[:n], support[:n])
+    labels = timer.label("labels", values, count, len(states))
+    if count < len(states):
+        labels = torch.cat([labels, inputs.support[count:].sum(dim=2)])
+
+    energy = inputs.energy.to(inputs.device)
+    loss = energy_loss("cep", energy, states, support, labels, settings)
+    timer.train("energy", loss, {"net": energy}, energy_plan(settings))
+    return timer.parts
 
 
-def _timed_fit(part: str, fit: Fit, way: BenchConfig, device: torch.device, progress: bool) -> dict:
-    """The first steps, in which a graph is recorded or a network compiled, as they were; all others at the rate of the rest."""
-    steps = _share(way.fraction, fit.plan.steps)
-    every = max(1, min(fit.plan.record_every, steps // 5))
-    if way.compiled:
-        for module in fit.modules.values():
-            for net in (module.q1, module.q2) if isinstance(module, TwinQ) else (module,):
-                net.compile(
-                    dynamic=False
-                )  # a size that may vary is more than torch has for networks side by side
-    begun = _now(device)
-    times = {0: begun} | {
-        record.step: _now(device)
-        for record in training(
-            fit.loss,
-            fit.modules,
-            replace(fit.plan, steps=steps, record_every=every, checkpoint_every=every),
-            fit.streams,
-            after_step=fit.after_step,
-            label=part,
-            progress=progress,
-            capture=way.capture,
-        )
-    }
-    first = next((step for step in times if WARM_UP < step < steps), 0)
-    each = (times[steps] - times[first]) / (steps - first)
-    return {
-        "part": part,
-        "count": fit.plan.steps,
-        "unit": "steps",
-        "measured": steps,
-        "each": each,
-        "seconds": times[first] - begun + each * (fit.plan.steps - first),
-    }
+class _Timer:
+    """Time parts of the run and collect them in `parts`."""
+
+    def __init__(self, device: torch.device, config: BenchConfig, progress: bool) -> None:
+        self.device, self.config, self.progress = device, config, progress
+        self.parts: list[dict] = []
+
+    def train(
+        self,
+        part: str,
+        loss: StepLoss,
+        modules: dict[str, nn.Module],
+        plan: Plan,
+        after_step: Call | None = None,
+    ) -> None:
+        """Time a share of the steps; extrapolate at the rate after recording and compilation."""
+        if self.config.compiled:
+            for module in modules.values():
+                for net in (module.q1, module.q2) if isinstance(module, TwinQ) else (module,):
+                    net.compile(dynamic=False)
+        steps = _share(self.config.fraction, plan.steps)
+        every = max(1, min(plan.record_every, steps // 5))
+        plan_part = replace(plan, steps=steps, record_every=every, checkpoint_every=every)
+        options = {"after_step": after_step, "capture": self.config.capture}
+        options |= {"label": part, "progress": self.progress}
+        times = {0: _now(self.device)}
+        generator = seeded(0, part, self.device)
+        for record in training(loss, modules, plan_part, generator, **options):
+            times[record.step] = _now(self.device)
+        for module in modules.values():
+            module.requires_grad_(False)
+        steady = next((step for step in times if WARM_UP < step < steps), 0)
+        each = (times[steps] - times[steady]) / (steps - steady)
+        seconds = times[steady] - times[0] + each * (plan.steps - steady)
+        self._add(part, plan.steps, "steps", steps, each, seconds)
+
+    def label(self, part: str, work: Callable[[int], Tensor], count: int, states: int) -> Tensor:
+        """Time `work` on the first `count` states, extrapolate to all, and return its result."""
+        work(MIN_COUNT)
+        start = _now(self.device)
+        result = work(count)
+        each = (_now(self.device) - start) / count
+        self._add(part, states, "states", count, each, each * states)
+        return result
+
+    def _add(self, *values: object) -> None:
+        names = ("part", "count", "unit", "measured", "each", "seconds")
+        self.parts.append(dict(zip(names, values, strict=True)))
 
 
-def _of_the_peer(path: Path, inputs: Inputs, way: BenchConfig) -> dict[str, float]:
-    """Seconds that the paper's code would take for one seed, by the median of its calls. It has its states sampled twice, as
-    states and as next states, and trains the energy beside the critic and after it."""
+def _peer_seconds(path: Path, inputs: Inputs, fraction: float) -> dict[str, float]:
+    """Extrapolate the seconds of the paper's code from the median of some calls.
+
+    It samples support actions for states and next states, and trains the energy with the critic and
+    after it.
+    """
     settings = inputs.settings
+    chunks = len(inputs.data.states) / min(SUPPORT_STATES, len(inputs.data.states))
+    energy_only = max(0, settings.energy_steps - settings.q_steps)
+
+    def total(call: Call, count: int | float) -> float:
+        calls = max(1, min(MAX_PEER_CALLS, _share(fraction, round(count))))
+        seconds = []
+        for _ in range(1 + calls):
+            start = _now(inputs.device)
+            call()
+            seconds.append(_now(inputs.device) - start)
+        return count * median(seconds[1:])  # the first call includes set-up
+
     with quiet():
         peer = Peer(path, inputs)
-
-        def each(call: Callable[[], object], count: int) -> float:
-            seconds = []
-            for _ in range(1 + max(1, min(PEER_CALLS, _share(way.fraction, count)))):
-                begun = _now(inputs.device)
-                call()
-                seconds.append(_now(inputs.device) - begun)
-            return median(seconds[1:])  # the first call sets things up
-
-        chunks = len(inputs.data.states) / min(SUPPORT_STATES, len(inputs.data.states))
-        alone = max(0, settings.energy_steps - settings.q_steps)
+        critic = total(peer.critic_cep(), settings.q_steps)
         return {
-            "behaviour": settings.behaviour_steps
-            * each(peer.behaviour(), settings.behaviour_steps),
-            "support": chunks * each(peer.support(), round(chunks)),
-            "critic, labels and energy": settings.q_steps
-            * each(peer.critic_cep(), settings.q_steps)
-            + alone * each(peer.cep(), alone),
+            "behaviour": total(peer.behaviour(), settings.behaviour_steps),
+            "support": total(peer.support(), chunks),
+            "critic, labels and energy": critic + total(peer.cep(), energy_only),
         }
 
 
-def _groups(seconds: dict[str, float], theirs: dict[str, float], seeds: int) -> list[dict]:
-    """Seconds of what both codes have, and the ratio: of all seeds, which the paper's code would train one after the other."""
+def _groups(seconds: dict[str, float], peer_seconds: dict[str, float]) -> list[dict]:
+    """Compare the groups of parts that both codes have, and their sum."""
     ours = {
         "behaviour": seconds["behaviour"],
         "support": seconds["support"],
         "critic, labels and energy": seconds["critic"] + seconds["labels"] + seconds["energy"],
     }
-    ours["all"], theirs = (
-        sum(ours.values()),
-        theirs | ({"all": sum(theirs.values())} if theirs else {}),
-    )
+    groups = [(name, ours[name], peer_seconds.get(name)) for name in ours]
+    groups.append(("all", sum(ours.values()), sum(peer_seconds.values()) or None))
     return [
-        {
-            "group": name,
-            "seconds": taken,
-            "peer_seconds": seeds * theirs[name] if theirs else None,
-            "ratio": seeds * theirs[name] / taken if theirs else None,
-        }
-        for name, taken in ours.items()
+        dict(group=name, seconds=taken, peer_seconds=theirs, ratio=theirs and theirs / taken)
+        for name, taken, theirs in groups
     ]
 
 
 def whole_markdown(record: dict) -> str:
-    """A record as two tables, and what was run."""
-    lines = ["| part | amount | measured | each | seconds |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {part['part']} | {part['count']} {part['unit']} | {part['measured']} | {1e3 * part['each']:.3g} ms | {part['seconds']:.1f} |"
-        for part in record["parts"]
-    ]
-    lines += [
-        "",
-        "| | seconds | of the paper's code | times the paper's code |",
-        "|---|---|---|---|",
-    ]
+    """Format a record of `whole_run` as two tables with its conditions below."""
+    parts = []
+    for part in record["parts"]:
+        amount, each = f"{part['count']} {part['unit']}", f"{1e3 * part['each']:.3g} ms"
+        parts.append((part["part"], amount, part["measured"], each, f"{part['seconds']:.1f}"))
+    part_table = markdown_table(("part", "amount", "measured", "each", "seconds"), parts)
+    groups = []
     for group in record["groups"]:
-        theirs = (
-            " | "
-            if group["ratio"] is None
-            else f"{group['peer_seconds']:.1f} | {group['ratio']:.1f}"
+        peer = ("", "")
+        if group["ratio"]:
+            peer = (f"{group['peer_seconds']:.1f}", f"{group['ratio']:.1f}")
+        groups.append((group["group"], f"{group['seconds']:.1f}", *peer))
+    head = ("group", "seconds", "seconds of the paper's code", "times the paper's code")
+    options = {
+        "CUDA graphs": record["capture"] and record["device"] == "cuda",
+        "torch.compile": record["compiled"],
+        "TensorFloat-32": record["tf32"],
+    }
+    used = ", ".join(name for name, on in options.items() if on) or "plain steps"
+    machine = f"{record['machine']}, torch {record['torch']}, {record['date']}"
+    notes = [f"{machine}; {record['transitions']} transitions; {used}."]
+    if all(part["measured"] == part["count"] for part in record["parts"]):
+        notes.append("All parts ran in full.")
+    else:
+        notes.append(
+            f"A fraction of {record['fraction']:g} of each part ran; seconds are extrapolated."
         )
-        lines.append(f"| {group['group']} | {group['seconds']:.1f} | {theirs} |")
-    whole = all(part["measured"] == part["count"] for part in record["parts"])
-    said = (
-        "all of it was run"
-        if whole
-        else f"of each part a fraction of {record['fraction']:g} was run, and the rest is reckoned at its rate"
-    )
-    ways = [
-        name
-        for name, on in (
-            ("CUDA graphs", record["capture"] and record["device"] == "cuda"),
-            ("torch.compile", record["compiled"]),
-            ("TensorFloat-32", record["tf32"]),
-        )
-        if on
-    ]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{record['machine']}, torch {record['torch']}, {record['date']}; {record['transitions']} transitions, "
-            f"seeds in one model: {record['seeds']}; {', '.join(ways) or 'steps as they are'}. {said.capitalize()}."
-            + (
-                " The paper's code is reckoned from the median of some of its steps."
-                if record["groups"][0]["ratio"]
-                else ""
-            ),
-        ]
-    )
+    if record["groups"][0]["ratio"]:
+        notes.append("Seconds of the paper's code are extrapolated from the median of some calls.")
+    return f"{part_table}\n\n{markdown_table(head, groups)}\n\n{' '.join(notes)}"
 
 
 def _share(fraction: float, count: int) -> int:
-    return min(count, max(LEAST, round(fraction * count)))
+    return min(count, max(MIN_COUNT, round(fraction * count)))
 
 
 def _now(device: torch.device) -> float:
-    """The time when all that was asked of the device is done."""
+    """Return the time when the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return perf_counter()
 
 
 @contextmanager
-def _matrix_products(tf32: bool) -> Iterator[None]:
+def _matrix_precision(tf32: bool) -> Iterator[None]:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:

@@ -1,1 +1,6 @@
-"""The book: all notebooks, executed, as a site that needs no kernel, no server and no network."""
+"""Build the book: executed notebooks and the pages of docs/ as a static site.
+
+- `execution`: run the notebooks in parallel and cache the results
+- `outputs`: find hidden errors and remove outputs that need a kernel
+- `site`, `conf`: lay out the sources and run Sphinx
+"""

@@ -1,4 +1,4 @@
-"""`python -m cepnb.tools.book`: execute all notebooks and make a site of them. An error ends in one line and exit status 2."""
+"""Execute the notebooks and build the book: `python -m cepnb.tools.book`."""
 
 import argparse
 import sys
@@ -9,38 +9,27 @@ from cepnb.tools.book.site import build
 
 
 def main() -> int:
-    """Build the book; 0 if it is there, 2 on an error, 130 if interrupted."""
+    """Build the book; return 0 on success, 2 on an error (one line), 130 on an interrupt."""
     parser = argparse.ArgumentParser(
         prog="cepnb.tools.book",
-        description="Execute notebooks ($CEPNB_PROFILE chooses their size) and make a site of them.",
+        description="Execute the notebooks under $CEPNB_PROFILE and build a static site.",
     )
-    parser.add_argument(
-        "--notebooks",
-        type=Path,
-        default=Path("notebooks"),
-        help="folder of the notebooks (default: notebooks)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("book"), help="folder of the site (default: book)"
-    )
-    parser.add_argument(
-        "--work",
-        type=Path,
-        default=Path(".book"),
-        help="folder of what the next build can use (default: .book)",
-    )
-    options = parser.parse_args()
-    return exit_status("cepnb.tools.book", lambda: _build(options))
+    add = parser.add_argument
+    add("--notebooks", type=Path, default=Path("notebooks"), help="folder of the notebooks")
+    add("--pages", type=Path, help="folder of Markdown pages (default: docs, if it exists)")
+    add("--out", type=Path, default=Path("book"), help="folder of the site (default: book)")
+    add("--work", type=Path, default=Path(".book"), help="cache of executed notebooks (.book)")
+    return exit_status("cepnb.tools.book", lambda: _build(parser.parse_args()))
 
 
 def _build(options: argparse.Namespace) -> None:
     notebooks = sorted(options.notebooks.absolute().glob("*.ipynb"))
     if not notebooks:
-        raise CepnbError(f"{options.notebooks}: found no notebook")
-    count = build(notebooks, options.out.absolute(), options.work.absolute())
-    print(
-        f"{len(notebooks)} notebooks, {count} of them executed: open {options.out / 'index.html'}"
-    )
+        raise CepnbError(f"{options.notebooks}: no notebook found; name a folder with .ipynb files")
+    pages = options.pages or (Path("docs") if Path("docs").is_dir() else None)
+    executed = build(notebooks, options.out.absolute(), options.work.absolute(), pages)
+    index = options.out / "index.html"
+    print(f"{len(notebooks)} notebooks, {executed} of them executed: open {index}")
 
 
 if __name__ == "__main__":

@@ -1,39 +1,62 @@
-"""Outputs of an executed notebook, made fit for a page that has no kernel."""
+"""Check the outputs of an executed notebook and prepare them for a page without a kernel."""
 
 from nbformat import NotebookNode
 
 from cepnb.errors import CepnbError
-from cepnb.tools.book.hidden_errors import STATE
 
+STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
-def without_kernel(notebook: NotebookNode) -> NotebookNode:
-    """The notebook without progress bars, lines on standard error and the state of widgets, all of which end with a kernel.
+def hidden_errors(notebook: NotebookNode) -> list[str]:
+    """Return the errors that widgets caught while the notebook ran, so that no cell failed.
 
-    Raises `CepnbError` on any other widget: it would be dead, and has to say itself what a page is to show in its place.
+    They appear in cell outputs and in the saved state of widgets.
     """
-    models = notebook.metadata.pop("widgets", {}).get(STATE, {}).get("state", {})
+    found = []
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    for model in _widget_models(notebook).values():
+        state = model["state"]
+        outputs += state.get("outputs", ())  # of `interact` and `Output`
+        texts = [value for value in state.values() if isinstance(value, str)]
+        found += [text for text in texts if 'role="alert"' in text]
+        if state.get("error"):
+            found.append(state["error"])
+    for output in outputs:
+        if output["output_type"] == "error":
+            found.append(f"{output['ename']}: {output['evalue']}")
+        elif "Traceback (most recent call last)" in output.get("text", ""):
+            found.append(output["text"])
+    return found
+
+
+def without_kernel(notebook: NotebookNode) -> NotebookNode:
+    """Remove what needs a kernel: progress bars, standard error and widget state.
+
+    Raises `CepnbError` on any other widget, because the page would show nothing in its place.
+    """
+    models = _widget_models(notebook)
+    notebook.metadata.pop("widgets", None)
     for number, cell in enumerate(notebook.cells, 1):
         if cell.cell_type == "code":
-            cell.outputs = [
-                output for output in cell.outputs if not _passing(output, models, number)
-            ]
+            cell.outputs = [out for out in cell.outputs if not _removable(out, models, number)]
     return notebook
 
 
-def _passing(output: NotebookNode, models: dict, cell: int) -> bool:
+def _widget_models(notebook: NotebookNode) -> dict[str, dict]:
+    return notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
+
+
+def _removable(output: NotebookNode, models: dict[str, dict], cell: int) -> bool:
     if output.output_type == "stream":
         return output.name == "stderr"
-    model = output.get("data", {}).get(VIEW, {}).get("model_id")
-    if model is None:
+    view = output.get("data", {}).get(VIEW)
+    if view is None:
         return False
-    children = models.get(model, {}).get("state", {}).get("children", ())
-    if any(
-        models[child.removeprefix("IPY_MODEL_")]["model_name"] == "FloatProgressModel"
-        for child in children
-    ):
+    children = models.get(view["model_id"], {}).get("state", {}).get("children", ())
+    names = [models[child.removeprefix("IPY_MODEL_")]["model_name"] for child in children]
+    if "FloatProgressModel" in names:
         return True
     raise CepnbError(
-        f"cell {cell}: shows a widget that needs a kernel; expected an explorer of cepnb.notebook.explorer.widgets"
+        f"cell {cell}: this widget needs a kernel; use an explorer of cepnb.notebook.explorer.widgets"
     )

@@ -1,4 +1,4 @@
-"""The static site: executed notebooks through Sphinx and MyST-NB, held to what a page without kernel and network needs."""
+"""Build the static site by Sphinx and MyST-NB; check that it needs no network."""
 
 import io
 import os
@@ -18,7 +18,7 @@ from sphinx.util.docutils import docutils_namespace
 
 from cepnb.errors import CepnbError
 from cepnb.notebook.explorer.widgets import STATIC, page_script
-from cepnb.qgpo.settings import profile_name
+from cepnb.profiles import profile_name
 from cepnb.storage.files import write_text
 from cepnb.tools.book import conf
 from cepnb.tools.book.execution import execute
@@ -26,112 +26,136 @@ from cepnb.tools.book.execution import execute
 HERE = Path(__file__).parent
 MATHJAX = Path(mathjax.__file__).parent / "static/mathjax/es5"
 LIMIT = 5_000_000  # bytes of a page with its pictures
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")  # a relative link of a page
+EXTERNAL = re.compile(
+    r"""<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=["']((?:https?:)?//[^"']*)"""
+)
 
 
-def build(notebooks: Sequence[Path], book: Path, work: Path, limit: int = LIMIT) -> int:
-    """Build the site in `book` and return how many notebooks were executed for it; `work` keeps what the next build can use.
+def build(
+    notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None = None, limit: int = LIMIT
+) -> int:
+    """Build the site in `book` from notebooks and a folder of Markdown pages.
 
-    The book that was there stays until a whole new one is ready. Raises `CepnbError` on an error in a notebook, on whatever
-    Sphinx warns of (such as a link to nowhere), and on a page above `limit` bytes or with something of another host in it.
+    Return how many notebooks were executed; `work` caches them. The previous book stays until the
+    new one is complete. Raises `CepnbError` on an error in a notebook, on a warning of Sphinx (such
+    as a broken link), on a page above `limit` bytes, and on a page that loads something from
+    another host.
     """
     if book.exists() and not (book / "searchindex.js").is_file() and any(book.iterdir()):
-        raise CepnbError(f"{book}: is not a book, expected one to replace or nothing")
+        raise CepnbError(f"{book}: this folder is not a book; name an empty or a new folder")
     work.mkdir(parents=True, exist_ok=True)
     with FileLock(work / "lock"):
-        if (work / "old").exists() and not book.exists():
-            (work / "old").rename(book)  # the last build was killed between two renames
+        old, new, source = work / "old", work / "new", work / "source"
+        if old.exists() and not book.exists():
+            old.rename(book)  # the last build was killed between two renames
         executed, count = execute(notebooks, work / "executed", os.cpu_count() or 1)
-        made = work / "made"
-        for leftover in (made, work / "source"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        _write_source([path.name for path in notebooks], executed, work / "source")
-        _run_sphinx(work / "source", made)
-        for page in sorted(made.rglob("*.html")):
+        for stale in (new, source):
+            shutil.rmtree(stale, ignore_errors=True)
+        _write_sources(notebooks, executed, pages, source)
+        _run_sphinx(source, new)
+        for page in sorted(new.rglob("*.html")):
             _check(page, limit)
-        _replace(book, made, work / "old")
+        _replace(book, new, old)
     return count
 
 
-def _write_source(names: list[str], executed: list[NotebookNode], source: Path) -> None:
-    contents = []
-    for name, notebook in zip(names, executed):
-        write_text(source / name, nbformat.writes(notebook))
-        first = notebook.cells[0].source
-        title, goal = re.match(r"# (.+)", first), re.search(r"\*\*Goal\.\*\*(.*)", first)
-        if title is None:
-            raise CepnbError(f"{name}: begins with '{first[:30]}', expected a title")
-        contents.append(f"[{title[1]}]({name})\n:{goal[1] if goal else ' '}\n")
+def _write_sources(
+    notebooks: Sequence[Path], executed: list[NotebookNode], folder: Path | None, source: Path
+) -> None:
+    """Lay out notebooks and pages in folders as in the repository, so that links resolve."""
+    pages = sorted(folder.glob("*.md")) if folder else []
+    if folder and not pages:
+        raise CepnbError(f"{folder}: no page found; name a folder with .md files")
+    known = {path.resolve() for path in (*notebooks, *pages)}
+    texts = [notebook.cells[0].source for notebook in executed]
+    contents = _contents("Notebooks", notebooks, texts)
+    for path, notebook in zip(notebooks, executed):
+        write_text(source / _place(path), nbformat.writes(notebook))
+    if pages:
+        texts = [_with_known_links(path, known, source) for path in pages]
+        contents += _contents("Documentation", pages, texts)
+        for path, text in zip(pages, texts):
+            write_text(source / _place(path), text)
     front = string.Template((HERE / "index.md").read_text())
-    write_text(
-        source / "index.md",
-        front.safe_substitute(
-            profile=profile_name(),
-            contents="\n".join(contents),
-            pages="\n".join(Path(name).stem for name in names),
-        ),
-    )
+    text = front.safe_substitute(profile=profile_name(), contents=contents)
+    write_text(source / "index.md", text)
     write_text(source / "explorers.js", page_script())
 
 
-def _run_sphinx(source: Path, made: Path) -> None:
+def _place(path: Path) -> Path:
+    return Path(path.parent.name, path.name)
+
+
+def _contents(part: str, paths: Sequence[Path], texts: list[str]) -> str:
+    """Return one part of the contents; each text begins with a title and may state its goal."""
+    entries = []
+    for path, text in zip(paths, texts):
+        title, goal = re.match(r"# (.+)", text), re.search(r"\*\*Goal\.\*\*(.*)", text)
+        if title is None:
+            raise CepnbError(f"{path.name} begins with '{text[:30]}'; begin with a title, '# …'")
+        entries.append(f"[{title[1]}]({_place(path)})\n:{goal[1] if goal else ' '}\n")
+    tree = [f"```{{toctree}}\n:hidden:\n:caption: {part}\n", *map(str, map(_place, paths)), "```\n"]
+    return "\n".join([f"## {part}\n", *entries, *tree, ""])
+
+
+def _with_known_links(page: Path, known: set[Path], source: Path) -> str:
+    """Return a page with its pictures copied and links outside the book as plain text."""
+
+    def replaced(link: re.Match) -> str:
+        picture, text, target = link[1], link[2], link[3]
+        file = (page.parent / target).resolve()
+        if picture and file.is_file():
+            copy = source / os.path.normpath(_place(page).parent / target)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, copy)
+        elif file.exists() and file not in known:
+            return text
+        return link[0]
+
+    return LINK.sub(replaced, page.read_text())
+
+
+def _run_sphinx(source: Path, site: Path) -> None:
     warnings = io.StringIO()
-    files = [
-        MATHJAX / conf.mathjax_path,
-        STATIC / "explorer.css",
-        HERE / "static",
-        source / "explorers.js",
-    ]
-    changed = {"html_static_path": [str(path) for path in files]}
+    styles = (HERE / "static", STATIC / "explorer.css")
+    files = (*styles, MATHJAX / conf.mathjax_path, source / "explorers.js")
+    options = {"html_static_path": [str(path) for path in files]}
+    streams = {"status": None, "warning": warnings}
+    doctrees = site.with_name("doctrees")
     try:
         with docutils_namespace():
-            Sphinx(
-                source,
-                HERE,
-                made,
-                made.with_name("doctrees"),
-                "html",
-                changed,
-                status=None,
-                warning=warnings,
-                freshenv=True,
-            ).build()
+            Sphinx(source, HERE, site, doctrees, "html", options, **streams, freshenv=True).build()
     except SphinxError as error:
         raise CepnbError(f"{error.category}: {' '.join(str(error).split())}") from error
-    if said := warnings.getvalue().strip():
-        raise CepnbError(
-            re.sub(r"\x1b\[[\d;]*m", "", said.splitlines()[0]).removeprefix(f"{source}{os.sep}")
-        )
+    if lines := warnings.getvalue().strip().splitlines():
+        plain = re.sub(r"\x1b\[[\d;]*m", "", lines[0])
+        raise CepnbError(plain.removeprefix(f"{source}{os.sep}"))
 
 
 def _check(page: Path, limit: int) -> None:
     text = page.read_text()
-    if found := re.search(
-        r"""<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=["']((?:https?:)?//[^"']*)""",
-        text,
-    ):
-        raise CepnbError(f"{page.name}: loads {found[1]}, expected nothing of another host")
-    pictures = {
-        name
-        for name in re.findall(r'<img\b[^>]*?\bsrc="([^"]+)"', text)
-        if not name.startswith("data:")
-    }
-    size = page.stat().st_size + sum((page.parent / name).stat().st_size for name in pictures)
+    if found := EXTERNAL.search(text):
+        raise CepnbError(f"{page.name} loads {found[1]}; load nothing from another host")
+    pictures = set(re.findall(r'<img\b[^>]*?\bsrc="(?!data:)([^"]+)"', text))
+    size = sum(path.stat().st_size for path in (page, *(page.parent / name for name in pictures)))
     if size > limit:
         raise CepnbError(
-            f"{page.name}: has {size / 1e6:.1f} MB with its pictures, expected at most {limit / 1e6:.1f}"
+            f"{page.name} has {size / 1e6:.1f} MB with its pictures; use at most {limit / 1e6:.1f} MB"
         )
 
 
-def _replace(book: Path, made: Path, old: Path) -> None:
+def _replace(book: Path, new: Path, old: Path) -> None:
+    """Move the new book into place; keep the previous one if that fails."""
     shutil.rmtree(old, ignore_errors=True)
     if book.exists():
         book.rename(old)
     try:
-        made.rename(book)
+        new.rename(book)
     except OSError as error:
         if old.exists():
             old.rename(book)
         raise CepnbError(
-            f"{book}: could not be written ({error.strerror}); what was there before is unchanged"
+            f"{book}: writing failed ({error.strerror}); the previous book is unchanged"
         ) from error
     shutil.rmtree(old, ignore_errors=True)

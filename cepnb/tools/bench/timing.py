@@ -1,0 +1,120 @@
+"""Time calls in turns, count their operations, and describe the machine."""
+
+import platform
+import re
+from collections.abc import Callable, Collection, Sequence
+from datetime import date
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from cepnb.errors import CepnbError
+
+MATRIX_SIDE = 1024  # a product takes 2 · side³ operations, and the matrices fit into a cache
+COPIED_VALUES = 2**24  # float32 values of a copy: 64 MiB, more than a cache holds
+
+Call = Callable[[], object]
+
+
+def in_turns(
+    calls: dict[str, Call], repeats: int, watch: Call = lambda: None
+) -> dict[str, list[float]]:
+    """Time the calls in the order A B C A B C …; return the seconds of every call.
+
+    Other load on the machine then affects all calls alike. `watch` is called after each turn. Run
+    each call once before, because a first call often includes set-up.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = perf_counter()
+            call()
+            seconds[name].append(perf_counter() - start)
+        watch()
+    return seconds
+
+
+def median_ratio(numerators: list[float], denominators: list[float]) -> float:
+    """Return the median over the turns of the ratio of two times."""
+    return median(a / b for a, b in zip(numerators, denominators, strict=True))
+
+
+def selected(
+    kind: str, names: Sequence[str], known: Collection[str], repeats: int
+) -> tuple[str, ...]:
+    """Return the names, or all known ones if none are given.
+
+    Raises `CepnbError` on an unknown name and on fewer than one repeat.
+    """
+    for name in names:
+        if name not in known:
+            raise CepnbError(f"{kind} '{name}' is unknown; choose from {', '.join(known)}")
+    if repeats < 1:
+        raise CepnbError(f"--repeats {repeats} is too small; use at least 1")
+    return tuple(names) or tuple(known)
+
+
+class _OperationCounter(TorchDispatchMode):
+    """Count operations of matrix products, forward and backward.
+
+    torch's `FlopCounterMode` uses the same formulas but fails around `torch.autograd.grad` with
+    respect to an input.
+    """
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        formula = flop_registry.get(function._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def operations(call: Call) -> int:
+    """Return the floating-point operations of the matrix products in one call.
+
+    A multiplication and an addition count as one operation each.
+    """
+    with _OperationCounter() as counter:
+        call()
+    return counter.total
+
+
+def matrix_product() -> tuple[Call, int]:
+    """Return a float32 product of square matrices on all torch threads, and its operations."""
+    shape = (MATRIX_SIDE, MATRIX_SIDE)
+    a, b, out = torch.randn(shape), torch.randn(shape), torch.empty(shape)
+    return lambda: torch.mm(a, b, out=out), 2 * MATRIX_SIDE**3
+
+
+def copy() -> tuple[Call, int]:
+    """Return a memory copy on all torch threads, and the bytes it copies."""
+    source, target = torch.ones(COPIED_VALUES), torch.zeros(COPIED_VALUES)
+    return lambda: target.copy_(source), 4 * COPIED_VALUES
+
+
+def conditions(device: torch.device = torch.device("cpu"), **counts: int) -> dict:
+    """Return the first entries of a record: machine, threads, torch version, date, and counts."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    versions = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"machine": name} | versions | {"date": date.today().isoformat()} | counts
+
+
+def conditions_text(record: dict) -> str:
+    """Return the conditions of a record as one line."""
+    turns = f"; medians of {record['turns']} turns" if "turns" in record else ""
+    machine = f"{record['machine']}, threads: {record['threads']}"
+    return f"{machine}, torch {record['torch']}, {record['date']}{turns}."
+
+
+def processor() -> str:
+    """Return the processor's name as the system reports it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return model[1].strip() if model else platform.processor() or platform.machine()
