@@ -1,4 +1,4 @@
-"""A server on loopback that breaks off, stalls, changes its mind, and refuses."""
+"""A local HTTP server with faults: cuts, stalls, wrong headers and errors."""
 
 import threading
 from collections.abc import Iterator
@@ -9,19 +9,23 @@ from cepnb.datasets.download import CHUNK
 
 
 class Server:
-    """Serves `content`. `faults` is a list of what to do to the next requests: "cut", "stall", 503, 404, "whole" (ignores
-    ranges), "gzip" (says that it has compressed), "unsized" (cuts, and has announced no length), "chunked" (has announced none
-    either, but says where it ends), "part" (of a range sends, as it says, three chunks alone) or "ok". Without `ranges` it
-    ignores all of them."""
+    """Serve `content`; `faults` lists the behaviour for the next requests, "ok" after them.
+
+    - 503, 404: an error status
+    - "cut", "cut early": the connection closes after five or two chunks
+    - "stall": the connection stays open after five chunks
+    - "unsized": a cut without Content-Length
+    - "chunked": chunked encoding without Content-Length
+    - "whole": the full file instead of the range
+    - "part": three chunks of the range, with a correct Content-Range
+    - "gzip": a wrong Content-Encoding
+
+    With `ranges` False, all requests for ranges return the full file. `asked` lists the ranges.
+    """
 
     def __init__(self, content: bytes) -> None:
-        self.content, self.tag, self.faults, self.asked, self.ranges = (
-            content,
-            '"one"',
-            [],
-            [],
-            True,
-        )
+        self.content, self.tag, self.ranges = content, '"one"', True
+        self.faults, self.asked = [], []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):

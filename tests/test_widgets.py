@@ -17,8 +17,8 @@ from cepnb.notebook import plots
 from cepnb.notebook.explorer.frames import (
     Panel,
     beta_slider,
-    panels_over_grid,
     over_grid,
+    panels_over_grid,
     scale_slider,
 )
 from cepnb.notebook.explorer.layers import LIMIT, MARGIN, Field, Points, Shaded

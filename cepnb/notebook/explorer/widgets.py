@@ -28,7 +28,7 @@ STILLS = 4  # values of the first slider in the still picture
 IN_PAGE = "CEPNB_IN_PAGE"  # environment variable: explorers render for a page without a kernel
 
 
-class Shown(ipywidgets.DOMWidget):
+class ExplorerBase(ipywidgets.DOMWidget):
     """Base of all explorers: a description, a still picture, and HTML for pages without a kernel.
 
     A saved notebook shows the still picture. `error` holds the last error in one line, or is empty;
@@ -67,7 +67,7 @@ class Shown(ipywidgets.DOMWidget):
         return data, {"image/png": {"alt": self.description}}
 
 
-class Explorer(Shown, ipywidgets.VBox):
+class Explorer(ExplorerBase, ipywidgets.VBox):
     """A slider over figures; give it to a notebook cell as its value.
 
     `frame(value)` is pure. It is called once per value at construction, where its errors are
@@ -119,7 +119,7 @@ class Explorer(Shown, ipywidgets.VBox):
         self.picture.value = self._html(self.values.index(change["new"]))
 
 
-class BetaExplorer(Shown, anywidget.AnyWidget):
+class BetaExplorer(ExplorerBase, anywidget.AnyWidget):
     """The β slider: panels under sliders, whose frames are computed beforehand.
 
     The page draws and moves them without a kernel; the legend names each layer and its model.
