@@ -39,17 +39,13 @@ METHOD_LABELS = {method: label for method, (label, _) in METHODS.items()}
 COLOURS = {method: colour for method, (_, colour) in METHODS.items()}
 
 
-def figure(
-    columns: int = 1, rows: int = 1, size: float = 3.0, **kwargs: object
-) -> tuple[Figure, np.ndarray]:
+def figure(columns: int = 1, rows: int = 1, size: float = 3.0) -> tuple[Figure, np.ndarray]:
     """Create a figure of square panels, `size` inches wide each, and its axes (rows, columns).
 
     pyplot forgets the figure, so that a notebook shows it once, by `picture`.
     """
     shape = (size * columns, size * rows)
-    made, axes = plt.subplots(
-        rows, columns, figsize=shape, squeeze=False, layout="constrained", **kwargs
-    )
+    made, axes = plt.subplots(rows, columns, figsize=shape, squeeze=False, layout="constrained")
     plt.close(made)
     return made, axes
 

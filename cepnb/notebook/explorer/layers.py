@@ -87,7 +87,7 @@ class Shaded(Layer):
 class Field(Layer):
     """A function (*sliders, n, n) at `cells(n)`, clipped to [0, 1], in 256 steps.
 
-    An energy is coloured, dark for 0; a `density` is as opaque as it is high.
+    An energy is coloured, dark for 0; a `density` is grey, and transparent for 0.
     """
 
     density: bool = False
