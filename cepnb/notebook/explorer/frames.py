@@ -147,8 +147,8 @@ def pack(
 def over_grid(function: Callable[..., Tensor], *sliders: Slider) -> Tensor:
     """Stack `function(value, ...)` at all values of the sliders, with one axis per slider."""
     grid = itertools.product(*(slider.values for slider in sliders))
-    found = [function(*values) for values in grid]
-    return torch.stack(found).unflatten(0, [len(slider.values) for slider in sliders])
+    counts = [len(slider.values) for slider in sliders]
+    return torch.stack([function(*values) for values in grid]).unflatten(0, counts)
 
 
 def panels_over_grid(

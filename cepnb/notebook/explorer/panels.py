@@ -134,9 +134,9 @@ def _guidance(
     return energy, *models.guidance(method, beta)
 
 
-def _noised(density: Density, t: Tensor, count: int = 500) -> Float[Tensor, "count 2"]:
+def _noised(density: Density, t: Tensor) -> Float[Tensor, "n 2"]:
     """Samples of q_t, the same on every call."""
-    x0, _ = density.sample(count, seeded(0, "comparison points"))
+    x0, _ = density.sample(500, seeded(0, "comparison points"))
     eps = torch.randn(x0.shape, generator=seeded(1, "comparison points"))
     return density.schedule.add_noise(x0, t, eps)
 

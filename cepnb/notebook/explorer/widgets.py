@@ -87,7 +87,7 @@ class Explorer(ExplorerBase, ipywidgets.VBox):
             raise CepnbError(f"{name}: the slider has no values; pass at least one")
         start = values[0] if start is None else start
         labels = Slider(name=name, symbol=name, values=values, start=start).labels
-        self.values, self.description = list(values), description
+        self.description = description
         self._labels = [f"{name} = {label}" for label in labels]
         self._pictures = [png(frame(value)) for value in values]
         self.slider = ipywidgets.SelectionSlider(
@@ -97,7 +97,7 @@ class Explorer(ExplorerBase, ipywidgets.VBox):
             layout=ipywidgets.Layout(width="26em"),
         )
         self.picture = ipywidgets.HTML(self._html(self.slider.index))
-        self.slider.observe(self._moved, names="value")
+        self.slider.observe(self._moved, names="index")
         super().__init__([self.slider, self.picture])
 
     def still(self) -> bytes:
@@ -109,14 +109,14 @@ class Explorer(ExplorerBase, ipywidgets.VBox):
             "name": self.slider.description,
             "labels": self._labels,
             "start": self.slider.index,
-            "pictures": [self._html(index) for index in range(len(self.values))],
+            "pictures": [self._html(index) for index in range(len(self._pictures))],
         }
 
     def _html(self, index: int) -> str:
         return image(self._pictures[index], f"{self.description}, {self._labels[index]}")
 
     def _moved(self, change: dict) -> None:
-        self.picture.value = self._html(self.values.index(change["new"]))
+        self.picture.value = self._html(change["new"])
 
 
 class BetaExplorer(ExplorerBase, anywidget.AnyWidget):
@@ -187,8 +187,14 @@ class BetaExplorer(ExplorerBase, anywidget.AnyWidget):
                 axis.title.set_fontsize(7)
         return png(made, dpi=100, colours=64)
 
+    def all_panels(self) -> list[Panel]:
+        """Return panels that hold all frames."""
+        return self.panels
+
     def page_state(self) -> dict:
-        return self._state(self.spec, self.data)
+        spec, data = self._packed(self.all_panels())
+        encoded = base64.b64encode(data).decode()
+        return {"spec": spec, "data": encoded, "position": self.position}
 
     def to_html(self, path: Path | str | None = None) -> str:
         """Return a page that needs no kernel and no other file, and write it to `path` if given."""
@@ -204,10 +210,6 @@ class BetaExplorer(ExplorerBase, anywidget.AnyWidget):
 
     def _packed(self, panels: Sequence[Panel]) -> tuple[dict, bytes]:
         return pack(self.sliders, panels, self.description, self.columns)
-
-    def _state(self, spec: dict, data: bytes) -> dict:
-        encoded = base64.b64encode(data).decode()
-        return {"spec": spec, "data": encoded, "position": self.position}
 
     def _index(self, values: dict[str, float]) -> dict[str, int]:
         """Position of each slider, after a move to `values`."""
@@ -240,13 +242,13 @@ class LiveExplorer(BetaExplorer):
         super().__init__(sliders, panels, description, columns)
         self.observe(self._moved, names="position")
         if profile_name() == "ci":
-            panels_over_grid(self._frame, self.sliders)
+            self.all_panels()  # computes all frames, and raises their errors
 
     def panels_at(self, index: dict[str, int]) -> list[Panel]:
         return self._frame(**{s.name: s.values[index[s.name]] for s in self.sliders})
 
-    def page_state(self) -> dict:
-        return self._state(*self._packed(panels_over_grid(self._frame, self.sliders)))
+    def all_panels(self) -> list[Panel]:
+        return panels_over_grid(self._frame, self.sliders)
 
     def _frame(self, **values: float) -> list[Panel]:
         key = tuple(values.items())
