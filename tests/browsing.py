@@ -1,4 +1,4 @@
-"""A real browser and a real JupyterLab, for the tests and for the pictures of README."""
+"""Start Chromium and JupyterLab for the tests and for the README's pictures."""
 
 import os
 import shutil
@@ -15,18 +15,17 @@ import nbformat
 from playwright.sync_api import Browser, Page, Playwright, expect
 
 ROOT = Path(__file__).parent.parent
-PATIENCE = 400_000  # milliseconds for a notebook to run on a busy machine
+PATIENCE = 400_000  # milliseconds for one notebook on a busy machine
 
 
 def chromium() -> str | None:
-    """The Chromium of the system, if there is one."""
-    return next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    )
+    """Path of the system's Chromium, or None."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 def launched(playwright: Playwright, executable: str) -> Browser:
-    """It, without a window and without a word to anybody."""
+    """Start Chromium without a window and without background requests."""
     quiet = [
         "--disable-gpu",
         "--disable-quic",
@@ -42,24 +41,22 @@ def launched(playwright: Playwright, executable: str) -> Browser:
 
 @contextmanager
 def jupyterlab(folder: Path, profile: str) -> Iterator[str]:
-    """The address of a JupyterLab with settings, run-time files and copies of the notebooks of its own in `folder`."""
+    """Serve copies of the notebooks and yield the address; all of Jupyter's files are in `folder`."""
     shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
     (folder / "results").symlink_to(ROOT / "results")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = (
-        os.environ
-        | {"CEPNB_PROFILE": profile, "JUPYTER_PREFER_ENV_PATH": "1", "OMP_NUM_THREADS": "1"}
-        | {
-            f"JUPYTER_{name}_DIR": str(folder / name.lower())
-            for name in ("CONFIG", "DATA", "RUNTIME")
-        }
-        | {
-            "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-            "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-        }
-    )
+    environment = os.environ | {
+        "CEPNB_PROFILE": profile,
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "OMP_NUM_THREADS": "1",
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+    }
     command = [
         sys.executable,
         "-m",
@@ -92,11 +89,10 @@ def jupyterlab(folder: Path, profile: str) -> Iterator[str]:
 
 
 def run_all_cells(page: Page, lab: str, name: str) -> None:
-    """Open a notebook and run it as a reader does, from the menu, until all its cells have ended without an error."""
+    """Run all cells of a notebook from the menu; fail on an error or a cell that did not run."""
     page.goto(f"{lab}/tree/notebooks/{name}.ipynb?reset")
-    expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(
-        timeout=PATIENCE
-    )  # of the kernel, in the status bar
+    kernel_is_idle = page.get_by_text("Python 3 (ipykernel) | Idle")  # in the status bar
+    expect(kernel_is_idle).to_be_visible(timeout=PATIENCE)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     prompts = page.locator(".jp-CodeCell .jp-InputArea-prompt")
@@ -107,12 +103,12 @@ def run_all_cells(page: Page, lab: str, name: str) -> None:
 
 
 def keep_cells(folder: Path, name: str, parts: tuple[str, ...]) -> None:
-    """Take from the copy of a notebook in `folder` all code but the cells that hold one of `parts`."""
+    """Remove code cells without any of `parts` from the copy of a notebook in `folder`."""
     path = folder / "notebooks" / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [
-        c
-        for c in notebook.cells
-        if c.cell_type == "markdown" or any(part in c.source for part in parts)
+        cell
+        for cell in notebook.cells
+        if cell.cell_type == "markdown" or any(part in cell.source for part in parts)
     ]
     nbformat.write(notebook, path)

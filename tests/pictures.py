@@ -1,4 +1,4 @@
-"""The two pictures that README opens with: `make pictures` draws them into results/pictures."""
+"""Draw the README's two pictures into results/pictures (`make pictures`)."""
 
 import sys
 import tempfile
@@ -22,18 +22,15 @@ BETAS = (0.0, 1.0, 3.0, 10.0, 20.0)
 
 
 def densities() -> Figure:
-    """Six densities under rising β: samples guided by the shipped network for all β."""
+    """Samples of six densities under rising β, guided by the shipped network for all β."""
     made, axes = plots.figure(len(DENSITIES), len(BETAS), size=1.5)
     for column, name in enumerate(DENSITIES):
         models = benchmark.shipped(name)
         for row, beta in enumerate(BETAS):
             panel = axes[row, column]
-            samples = guided_samples(
-                *models.guidance("cep_beta", beta),
-                models.density,
-                models.settings,
-                seeded(0, "picture"),
-            )
+            eps, gradient = models.guidance("cep_beta", beta)
+            generator = seeded(0, "picture")
+            samples = guided_samples(eps, gradient, models.density, models.settings, generator)
             plots.sample_panel(panel, samples, plots.COLOURS["cep"], name if row == 0 else "")
             panel.collections[0].set_sizes([1.5])
             if column == 0:
@@ -42,14 +39,14 @@ def densities() -> Figure:
 
 
 def explorer() -> bytes:
-    """The methods side by side in notebook 06, as JupyterLab shows them, with the slider at β = 20.
+    """Screenshot of notebook 06's four methods in JupyterLab at β = 20.
 
-    Only the cells that it needs are run: the other code is taken out.
+    It runs only the cells that this explorer needs.
     """
     executable = chromium()
     if executable is None:
         sys.exit(
-            "make pictures: no Chromium here; `make browser` gets it where Debian's packages are"
+            "make pictures: Chromium is missing; install it (`make browser` does so on Debian)"
         )
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -61,7 +58,7 @@ def explorer() -> bytes:
             viewport={"width": 1280, "height": 1000}, device_scale_factor=1.5
         )
         run_all_cells(page, lab, NAME)
-        page.keyboard.press("Control+b")  # the list of files away
+        page.keyboard.press("Control+b")  # closes the list of files
         shown = page.locator(".cepnb").last
         shown.scroll_into_view_if_needed()
         shown.get_by_role("slider", name="β").press("End")

@@ -1,4 +1,4 @@
-"""Films of the planar bodies: their capsules against the model, and the picture that comes of them."""
+"""Films of planar bodies: capsules agree with the model, and the GIF has a frame per body."""
 
 import base64
 import io
@@ -14,24 +14,23 @@ from cepnb.notebook.film import HEIGHT, WIDTH, film
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def test_the_body_at_the_start_is_that_of_the_model() -> None:
-    """gymnasium's hopper stands with its torso from 1.05 to 1.45 m and its foot on the ground, up to noise of 5 mm."""
+def test_capsules_agree_with_the_mujoco_model_at_reset() -> None:
+    """gymnasium's hopper starts with its torso at 1.05 to 1.45 m, its foot on the ground, ± 5 mm."""
     env = LocomotionEnv("hopper", 1, 0)
     env.reset()
     ends, radii = env.body(0)
     assert ends.shape == (4, 2, 2) and radii.tolist() == [0.05, 0.05, 0.04, 0.06]
     np.testing.assert_allclose(sorted(ends[0, :, 1]), [1.05, 1.45], atol=0.01)
-    np.testing.assert_allclose(
-        ends[1][np.argmax(ends[1][:, 1])], ends[0][np.argmin(ends[0][:, 1])], atol=0.01
-    )  # joined
-    assert (ends[..., 1].min(axis=1) - radii).min() > -0.01  # nothing in the ground
+    top_of_thigh, bottom_of_torso = ends[1][ends[1][:, 1].argmax()], ends[0][ends[0][:, 1].argmin()]
+    np.testing.assert_allclose(top_of_thigh, bottom_of_torso, atol=0.01)
+    assert (ends[..., 1].min(axis=1) - radii).min() > -0.01  # above the ground
     for name in TASKS:
         other = LocomotionEnv(name, 1, 0)
         other.reset()
         assert len(other.body(0)[1]) == {"hopper": 4, "walker2d": 7, "halfcheetah": 8}[name]
 
 
-def test_a_film_is_one_picture_with_a_frame_a_moment() -> None:
+def test_a_film_is_one_gif_with_one_frame_per_body() -> None:
     env = LocomotionEnv("walker2d", 1, 0)
     env.reset()
     bodies = []
@@ -52,6 +51,6 @@ def test_a_film_is_one_picture_with_a_frame_a_moment() -> None:
     blue, orange = (
         (first[:, part] * [-1, 0, 1]).sum(axis=2) for part in (slice(0, WIDTH), slice(WIDTH, None))
     )
-    assert (blue > 100).sum() > 500 and (orange < -100).sum() > 500  # each in its colour
-    with pytest.raises(CepnbError, match="film 'none': no frame"):
+    assert (blue > 100).sum() > 500 and (orange < -100).sum() > 500
+    with pytest.raises(CepnbError, match="film 'none' has no frames; pass at least one"):
         film({"none": []}, {"none": "red"}, "")

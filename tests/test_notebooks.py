@@ -1,4 +1,4 @@
-"""What every notebook keeps to: clean source, a goal block, links that lead somewhere, exercises whose solutions hold."""
+"""Every notebook: clean source, required parts, valid links and equations, right solutions."""
 
 import re
 from pathlib import Path
@@ -20,7 +20,7 @@ def cells(path: Path, kind: str) -> list[str]:
     ]
 
 
-def test_numbers_are_unique_and_the_first_is_there() -> None:
+def test_numbers_are_unique_and_start_at_00() -> None:
     numbers = [path.name[:2] for path in PATHS]
     assert numbers[0] == "00" and len(set(numbers)) == len(numbers)
     assert all(re.fullmatch(r"\d\d_[a-z0-9_]+\.ipynb", path.name) for path in PATHS)
@@ -39,7 +39,7 @@ def test_source_is_clean(path: Path) -> None:
         if cell.cell_type == "code":
             assert not cell.outputs and cell.execution_count is None, "run `make strip`"
             assert all(len(line) <= 100 for line in cell.source.splitlines()), (
-                "a line is wider than the page"
+                "a line exceeds 100 columns"
             )
 
 
@@ -60,7 +60,7 @@ def test_goal_parts_and_size(path: Path) -> None:
 
 
 @each_notebook
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_point_to_files(path: Path) -> None:
     links = [
         link for text in cells(path, "markdown") for link in re.findall(r"\]\(([^)\s]+)\)", text)
     ]
@@ -71,7 +71,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def cited(path: Path) -> set[int]:
-    """Numbers of equations in a notebook: "Eq. 12", "Eqs. 12, 13 and 20", "Eqs. 12–13", and those set beside an equation."""
+    """Equation numbers in a notebook: "Eq. 12", "Eqs. 12, 13 and 20", "Eqs. 12–13" and tags."""
     text = "\n".join(cells(path, "markdown") + cells(path, "code"))
     lists = re.findall(r"Eqs?\. ?(\d+(?:(?:, | and |–)\d+)*)", text)
     return {
@@ -81,7 +81,7 @@ def cited(path: Path) -> set[int]:
     }
 
 
-def test_every_equation_number_is_in_the_table_and_where_it_says() -> None:
+def test_the_table_lists_every_equation_and_a_notebook_that_cites_it() -> None:
     table = next(
         text for text in cells(PATHS[0], "markdown") if text.startswith("## The paper's equations")
     )
@@ -102,7 +102,7 @@ EXERCISES = [
 ]
 
 
-def test_there_are_exercises() -> None:
+def test_every_notebook_but_the_first_has_exercises() -> None:
     assert {path.name[:2] for path, _ in EXERCISES} == {path.name[:2] for path in PATHS} - {"00"}
 
 

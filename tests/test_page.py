@@ -1,4 +1,4 @@
-"""The explorer in a real browser, as the page of `to_html`: with the network cut, by mouse, touch and keyboard."""
+"""Explorer pages of `to_html` in a real browser, offline: mouse, touch, keyboard and pixels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +23,13 @@ NEXT = """() => {
     slider.value = (Number(slider.value) + 1) % (Number(slider.max) + 1);
     slider.dispatchEvent(new Event("input"));
     for (const canvas of document.querySelectorAll(".cepnb canvas")) {
-        canvas.getContext("2d").getImageData(0, 0, 1, 1); // waits for what is painted
+        canvas.getContext("2d").getImageData(0, 0, 1, 1); // waits until it is painted
     }
 }"""
 
 
 def circle(panel: int, count: int = 2000) -> Points:
-    """Points on a circle that grows with β, another in each panel."""
+    """Points on a circle that grows with β and with the number of the panel."""
     angle = torch.linspace(0, 6.28, count)
     ring = torch.stack([angle.cos(), angle.sin()], dim=1)
     return Points(
@@ -42,7 +42,7 @@ def circle(panel: int, count: int = 2000) -> Points:
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four panels of 2,000 points over β, and one of every kind of layer over β and t."""
+    """Folder with a page of four panels of 2,000 points, and one of all kinds of layers."""
     folder = tmp_path_factory.mktemp("pages")
     beta = beta_slider(BETAS, 3.0)
     BetaExplorer(
@@ -51,9 +51,9 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     t = Slider(name="t", symbol="t", values=[1.0, 0.5, 0.0], start=1.0, play=True)
     ramp = torch.stack(
         [cells(16)[..., 0] / 9 + 0.5, cells(16)[..., 1] / 9 + 0.5, torch.zeros(16, 16)]
-    )  # by x, by y, low
+    )  # grows with x, grows with y, zero
     push = torch.zeros(3, 5, 5, 2)
-    push[0, 4, 0] = torch.tensor([0.0, 1.0])  # at the upper left, upwards, at t = 1 alone
+    push[0, 4, 0] = torch.tensor([0.0, 1.0])  # one arrow at the upper left, upwards, at t = 1
     BetaExplorer(
         [beta, t],
         [
@@ -68,7 +68,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def opened(offline: Callable[..., Page], page_file: Path) -> Callable[..., Page]:
-    """Opens a page of that folder, and waits for its explorer."""
+    """Open a page of that folder and wait for its explorer."""
 
     def opening(name: str, **options: object) -> Page:
         page = offline(page_file / name, **options)
@@ -79,17 +79,17 @@ def opened(offline: Callable[..., Page], page_file: Path) -> Callable[..., Page]
 
 
 def test_four_panels_of_2000_points_draw_in_a_frame(opened: Callable[..., Page]) -> None:
-    """The 95th percentile of 100 moves, in time of the page's thread, which draws them: other tests may run beside it."""
+    """The 95th percentile of 100 moves takes at most 16 ms of the page's thread time.
+
+    Thread time excludes other tests that run at the same time.
+    """
     page = opened("four.html")
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable", {"timeDomain": "threadTicks"})
 
     def thread_time() -> float:
-        return next(
-            m["value"]
-            for m in session.send("Performance.getMetrics")["metrics"]
-            if m["name"] == "ThreadTime"
-        )
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        return next(metric["value"] for metric in metrics if metric["name"] == "ThreadTime")
 
     milliseconds = []
     for _ in range(100):
@@ -99,15 +99,12 @@ def test_four_panels_of_2000_points_draw_in_a_frame(opened: Callable[..., Page])
     assert sorted(milliseconds)[94] <= 16
 
 
-def test_keys_move_the_slider_and_the_picture_and_nothing_jumps(
+def test_keys_move_the_slider_and_the_layout_stays(
     opened: Callable[..., Page],
 ) -> None:
     page = opened("four.html")
-    slider, canvas, root = (
-        page.get_by_role("slider", name="β"),
-        page.locator("canvas").first,
-        page.locator(".cepnb"),
-    )
+    slider = page.get_by_role("slider", name="β")
+    canvas, root = page.locator("canvas").first, page.locator(".cepnb")
     box, before = root.bounding_box(), canvas.evaluate(PAINTED)
     page.keyboard.press("Tab")
     expect(slider).to_be_focused()
@@ -132,7 +129,7 @@ def test_keys_move_the_slider_and_the_picture_and_nothing_jumps(
     assert canvas.evaluate(PAINTED) == before  # β = 3 again
 
 
-def test_the_mouse_drags_and_points_are_where_they_belong(opened: Callable[..., Page]) -> None:
+def test_the_mouse_drags_and_points_have_the_right_radius(opened: Callable[..., Page]) -> None:
     page = opened("four.html")
     box = page.get_by_role("slider").bounding_box()
     middle = box["y"] + box["height"] / 2
@@ -149,9 +146,8 @@ def test_the_mouse_drags_and_points_are_where_they_belong(opened: Callable[..., 
         }
         return radii.map(radius => 9 * radius / width);
     }""")
-    assert (
-        len(radii) > 500 and 1.85 < min(radii) and max(radii) < 2.15
-    )  # a circle of radius 2, up to the size of its points
+    assert len(radii) > 500
+    assert 1.85 < min(radii) and max(radii) < 2.15  # radius 2, up to the size of the points
 
 
 def test_touch_and_a_narrow_sharp_screen(opened: Callable[..., Page]) -> None:
@@ -163,17 +159,17 @@ def test_touch_and_a_narrow_sharp_screen(opened: Callable[..., Page]) -> None:
         is_mobile=True,
     )
     box = page.get_by_role("slider", name="β").bounding_box()
-    assert box["height"] >= 44  # wide enough for a finger
+    assert box["height"] >= 44  # large enough for a finger
     page.touchscreen.tap(box["x"] + box["width"] - 12, box["y"] + box["height"] / 2)
     expect(page.locator("output").first).to_have_text("β = 10")
-    assert page.evaluate("document.documentElement.scrollWidth") == 390  # nothing sticks out
+    assert page.evaluate("document.documentElement.scrollWidth") == 390  # no horizontal scrolling
     for canvas in page.locator("canvas").all():
         assert canvas.evaluate(
             "node => node.width == Math.round(3 * node.clientWidth) && node.height == node.width"
         )
 
 
-def test_playing_runs_through_t_once_and_stops(opened: Callable[..., Page]) -> None:
+def test_play_runs_through_t_once_and_stops(opened: Callable[..., Page]) -> None:
     page = opened("kinds.html")
     page.get_by_role("button", name="Play t").click()
     expect(page.get_by_role("button", name="Stop t")).to_be_visible()
@@ -182,7 +178,7 @@ def test_playing_runs_through_t_once_and_stops(opened: Callable[..., Page]) -> N
     expect(page.locator("output").first).to_have_text("β = 3")
 
 
-def test_fields_and_arrows_stand_the_right_way_up(opened: Callable[..., Page]) -> None:
+def test_fields_and_arrows_have_the_right_orientation(opened: Callable[..., Page]) -> None:
     page = opened("kinds.html")
     bright = """canvas => [[0.1, 0.1], [0.9, 0.1], [0.1, 0.9], [0.9, 0.9]].map(([x, y]) =>
         canvas.getContext("2d").getImageData(x * canvas.width, y * canvas.height, 1, 1).data[0])"""
@@ -203,7 +199,7 @@ def test_fields_and_arrows_stand_the_right_way_up(opened: Callable[..., Page]) -
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_ink_and_ground_follow_the_scheme(opened: Callable[..., Page], scheme: str) -> None:
+def test_colours_follow_the_light_or_dark_scheme(opened: Callable[..., Page], scheme: str) -> None:
     page = opened("four.html", color_scheme=scheme)
     least, most = page.locator("canvas").first.evaluate(INKS)
     assert most < 10 if scheme == "light" else 220 < least <= most
@@ -214,8 +210,8 @@ def test_ink_and_ground_follow_the_scheme(opened: Callable[..., Page], scheme: s
     )
 
 
-def test_an_error_is_seen_on_the_page(browser: Browser, page_file: Path) -> None:
-    """Drawing fails: the page says so in words."""
+def test_an_error_appears_on_the_page(browser: Browser, page_file: Path) -> None:
+    """If drawing fails, the page shows the error as text."""
     page = browser.new_page(offline=True)
     page.goto((page_file / "four.html").as_uri())
     page.evaluate("""() => { Object.getPrototypeOf(document.createElement("canvas").getContext("2d")).drawImage = () => {

@@ -1,4 +1,4 @@
-"""The explorers: every frame is drawn once or packed exactly, described, and its errors are seen."""
+"""Explorers draw each frame once, pack it exactly, describe it, and report its errors."""
 
 import base64
 import io
@@ -14,7 +14,13 @@ from nbclient import NotebookClient
 
 from cepnb.errors import CepnbError
 from cepnb.notebook import plots
-from cepnb.notebook.explorer.frames import Panel, beta_slider, over_all, over_grid, scale_slider
+from cepnb.notebook.explorer.frames import (
+    Panel,
+    beta_slider,
+    over_grid,
+    panels_over_grid,
+    scale_slider,
+)
 from cepnb.notebook.explorer.layers import LIMIT, MARGIN, Field, Points, Shaded
 from cepnb.notebook.explorer.widgets import BetaExplorer, Explorer, LiveExplorer
 from cepnb.tools.book.execution import PollingManager
@@ -36,9 +42,8 @@ class Frames:
 
 
 def explorer(frames: Frames, **changes: object) -> Explorer:
-    return Explorer(
-        frames, **{"values": [1.0, 3.0, 10.0], "name": "β", "description": "a line"} | changes
-    )
+    options = {"values": [1.0, 3.0, 10.0], "name": "β", "description": "a line"}
+    return Explorer(frames, **options | changes)
 
 
 @pytest.fixture(autouse=True)
@@ -56,26 +61,27 @@ def test_moving_shows_the_picture_of_the_value(tmp_path) -> None:
     first = picture(shown)
     data, metadata = shown._repr_mimebundle_()
     assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == shown.model_id
-    assert (
-        base64.b64decode(data["image/png"]) == first and metadata["image/png"]["alt"] == "a line"
-    )  # where nothing runs
+    assert base64.b64decode(data["image/png"]) == first  # the still picture
+    assert metadata["image/png"]["alt"] == "a line"
     shown.slider.value = 10.0
     second = picture(shown)
     assert first != second and 'alt="a line, β = 10"' in shown.picture.value
     shown.slider.value = 3.0
-    assert picture(shown) == first and frames.drawn == [1.0, 3.0, 10.0]  # each once
+    assert picture(shown) == first and frames.drawn == [1.0, 3.0, 10.0]  # once each
     (tmp_path / "p.png").write_bytes(first)
     (tmp_path / "q.png").write_bytes(second)
     shapes = {matplotlib.image.imread(tmp_path / name).shape for name in ("p.png", "q.png")}
-    assert len(shapes) == 1  # no jump in size while the slider moves
+    assert len(shapes) == 1  # the size stays while the slider moves
 
 
-def test_any_frame_raises_where_the_explorer_is_made_and_no_values_are_refused() -> None:
+def test_construction_raises_errors_of_frames_and_rejects_bad_values() -> None:
     with pytest.raises(ZeroDivisionError):
         explorer(Frames(fails_at=10.0))
-    with pytest.raises(CepnbError, match="β: no values, expected at least one"):
+    with pytest.raises(CepnbError, match="β: the slider has no values; pass at least one"):
         explorer(Frames(), values=[])
-    with pytest.raises(CepnbError, match="β: start 2 is not among the values"):
+    with pytest.raises(
+        CepnbError, match="β: start 2 is not a value of the slider; use one of 1, 3, 10"
+    ):
         explorer(Frames(), start=2.0)
 
 
@@ -100,76 +106,72 @@ def precomputed() -> BetaExplorer:
     )
 
 
-def test_the_bytes_hold_every_frame_where_the_page_reads_it() -> None:
+def test_every_frame_is_packed_at_the_offset_that_the_page_reads() -> None:
     shown = precomputed()
     (first, *_), layers = shown.spec["panels"], shown.spec["layers"]
     field, points = (layers[k] for k in first["layers"])
-    assert len(layers) == 2 and shown.spec["panels"][1]["layers"] == [
-        first["layers"][1]
-    ]  # stored once
+    assert len(layers) == 2  # the shared layer is stored once
+    assert shown.spec["panels"][1]["layers"] == [first["layers"][1]]
     assert points["over"] == [0] and field["over"] == [0, 1]
     for place in range(3):
-        start = points["offset"] + place * points["length"] * 2
-        found = (
-            np.frombuffer(shown.data[start : start + points["length"] * 2], "<u2")
-            .reshape(50, 2)
-            .astype(float)
-        )
-        x = (found / 65535 * 2 - 1) * MARGIN * LIMIT * [1, -1]
-        inside = samples(0, 3)[place].abs().max(dim=1).values < LIMIT
-        # Half a step of 16 bits over the width kept.
-        assert (
-            np.abs(x - samples(0, 3)[place].numpy())[inside].max() <= 1.01 * MARGIN * LIMIT / 65535
-        )
-        assert (
-            np.abs(x[~inside]).max(axis=1) >= LIMIT * 0.9999
-        ).all()  # and one outside stays outside
+        size = points["length"] * 2
+        start = points["offset"] + place * size
+        packed = np.frombuffer(shown.data[start : start + size], "<u2").reshape(50, 2)
+        x = (packed.astype(float) / 65535 * 2 - 1) * MARGIN * LIMIT * [1, -1]
+        expected = samples(0, 3)[place]
+        inside = expected.abs().max(dim=1).values < LIMIT
+        error = np.abs(x - expected.numpy())[inside].max()
+        assert error <= 1.01 * MARGIN * LIMIT / 65535  # half a step of 16 bits over the width
+        assert (np.abs(x[~inside]).max(axis=1) >= LIMIT * 0.9999).all()  # outside stays outside
         for other in range(2):
             start = field["offset"] + (2 * place + other) * 64
             found = np.frombuffer(shown.data[start : start + 64], "u1").reshape(8, 8)[::-1] / 255
-            assert (
-                np.abs(found - shown.panels[0].layers[0].values[place, other].numpy()).max()
-                <= 0.501 / 255
-            )
+            expected = shown.panels[0].layers[0].values[place, other].numpy()
+            assert np.abs(found - expected).max() <= 0.501 / 255
 
 
-def test_moving_by_value_and_reading_where_it_stands() -> None:
+def test_move_sets_sliders_and_at_reads_them() -> None:
     shown = precomputed()
     assert shown.at == {"beta": 1.0, "s": 1.0} and shown.position == [1, 1]
     shown.move(beta=3.0)
     assert shown.at == {"beta": 3.0, "s": 1.0} and shown.position == [2, 1]
-    with pytest.raises(CepnbError, match="beta = 2: expected one of 0, 1, 3"):
+    with pytest.raises(
+        CepnbError, match="beta = 2 is not a value of the slider; use one of 0, 1, 3"
+    ):
         shown.move(beta=2.0)
-    with pytest.raises(CepnbError, match="slider 't': expected one of beta, s"):
+    with pytest.raises(CepnbError, match="no slider is named 't'; use one of beta, s"):
         shown.move(t=1.0)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_layers_that_do_not_fit_are_rejected() -> None:
     def panel(values: torch.Tensor, over: tuple[str, ...] = ("beta",)) -> list[Panel]:
         return [Panel("p", (Points(values, over, "samples"),))]
 
     with pytest.raises(
-        CepnbError, match="points 'samples': over 't', expected one of the sliders beta"
+        CepnbError, match="points 'samples': no slider is named 't'; use one of beta"
     ):
         BetaExplorer([BETA], panel(samples(0, 3), ("t",)), "")
     with pytest.raises(
-        CepnbError, match=re.escape("found shape (2, 50, 2), expected (3,) before the 2 axes")
+        CepnbError,
+        match=re.escape("its shape is (2, 50, 2), but must begin with (3,) before the 2 axes"),
     ):
         BetaExplorer([BETA], panel(samples(0, 2)), "")
-    with pytest.raises(CepnbError, match="a value that is not finite"):
+    with pytest.raises(CepnbError, match="a value is not finite; pass finite numbers only"):
         BetaExplorer([BETA], panel(samples(0, 3) / 0), "")
-    with pytest.raises(CepnbError, match="β: start 2 is not among the values 0, 1"):
+    with pytest.raises(
+        CepnbError, match="β: start 2 is not a value of the slider; use one of 0, 1"
+    ):
         beta_slider([0.0, 1.0], 2.0)
     with pytest.raises(CepnbError, match="1 sliders and 0 panels"):
         BetaExplorer([BETA], [], "")
 
 
-def test_a_function_is_stacked_over_the_sliders() -> None:
+def test_over_grid_stacks_a_function_over_the_sliders() -> None:
     found = over_grid(lambda beta, scale: torch.tensor([beta, scale]), BETA, SCALE)
     assert found.shape == (3, 2, 2) and found[2, 0].tolist() == [3.0, 0.5]
 
 
-def test_the_page_is_one_file_and_the_saved_notebook_has_a_picture(tmp_path) -> None:
+def test_the_page_is_self_contained_and_a_saved_notebook_has_a_still_picture(tmp_path) -> None:
     shown = precomputed()
     page = shown.to_html(tmp_path / "page.html")
     assert (tmp_path / "page.html").read_text() == page
@@ -198,7 +200,7 @@ def live(calls: list[float], fails_at: float | None = None) -> LiveExplorer:
     return LiveExplorer(frame, [BETA, SCALE], "Actions")
 
 
-def test_a_live_frame_is_computed_when_it_is_asked_for_and_once() -> None:
+def test_a_live_frame_is_computed_once_on_the_first_move_to_it() -> None:
     calls: list[float] = []
     shown = live(calls)
     assert calls == [1.0] and shown.panels[0].limit == 1.5
@@ -209,18 +211,17 @@ def test_a_live_frame_is_computed_when_it_is_asked_for_and_once() -> None:
     shown.move(beta=0.0, s=0.5)
     offset = shown.spec["layers"][0]["offset"]
     found = np.frombuffer(shown.data[offset : offset + 300], "<u2").reshape(50, 3)
-    x, inside = (
-        (found[:, :2] / 65535 * 2 - 1) * MARGIN * 1.5 * [1, -1],
-        samples(0).abs().max(dim=1).values < 1.5,
-    )
-    assert (found[:, 2] == 0).all() and np.abs(x - samples(0).numpy())[
-        inside
-    ].max() <= 1.01 * MARGIN * 1.5 / 65535
+    x = (found[:, :2] / 65535 * 2 - 1) * MARGIN * 1.5 * [1, -1]
+    inside = samples(0).abs().max(dim=1).values < 1.5
+    error = np.abs(x - samples(0).numpy())[inside].max()
+    assert (found[:, 2] == 0).all() and error <= 1.01 * MARGIN * 1.5 / 65535
     assert shown.data[shown.spec["layers"][1]["offset"]] == 128  # s = 0.5
-    assert len(shown.frame(beta=3.0).axes) == 2 and calls == [1.0, 3.0, 0.0, 3.0]  # at s = 0.5
+    assert len(shown.frame(beta=3.0).axes) == 2 and calls == [1.0, 3.0, 0.0, 3.0]  # s is still 0.5
 
 
-def test_a_live_error_is_kept_and_goes_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_live_error_is_shown_until_the_next_frame_without_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     shown = live([], fails_at=3.0)
     shown.move(beta=3.0)
     assert shown.error == "ZeroDivisionError: no such energy" == shown.get_state()["error"]
@@ -233,7 +234,7 @@ def test_a_live_error_is_kept_and_goes_when_it_is_over(monkeypatch: pytest.Monke
         live([], fails_at=3.0)
 
 
-def test_a_page_without_a_kernel_has_all_live_frames() -> None:
+def test_a_page_without_a_kernel_holds_all_live_frames() -> None:
     state = live([]).page_state()
     spec, data = state["spec"], base64.b64decode(state["data"])
     assert [layer["over"] for layer in spec["layers"]] == [[0, 1], [0, 1]]
@@ -242,8 +243,12 @@ def test_a_page_without_a_kernel_has_all_live_frames() -> None:
     assert (shades == np.round(65535 * np.array([0, 1 / 3, 1]))[:, None, None]).all()
     assert list(data[second : second + 96 : 16]) == [128, 255] * 3
     sizes = iter(range(2, 9))
-    with pytest.raises(CepnbError, match="frames over beta: found .*, expected all alike"):
-        over_all(lambda beta: [Panel("p", (Points(torch.zeros(next(sizes), 2), ()),))], [BETA])
+    with pytest.raises(
+        CepnbError, match="frames over beta differ in panels, layers or shapes; return"
+    ):
+        panels_over_grid(
+            lambda beta: [Panel("p", (Points(torch.zeros(next(sizes), 2), ()),))], [BETA]
+        )
 
 
 @pytest.mark.parametrize(
@@ -259,7 +264,7 @@ def test_a_page_without_a_kernel_has_all_live_frames() -> None:
             "ZeroDivisionError",
         ),
         (
-            "import torch; from cepnb import frames, layers, widgets\n"
+            "import torch; from cepnb.notebook.explorer import frames, layers, widgets\n"
             "frame = lambda beta: [frames.Panel('p', (layers.Points(torch.zeros(1, 2) * (1 / beta), ()),))]\n"
             "shown = widgets.LiveExplorer(frame, [frames.beta_slider([1.0, 0.0], 1.0)], 'd')\n"
             "display(shown); shown.move(beta=0.0)",

@@ -1,7 +1,5 @@
-"""Moving pictures of hopper, halfcheetah and walker2d: they live in a plane, so their capsules can be drawn as they are."""
+"""Animated pictures of hopper, halfcheetah and walker2d, whose bodies move in a plane."""
 
-import base64
-import html
 import io
 from collections.abc import Sequence
 
@@ -12,70 +10,55 @@ from numpy import ndarray as Array
 from PIL import Image, ImageDraw, ImageFont
 
 from cepnb.errors import CepnbError
+from cepnb.notebook.plots import image
 
-WIDTH, HEIGHT, METRE = 260, 190, 90  # of a panel, and of a metre, in pixels
-SCALE = 2  # drawn larger and reduced: smooth edges
-Body = tuple[
-    Float[Array, "parts 2 2"], Float[Array, "parts"]
-]  # both ends of each capsule as (x, z), and its radius, in metres
+WIDTH, HEIGHT, METRE = 260, 190, 90  # of a panel and of a metre, in pixels
+SCALE = 2  # panels are drawn larger and then reduced, for smooth edges
+# Ends (x, z) and radius of each capsule, in metres.
+Body = tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]
 
 
 def film(
     films: dict[str, Sequence[Body]], colours: dict[str, str], alt: str, frame_ms: int = 40
 ) -> HTML:
-    """Several films side by side as one animated picture, each under its title; a film that has ended stands still.
+    """Show several films side by side as one animated GIF, each under its title.
 
-    The view follows the body; the ground has a mark every metre, so that speed can be seen. Raises `CepnbError` on an
-    empty film.
+    A film that ends holds its last frame. The view follows the body, and the ground has a mark
+    every metre. Raises `CepnbError` on an empty film.
     """
     for title, bodies in films.items():
         if not len(bodies):
-            raise CepnbError(f"film '{title}': no frame, expected at least one")
+            raise CepnbError(f"film '{title}' has no frames; pass at least one")
     frames = []
     for index in range(max(map(len, films.values()))):
-        whole = Image.new("RGB", (WIDTH * len(films), HEIGHT), "white")
+        frame = Image.new("RGB", (WIDTH * len(films), HEIGHT), "white")
         for place, (title, bodies) in enumerate(films.items()):
-            whole.paste(
-                _panel(bodies[min(index, len(bodies) - 1)], title, colours[title]),
-                (WIDTH * place, 0),
-            )
-        frames.append(whole.quantize(32))
+            body = bodies[min(index, len(bodies) - 1)]
+            frame.paste(_panel(body, title, colours[title]), (WIDTH * place, 0))
+        frames.append(frame.quantize(32))
     buffer = io.BytesIO()
-    frames[0].save(
-        buffer,
-        "GIF",
-        save_all=True,
-        append_images=frames[1:],
-        duration=frame_ms,
-        loop=0,
-        optimize=True,
-    )
-    text = base64.b64encode(buffer.getvalue()).decode()
-    return HTML(
-        f'<img src="data:image/gif;base64,{text}" alt="{html.escape(alt)}" style="max-width:100%">'
-    )
+    options = {"duration": frame_ms, "loop": 0, "optimize": True}
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], **options)
+    return HTML(image(buffer.getvalue(), alt, "gif"))
 
 
 def _panel(body: Body, title: str, colour: str) -> Image.Image:
     panel = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
     draw, unit = ImageDraw.Draw(panel), METRE * SCALE
+    small, large = ImageFont.load_default(9 * SCALE), ImageFont.load_default(12 * SCALE)
     ends, radii = body
     middle = ends[..., 0].mean()
     across = lambda x: (x - middle) * unit + WIDTH * SCALE / 2
     down = lambda z: (HEIGHT - 20) * SCALE - z * unit
     draw.rectangle((0, down(0.0), WIDTH * SCALE, HEIGHT * SCALE), fill="#e8e8e8")
     for mark in range(int(np.floor(middle)) - 3, int(np.ceil(middle)) + 4):
-        draw.line((across(mark), down(0.0), across(mark), down(-0.08)), fill="#777777", width=SCALE)
-        draw.text(
-            (across(mark) + 3 * SCALE, down(-0.02)),
-            f"{mark} m",
-            fill="#777777",
-            font=ImageFont.load_default(9 * SCALE),
-        )
-    for (first, second), radius in zip(ends, radii, strict=True):
-        points, reach = [(across(x), down(z)) for x, z in (first, second)], radius * unit
+        x = across(mark)
+        draw.line((x, down(0.0), x, down(-0.08)), fill="#777777", width=SCALE)
+        draw.text((x + 3 * SCALE, down(-0.02)), f"{mark} m", fill="#777777", font=small)
+    for capsule, radius in zip(ends, radii, strict=True):
+        points, reach = [(across(x), down(z)) for x, z in capsule], radius * unit
         draw.line(points, fill=colour, width=max(1, round(2 * reach)))
         for x, y in points:
             draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour)
-    draw.text((6 * SCALE, 4 * SCALE), title, fill="black", font=ImageFont.load_default(12 * SCALE))
+    draw.text((6 * SCALE, 4 * SCALE), title, fill="black", font=large)
     return panel.resize((WIDTH, HEIGHT), Image.LANCZOS)

@@ -1,6 +1,7 @@
-"""Figures of many runs' scores: sweeps, tasks side by side, and what changing one setting does."""
+"""Figures of many runs' scores: sweeps, tasks in comparison, and ablations of one setting."""
 
 import math
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,155 +12,146 @@ from cepnb.densities.metrics import mean_interval
 from cepnb.experiments.scores import Line, Row, ablations, summed_up, task_name
 from cepnb.notebook.plots import COLOURS, METHOD_LABELS, figure, score_panel
 
+SCORE = "D4RL-normalised score"
+
+
+class _SweepPanel(NamedTuple):
+    task: str
+    title: str
+    ylabel: str
+    lines: list[Line]
+    width: int = 1  # in columns
+    overview: bool = False  # compares options at the headline scale, and starts a row
+
+
+def _sweep_panels(lines: list[Line], columns: int) -> list[_SweepPanel]:
+    """One panel for a task of one option; else an overview and a panel per grid of scales."""
+    panels = []
+    for task in dict.fromkeys(line.task for line in lines):
+        of_task = [line for line in lines if line.task == task]
+        options = list(dict.fromkeys(line.option for line in of_task))
+        if len(options) == 1:
+            panels.append(_SweepPanel(task, task, SCORE, of_task))
+            continue
+        ylabel = f"{task}\n{SCORE}"
+        headline = [line for line in of_task if line.headline]
+        width = min(columns, math.ceil(len(options) / 4))
+        title = "at the headline scale"
+        panels.append(_SweepPanel(task, title, ylabel, headline, width, overview=True))
+        for option in options:
+            of_option = [line for line in of_task if line.option == option]
+            scales = {line.scale for line in of_option if line.scale}
+            if len(scales) > 1:
+                panels.append(_SweepPanel(task, option, ylabel, of_option))
+    return panels
+
 
 def sweep_figure(lines: list[Line], columns: int = 4) -> Figure:
-    """Mean scores with 95 % intervals over seeds: for each task a panel for each option, over the scales.
+    """Plot mean scores over s with 95 % intervals over seeds, one panel per task and option.
 
-    A task of several options begins a row, and has as many rows as it needs. Its first panel, as wide as they need, shows all of them at the
-    headline scale, which is the only place of those that have no other scale.
+    A task with several options starts a row with an overview: all options at the headline scale.
+    Options without a grid of scales appear only there.
     """
-    cells: list[
-        tuple[str, str | None, int]
-    ] = []  # task, option (None: all of them) and width of each panel
-    tasks = {
-        task: [line for line in lines if line.task == task]
-        for task in dict.fromkeys(line.task for line in lines)
-    }
-    several = {task: len({line.option for line in own}) > 1 for task, own in tasks.items()}
-    for task, own in tasks.items():
-        scales: dict[str, set] = {}
-        for line in own:
-            scales.setdefault(line.option, set()).add(line.scale or None)
-        if several[task]:
-            cells.append((task, None, min(columns, math.ceil(len(scales) / 4))))
-        cells += [
-            (task, option, 1)
-            for option, found in scales.items()
-            if len(found - {None}) > 1 or not several[task]
-        ]
-    places = _flow(
-        [width for *_, width in cells], [option is None for _, option, _ in cells], columns
-    )
-    across, down = (
-        max(left + width for (_, left), (*_, width) in zip(places, cells)),
-        1 + places[-1][0],
-    )
+    panels = _sweep_panels(lines, columns)
+    row, left, places = 0, 0, []
+    for panel in panels:
+        if left and (panel.overview or left + panel.width > columns):
+            row, left = row + 1, 0
+        places.append((row, left))
+        left += panel.width
+    across = max(left + panel.width for (_, left), panel in zip(places, panels))
+    down = row + 1
+
     made = plt.figure(figsize=(3.4 * across, 3.4 * down), layout="constrained")
     plt.close(made)
-    grid, first = made.add_gridspec(down, across), {}
-    for (task, option, width), (row, left) in zip(cells, places):
-        panel = made.add_subplot(grid[row, left : left + width], sharey=first.get(task))
-        panel.tick_params(labelleft=first.setdefault(task, panel) is panel or left == 0)
-        if option is None:
-            _beside_panel(panel, [line for line in tasks[task] if line.headline], "option")
+    grid = made.add_gridspec(down, across)
+    first_of_task: dict[str, Axes] = {}
+    handles = {}
+    for panel, (row, left) in zip(panels, places):
+        first = first_of_task.get(panel.task)
+        axes = made.add_subplot(grid[row, left : left + panel.width], sharey=first)
+        first_of_task.setdefault(panel.task, axes)
+        axes.tick_params(labelleft=first is None or left == 0)
+        if panel.overview:
+            _comparison_panel(axes, panel.lines, "option")
         else:
-            score_panel(
-                panel,
-                [
-                    (line.method, line.scale, *_bar(line))
-                    for line in tasks[task]
-                    if line.option == option
-                ],
-            )
-        panel.set_title(
-            "at the headline scale" if option is None else option if several[task] else task,
-            fontsize=10,
-        )
+            score_panel(axes, _scores(panel.lines))
+        axes.set_title(panel.title, fontsize=10)
         if left == 0:
-            panel.set_ylabel(
-                f"{task}\nD4RL-normalised score" if several[task] else "D4RL-normalised score"
-            )
-    named = {
-        label: handle
-        for panel in made.axes
-        for handle, label in zip(*panel.get_legend_handles_labels())
-    }
+            axes.set_ylabel(panel.ylabel)
+        for handle, label in zip(*axes.get_legend_handles_labels()):
+            handles[label] = handle
     made.legend(
-        named.values(), named.keys(), fontsize=8, loc="outside lower center", ncols=2 * across
+        handles.values(), handles.keys(), fontsize=8, loc="outside lower center", ncols=2 * across
     )
     return made
 
 
-def _flow(widths: list[int], breaks: list[bool], columns: int) -> list[tuple[int, int]]:
-    """(row, first column) of panels set one after the other, each in one row, with a new row where it breaks."""
-    places, row, left = [], 0, 0
-    for width, begins in zip(widths, breaks, strict=True):
-        if left and (begins or left + width > columns):
-            row, left = row + 1, 0
-        places.append((row, left))
-        left += width
-    return places
-
-
 def task_figure(lines: list[Line]) -> Figure:
-    """Mean scores at the headline scale with 95 % intervals over seeds: all tasks along one axis, methods side by side."""
+    """Plot mean scores of all tasks at the headline scale with 95 % intervals over seeds."""
     headline = [line for line in lines if line.headline]
     tasks = len({line.task for line in headline})
     made, axes = plt.subplots(figsize=(2 + 1.0 * tasks, 3.6), layout="constrained")
     plt.close(made)
-    _beside_panel(axes, headline, "task")
-    axes.set_ylabel("D4RL-normalised score")
+    _comparison_panel(axes, headline, "task")
+    axes.set_ylabel(SCORE)
     axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return made
 
 
 def ablation_figure(rows: list[Row], columns: int = 4) -> Figure:
-    """What changing one setting adds to CEP's score: for each task a panel for each setting that its options change.
+    """Plot what a change of one setting adds to CEP's score, one panel per task and setting.
 
-    Each value is shown by its differences to the option "base" seed by seed, which share what the setting does not touch: their
-    mean and its 95 % interval by Student's t (none for one seed), one line a guidance scale that all of the options have, the
-    headline's filled. The last panel of a task has the scores of base itself, all methods over the scales. A task begins a row,
-    and has as many as it needs. Raises `CepnbError` without a base.
+    A point is the mean difference to the option "base" over paired seeds, with a 95 % interval by
+    Student's t (none for one seed). Each scale that all options share is a line; the headline's is
+    filled. A task starts a row and ends with base's own scores. Raises `CepnbError` without a base.
     """
     tasks: dict[tuple, list[Row]] = {}
     for row in rows:
         tasks.setdefault((row["dataset"], row["environment"]), []).append(row)
-    found = {task: ablations(own) for task, own in tasks.items()}
-    columns = min(columns, 1 + max(map(len, found.values())))
-    heights = [math.ceil((len(values) + 1) / columns) for values in found.values()]
+    settings = {task: ablations(of_task) for task, of_task in tasks.items()}
+    columns = min(columns, 1 + max(map(len, settings.values())))
+    heights = [math.ceil((len(changed) + 1) / columns) for changed in settings.values()]
     made, axes = figure(columns, sum(heights), size=2.8)
-    for (task, values), first, height in zip(found.items(), np.cumsum([0, *heights]), heights):
-        panels = axes[first : first + height].ravel()
-        own, last, lines = panels[: len(values)], panels[len(values)], summed_up(tasks[task])
-        for panel, (setting, options) in zip(own, values.items()):
-            panel.sharey(own[0])
-            _ablation_panel(
-                panel, setting, options, [line for line in lines if line.method == "cep"]
-            )
-        for panel in own[::columns]:  # the first of each row
-            panel.set_ylabel(f"{task_name(*task)}\nscore less base, seed by seed")
-        for panel in own[:1]:
-            panel.legend(fontsize=7)
-        score_panel(
-            last,
-            [(line.method, line.scale, *_bar(line)) for line in lines if line.option == "base"],
-        )
-        last.set_title(f"{task_name(*task)}, base", fontsize=10)
-        last.set_ylabel("D4RL-normalised score")
-        legend = last.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        legend.set_in_layout(
-            last in axes[:, -1]
-        )  # else it is where panels were removed, and has room enough
-        for panel in panels[len(values) + 1 :]:
+    top = 0
+    for (task, changed), height in zip(settings.items(), heights):
+        panels = axes[top : top + height].ravel()
+        top += height
+        name, lines = task_name(*task), summed_up(tasks[task])
+        cep = [line for line in lines if line.method == "cep"]
+        for place, (setting, options) in enumerate(changed.items()):
+            panels[place].sharey(panels[0])
+            _ablation_panel(panels[place], setting, options, cep)
+            if place == 0:
+                panels[place].legend(fontsize=7)
+            if place % columns == 0:
+                panels[place].set_ylabel(f"{name}\nscore less base, seed by seed")
+        base = panels[len(changed)]
+        score_panel(base, _scores([line for line in lines if line.option == "base"]))
+        base.set_title(f"{name}, base", fontsize=10)
+        base.set_ylabel(SCORE)
+        legend = base.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+        legend.set_in_layout(base in axes[:, -1])  # elsewhere, removed panels leave room for it
+        for panel in panels[len(changed) + 1 :]:
             panel.remove()
     return made
 
 
 def _ablation_panel(
-    axes: Axes, setting: str, values: list[tuple[object, str]], lines: list[Line]
+    axes: Axes, setting: str, options: list[tuple[object, str]], lines: list[Line]
 ) -> None:
+    """Plot differences to base over the values of one setting; `options` pairs value and option."""
     of_option = {
         option: {line.scale: line for line in lines if line.option == option}
-        for _, option in values
+        for _, option in options
     }
     axes.axhline(0, color=COLOURS["behaviour"], linewidth=1)
-    for scale in sorted(set.intersection(*(set(own) for own in of_option.values()))):
+    for scale in sorted(set.intersection(*map(set, of_option.values()))):
         base = of_option["base"][scale]
-        means, halves = zip(
-            *(mean_interval(of_option[option][scale].less(base)) for _, option in values)
-        )
+        differences = [of_option[option][scale].less(base) for _, option in options]
+        means, halves = zip(*map(mean_interval, differences))
         axes.errorbar(
-            range(len(values)),
+            range(len(options)),
             means,
             np.nan_to_num(halves),
             marker="o",
@@ -168,27 +160,22 @@ def _ablation_panel(
             markerfacecolor=None if base.headline else "white",
             label=f"CEP, s = {scale:g}",
         )
-    names = [
-        f"{value:g}" if isinstance(value, (int, float)) else str(value).replace("_", "\n")
-        for value, _ in values
-    ]
-    axes.set_xticks(range(len(values)), names)
-    axes.set_xlim(-0.5, len(values) - 0.5)
+    numeric = isinstance(options[0][0], (int, float))
+    names = [f"{v:g}" if numeric else str(v).replace("_", "\n") for v, _ in options]
+    axes.set_xticks(range(len(options)), names)
+    axes.set_xlim(-0.5, len(options) - 0.5)
     axes.set_title(setting, fontsize=10)
 
 
-def _beside_panel(axes: Axes, lines: list[Line], name: str) -> None:
-    """One line a method at each value of an attribute of the lines, side by side."""
-    values, methods = (
-        list(dict.fromkeys(getattr(line, key) for line in lines)) for key in (name, "method")
-    )
+def _comparison_panel(axes: Axes, lines: list[Line], attribute: str) -> None:
+    """Plot the methods side by side at each value of an attribute of the lines."""
+    values = list(dict.fromkeys(getattr(line, attribute) for line in lines))
+    methods = list(dict.fromkeys(line.method for line in lines))
     for index, method in enumerate(methods):
-        own = [line for line in lines if line.method == method]
-        places = [
-            values.index(getattr(line, name)) + 0.5 * ((index + 0.5) / len(methods) - 0.5)
-            for line in own
-        ]
-        means, errors = zip(*map(_bar, own))
+        of_method = [line for line in lines if line.method == method]
+        shift = 0.5 * ((index + 0.5) / len(methods) - 0.5)
+        places = [values.index(getattr(line, attribute)) + shift for line in of_method]
+        _, _, means, errors = zip(*_scores(of_method))
         axes.errorbar(
             places,
             means,
@@ -203,6 +190,6 @@ def _beside_panel(axes: Axes, lines: list[Line], name: str) -> None:
     axes.set_xlim(-0.5, len(values) - 0.5)
 
 
-def _bar(line: Line) -> tuple[float, float]:
-    mean, half = line.mean
-    return mean, 0.0 if np.isnan(half) else half  # one seed has no interval
+def _scores(lines: list[Line]) -> list[tuple[str, float | None, float, float]]:
+    """(method, scale, mean, half the 95 % interval) of each line; the half is 0 for one seed."""
+    return [(line.method, line.scale, line.mean[0], np.nan_to_num(line.mean[1])) for line in lines]

@@ -1,4 +1,4 @@
-"""Frames that a page draws by itself: panels of layers over a grid of slider values, packed into few bytes."""
+"""Sliders and panels of an explorer, and their layers packed into few bytes for the page."""
 
 import base64
 import itertools
@@ -22,19 +22,20 @@ UNTRAINED = "no training, at any β"
 
 
 def trained_at(beta: float) -> str:
-    """What a layer of a network shows that knows a single β."""
+    """Source of a layer from a network that is trained at a single β."""
     return f"network trained at β = {beta:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slider:
-    """The values of one variable, moved through by hand or, with `play`, by a button.
+    """The values of one variable; `play` adds a button that runs through them.
 
-    `note` says what the variable is, where that can be mistaken. Raises `CepnbError` unless `start` is one of the values.
+    Layers refer to `name`; the page shows `symbol` and `note`. Raises `CepnbError` unless `start`
+    is one of the values.
     """
 
-    name: str  # by which layers name it in `over`
-    symbol: str  # shown
+    name: str
+    symbol: str
     values: Sequence[float]
     start: float
     note: str = ""
@@ -43,145 +44,142 @@ class Slider:
     def __post_init__(self) -> None:
         if self.start not in self.values:
             raise CepnbError(
-                f"{self.symbol}: start {self.start:g} is not among the values "
-                f"{', '.join(f'{value:g}' for value in self.values) or '(none)'}"
+                f"{self.symbol}: start {self.start:g} is not a value of the slider; "
+                f"use one of {', '.join(self.labels) or '(none)'}"
             )
 
     @property
     def labels(self) -> list[str]:
-        """The values as they are shown."""
+        """The values as text, with three significant digits."""
         return [f"{value:.3g}" for value in self.values]
+
+    def index(self, value: float) -> int:
+        """Position of a value. Raises `CepnbError` if the slider lacks it."""
+        if value not in self.values:
+            raise CepnbError(
+                f"{self.name} = {value:g} is not a value of the slider; "
+                f"use one of {', '.join(self.labels)}"
+            )
+        return list(self.values).index(value)
 
 
 def beta_slider(values: Sequence[float], start: float) -> Slider:
-    """β itself: only for what is exact at any β, or a network that is given β."""
+    """A slider of β, for layers that are exact at any β or come from a network conditioned on β."""
     return Slider(name="beta", symbol="β", values=values, start=start)
 
 
 def time_slider(values: Sequence[float], start: float) -> Slider:
-    """The time t; in falling order it plays the reverse process."""
-    return Slider(
-        name="t",
-        symbol="t",
-        values=values,
-        start=start,
-        play=True,
-        note="time: 1 is noise, 0 is data",
-    )
+    """A slider of t with a play button; falling values play the reverse process."""
+    note = "time: 1 is noise, 0 is data"
+    return Slider(name="t", symbol="t", values=values, start=start, play=True, note=note)
 
 
 def scale_slider(values: Sequence[float], start: float, beta: float) -> Slider:
-    """The guidance scale s beside a fixed β."""
-    return Slider(
-        name="s",
-        symbol="s",
-        values=values,
-        start=start,
-        note=f"guidance scale at β = {beta:g}; only s = 1 is exact, and s is not β",
-    )
+    """A slider of the guidance scale s at a fixed β."""
+    note = f"guidance scale at β = {beta:g}; only s = 1 is exact, and s is not β"
+    return Slider(name="s", symbol="s", values=values, start=start, note=note)
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Layers over each other, the first at the bottom, in the square [−limit, limit]²."""
+    """Layers in the square [−limit, limit]², the first at the bottom."""
 
     title: str
     layers: tuple[Layer, ...]
     limit: float = LIMIT
 
     def draw(self, axes: Axes, index: dict[str, int], title: str = "") -> None:
-        """The panel as a picture, at the given place of each slider."""
+        """Draw the panel with matplotlib at one position of each slider."""
         sample_panel(axes, torch.zeros(0, 2), "white", title or self.title, self.limit)
         for layer in self.layers:
-            layer.draw(axes, layer.values[tuple(index[name] for name in layer.over)], self.limit)
+            frame = layer.values[tuple(index[name] for name in layer.over)]
+            layer.draw(axes, frame, self.limit)
 
 
 def pack(
     sliders: Sequence[Slider], panels: Sequence[Panel], description: str, columns: int
 ) -> tuple[dict, bytes]:
-    """What the page is told, and the bytes of all layers; a layer in several panels is stored once.
+    """Return the page's specification and the bytes of all layers.
 
-    Raises `CepnbError` on a layer that does not fit its sliders or has a value that is not finite.
+    A layer that several panels share is stored once. Raises `CepnbError` on a layer that does not
+    fit its sliders or has a value that is not finite.
     """
     names = [slider.name for slider in sliders]
     layers = {(id(layer), panel.limit): layer for panel in panels for layer in panel.layers}
-    place = {key: number for number, key in enumerate(layers)}
-    parts, described, offset = [], [], 0
+    layer_specs, data = [], bytearray()
     for (_, limit), layer in layers.items():
         _check(layer, sliders)
-        bits = layer.encoded(limit).tobytes()
-        bits += bytes(len(bits) % 2)  # the page reads two bytes at a time, from even places
-        described.append(
-            {
-                "kind": layer.kind,
-                "over": [names.index(name) for name in layer.over],
-                "offset": offset,
-                "label": layer.label,
-                "length": math.prod(layer.values.shape[-layer.axes :]),
-                "source": layer.source,
-                **layer.style(),
-            }
-        )
-        parts.append(bits)
-        offset += len(bits)
-    energy = np.round(255 * matplotlib.colormaps["cividis"](np.arange(256))[:, :3]).astype("u1")
-    return {
+        spec = {
+            "kind": layer.kind,
+            "over": [names.index(name) for name in layer.over],
+            "offset": len(data),
+            "label": layer.label,
+            "length": math.prod(layer.values.shape[-layer.axes :]),
+            "source": layer.source,
+        }
+        layer_specs.append(spec | layer.style())
+        data += layer.encoded(limit).tobytes()
+        data += bytes(len(data) % 2)  # the page reads 16-bit numbers, which start at even offsets
+    numbers = {key: number for number, key in enumerate(layers)}
+    panel_specs = [
+        {
+            "title": panel.title,
+            "layers": [numbers[id(layer), panel.limit] for layer in panel.layers],
+        }
+        for panel in panels
+    ]
+    slider_specs = [
+        {"symbol": s.symbol, "labels": s.labels, "note": s.note, "play": s.play} for s in sliders
+    ]
+    palette = np.round(255 * matplotlib.colormaps["cividis"](np.arange(256))[:, :3]).astype("u1")
+    spec = {
         "description": description,
         "columns": columns,
         "margin": MARGIN,
-        "energy": base64.b64encode(energy.tobytes()).decode(),
-        "sliders": [
-            {"symbol": s.symbol, "labels": s.labels, "note": s.note, "play": s.play}
-            for s in sliders
-        ],
-        "panels": [
-            {"title": p.title, "layers": [place[id(layer), p.limit] for layer in p.layers]}
-            for p in panels
-        ],
-        "layers": described,
-    }, b"".join(parts)
+        "energy": base64.b64encode(palette.tobytes()).decode(),
+        "sliders": slider_specs,
+        "panels": panel_specs,
+        "layers": layer_specs,
+    }
+    return spec, bytes(data)
 
 
-def over_grid(function, *sliders: Slider) -> Tensor:
-    """`function(value, ...)` at all values of the sliders, stacked with an axis for each of them."""
-    found = [
-        function(*values) for values in itertools.product(*(slider.values for slider in sliders))
-    ]
-    return torch.stack(found).unflatten(0, [len(slider.values) for slider in sliders])
+def over_grid(function: Callable[..., Tensor], *sliders: Slider) -> Tensor:
+    """Stack `function(value, ...)` at all values of the sliders, with one axis per slider."""
+    grid = itertools.product(*(slider.values for slider in sliders))
+    counts = [len(slider.values) for slider in sliders]
+    return torch.stack([function(*values) for values in grid]).unflatten(0, counts)
 
 
-def over_all(frame: Callable[..., Sequence[Panel]], sliders: Sequence[Slider]) -> list[Panel]:
-    """The panels of `frame(**values)`, whose layers are over no slider, at all values of the sliders, as panels over them.
+def panels_over_grid(
+    frame: Callable[..., Sequence[Panel]], sliders: Sequence[Slider]
+) -> list[Panel]:
+    """Stack the panels of `frame(**values)` at all values of the sliders.
 
-    Raises `CepnbError` where two frames differ in more than the values of their layers.
+    `frame` returns layers without sliders (`over=()`); the result has layers over all sliders.
+    Raises `CepnbError` if two frames differ in more than their values.
     """
     names = tuple(slider.name for slider in sliders)
-    frames = [
-        frame(**dict(zip(names, values)))
-        for values in itertools.product(*(slider.values for slider in sliders))
-    ]
-    shapes = {
-        str([(p.title, [(x.kind, tuple(x.values.shape)) for x in p.layers]) for p in panels])
-        for panels in frames
-    }
-    if len(shapes) > 1:
+    counts = [len(slider.values) for slider in sliders]
+    grid = itertools.product(*(slider.values for slider in sliders))
+    frames = [frame(**dict(zip(names, values))) for values in grid]
+    if any(_layout(panels) != _layout(frames[0]) for panels in frames):
         raise CepnbError(
-            f"frames over {', '.join(names)}: found {' and '.join(sorted(shapes)[:2])}, expected all alike"
+            f"frames over {', '.join(names)} differ in panels, layers or shapes; "
+            "return the same ones at all values"
         )
+    stacked = []
+    for same_panel in zip(*frames):
+        layers = []
+        for same_layer in zip(*(panel.layers for panel in same_panel)):
+            values = torch.stack([layer.values for layer in same_layer]).unflatten(0, counts)
+            layers.append(replace(same_layer[0], values=values, over=names))
+        stacked.append(replace(same_panel[0], layers=tuple(layers)))
+    return stacked
 
-    def stacked(panel: int, layer: int) -> Layer:
-        parts = [panels[panel].layers[layer] for panels in frames]
-        values = torch.stack([part.values for part in parts])
-        return replace(
-            parts[0],
-            over=names,
-            values=values.unflatten(0, [len(slider.values) for slider in sliders]),
-        )
 
-    return [
-        replace(panel, layers=tuple(stacked(i, j) for j in range(len(panel.layers))))
-        for i, panel in enumerate(frames[0])
-    ]
+def _layout(panels: Sequence[Panel]) -> list:
+    return [(p.title, [(layer.kind, layer.values.shape) for layer in p.layers]) for p in panels]
 
 
 def _check(layer: Layer, sliders: Sequence[Slider]) -> None:
@@ -189,14 +187,13 @@ def _check(layer: Layer, sliders: Sequence[Slider]) -> None:
     counts = {slider.name: len(slider.values) for slider in sliders}
     for name in layer.over:
         if name not in counts:
-            raise CepnbError(
-                f"{what}: over '{name}', expected one of the sliders {', '.join(counts)}"
-            )
+            raise CepnbError(f"{what}: no slider is named '{name}'; use one of {', '.join(counts)}")
     expected = tuple(counts[name] for name in layer.over)
-    if tuple(layer.values.shape[: -layer.axes]) != expected:
+    shape = tuple(layer.values.shape)
+    if shape[: -layer.axes] != expected:
         raise CepnbError(
-            f"{what}: found shape {tuple(layer.values.shape)}, expected {expected} before the {layer.axes} "
-            "axes of a frame"
+            f"{what}: its shape is {shape}, but must begin with {expected} "
+            f"before the {layer.axes} axes of a frame"
         )
     if not bool(torch.isfinite(layer.values).all()):
-        raise CepnbError(f"{what}: found a value that is not finite")
+        raise CepnbError(f"{what}: a value is not finite; pass finite numbers only")

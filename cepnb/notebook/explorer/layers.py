@@ -1,6 +1,7 @@
-"""The kinds of marks that a page draws by itself, and how each is laid out in bytes; `static/explorer.js` reads them again.
+"""Layers of a panel: points, shaded points, fields and arrows, each packed into small integers.
 
-A panel shows the square [−limit, limit]²; what a layer holds is in those coordinates.
+`static/explorer.js` unpacks and draws them. A panel shows the square [−limit, limit]², and layers
+hold values in those coordinates.
 """
 
 from dataclasses import dataclass
@@ -12,17 +13,17 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from cepnb.notebook.plots import COLOURS, grid
+from cepnb.notebook.plots import COLOURS, draw_arrows, grid
 
-LIMIT = 4.5  # of a panel that says nothing else
-MARGIN = 1.25  # positions are kept up to this many limits, so that a point outside is cut off and not moved to the edge
+LIMIT = 4.5  # default of a panel
+MARGIN = 1.25  # positions are clipped at this many limits, beyond the edge of the panel
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What one kind of mark shows: `values` has an axis for each slider named in `over`, then those of a single frame.
+    """One kind of mark: `values` has an axis per slider named in `over`, then a frame's axes.
 
-    `label` and `source` (one of the constants of `cepnb.notebook.explorer.frames`) stand in the legend: what it is, and which model it comes from.
+    The legend shows `label`, and as `source` the model (a constant of `explorer.frames`).
     """
 
     values: Tensor
@@ -30,36 +31,38 @@ class Layer:
     label: str = ""
     source: str = ""
     kind: ClassVar[str]
-    axes: ClassVar[int]  # of a single frame
+    axes: ClassVar[int]  # of one frame
 
     def encoded(self, limit: float) -> np.ndarray:
-        """All frames as the small integers of the page, in a panel of that limit."""
+        """Pack all frames into the page's integers."""
         raise NotImplementedError
 
     def draw(self, axes: Axes, frame: Tensor, limit: float) -> None:
-        """One frame as a picture."""
+        """Draw one frame with matplotlib."""
         raise NotImplementedError
 
     def style(self) -> dict:
-        """What else the page needs to draw it."""
+        """Return what else the page needs to draw the layer."""
         return {}
 
 
 @dataclass(frozen=True)
 class Points(Layer):
-    """Samples: (*sliders, n, 2), within 4e-5 of the panel's width of where they are. `method` gives their colour."""
+    """Samples (*sliders, n, 2) in the colour of `method`.
+
+    Positions are rounded to 16 bits, an error below 4e-5 of the panel's width.
+    """
 
     method: str = "exact"
     alpha: float = 0.55
     kind, axes = "points", 2
 
     def encoded(self, limit: float) -> np.ndarray:
-        return _places(self.values, limit)
+        return _packed_positions(self.values, limit)
 
     def draw(self, axes: Axes, frame: Tensor, limit: float) -> None:
-        axes.scatter(
-            *frame.T.numpy(), s=2, alpha=self.alpha, color=COLOURS[self.method], linewidths=0
-        )
+        x, y = frame.T.numpy()
+        axes.scatter(x, y, s=2, alpha=self.alpha, color=COLOURS[self.method], linewidths=0)
 
     def style(self) -> dict:
         return {"colour": COLOURS[self.method], "alpha": self.alpha}
@@ -67,13 +70,13 @@ class Points(Layer):
 
 @dataclass(frozen=True)
 class Shaded(Layer):
-    """Samples with a number from 0 to 1 each (cut off outside): (*sliders, n, 3), coloured like a field, dark for 0."""
+    """Samples (*sliders, n, 3): x, y and a shade, clipped to [0, 1], dark for 0."""
 
     kind, axes = "shaded", 2
 
     def encoded(self, limit: float) -> np.ndarray:
         shades = np.round(65535 * self.values[..., 2:].clamp(0, 1).numpy()).astype("<u2")
-        return np.concatenate([_places(self.values[..., :2], limit), shades], axis=-1)
+        return np.concatenate([_packed_positions(self.values[..., :2], limit), shades], axis=-1)
 
     def draw(self, axes: Axes, frame: Tensor, limit: float) -> None:
         x, y, shade = frame.T.numpy()
@@ -82,9 +85,9 @@ class Shaded(Layer):
 
 @dataclass(frozen=True)
 class Field(Layer):
-    """A function on the cells of `cells(n)`: (*sliders, n, n) from 0 to 1 (cut off outside), in 256 steps.
+    """A function (*sliders, n, n) at `cells(n)`, clipped to [0, 1], in 256 steps.
 
-    As an energy it is coloured, dark for 0; with `density` it is as opaque as it is high.
+    An energy is coloured, dark for 0; a `density` is grey, and transparent for 0.
     """
 
     density: bool = False
@@ -94,15 +97,9 @@ class Field(Layer):
         return np.round(255 * self.values.flip(-2).clamp(0, 1).numpy()).astype("u1")
 
     def draw(self, axes: Axes, frame: Tensor, limit: float) -> None:
-        axes.imshow(
-            frame.numpy(),
-            extent=(-limit, limit) * 2,
-            origin="lower",
-            interpolation="bilinear",
-            vmin=0,
-            vmax=2 if self.density else 1,
-            cmap="Greys" if self.density else "cividis",
-        )
+        cmap, top = ("Greys", 2) if self.density else ("cividis", 1)
+        style = {"interpolation": "bilinear", "vmin": 0, "vmax": top, "cmap": cmap}
+        axes.imshow(frame.numpy(), extent=(-limit, limit) * 2, origin="lower", **style)
 
     def style(self) -> dict:
         return {"density": self.density, "side": self.values.shape[-1]}
@@ -110,26 +107,18 @@ class Field(Layer):
 
 @dataclass(frozen=True)
 class Arrows(Layer):
-    """Vectors of length at most 1 at the places of `arrow_places(n)`: (*sliders, n, n, 2)."""
+    """Vectors (*sliders, n, n, 2) of length at most 1, centred on `arrow_places(n)`."""
 
     kind, axes = "arrows", 3
 
     def encoded(self, limit: float) -> np.ndarray:
-        return np.round(127 * _downwards(self.values).flip(-3).clamp(-1, 1).numpy()).astype("i1")
+        return np.round(127 * _y_down(self.values).flip(-3).clamp(-1, 1).numpy()).astype("i1")
 
     def draw(self, axes: Axes, frame: Tensor, limit: float) -> None:
-        count = frame.shape[0]
-        places, spacing = arrow_places(count, limit).reshape(-1, 2), 1.8 * limit / (count - 1)
-        axes.quiver(
-            *places.T.numpy(),
-            *frame.reshape(-1, 2).T.numpy(),
-            color="white",
-            angles="xy",
-            scale_units="xy",
-            scale=1 / spacing,
-            width=0.008,
-            pivot="mid",
-        )
+        count = len(frame)
+        spacing = 1.8 * limit / (count - 1)
+        points = arrow_places(count, limit).reshape(-1, 2)
+        draw_arrows(axes, points, frame.reshape(-1, 2), unit=spacing)
 
     def style(self) -> dict:
         return {"side": self.values.shape[-2]}
@@ -142,26 +131,28 @@ def shaded(
     low: float | None = None,
     high: float | None = None,
 ) -> Shaded:
-    """Samples over no slider, coloured from `low` to `high`, or else from the least of `values` to the greatest."""
-    low, high = values.min() if low is None else low, values.max() if high is None else high
-    return Shaded(torch.cat([x, ((values - low) / (high - low))[:, None]], dim=1), (), label)
+    """Colour samples by `values`, from `low` to `high` (by default their minimum and maximum)."""
+    low = values.min() if low is None else low
+    high = values.max() if high is None else high
+    shades = (values - low) / (high - low)
+    return Shaded(torch.cat([x, shades[:, None]], dim=1), (), label)
 
 
 def cells(count: int, limit: float = LIMIT) -> Float[Tensor, "count count 2"]:
-    """Middles of the cells of a field."""
+    """Centres of a field's cells."""
     return grid(limit * (1 - 1 / count), count)
 
 
 def arrow_places(count: int, limit: float = LIMIT) -> Float[Tensor, "count count 2"]:
-    """Middles of the arrows."""
+    """Centres of the arrows."""
     return grid(0.9 * limit, count)
 
 
-def _places(x: Float[Tensor, "*batch 2"], limit: float) -> np.ndarray:
-    unit = (_downwards(x) / (MARGIN * limit)).clamp(-1, 1).numpy()
+def _packed_positions(x: Float[Tensor, "*batch 2"], limit: float) -> np.ndarray:
+    unit = (_y_down(x) / (MARGIN * limit)).clamp(-1, 1).numpy()
     return np.round((unit + 1) / 2 * 65535).astype("<u2")
 
 
-def _downwards(x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
-    """As on a screen."""
+def _y_down(x: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
+    """Flip y, which grows downwards on a screen."""
     return x * torch.tensor([1.0, -1.0])

@@ -1,10 +1,9 @@
-// Draws frames that were computed beforehand, or are sent by the kernel, and moves between them by sliders; cepnb/layers.py
-// and cepnb/frames.py lay out their bytes.
-// Runs as an anywidget and, with a plain object for the model, in a page without a kernel.
+// Draws the frames of an explorer and moves between them by sliders. layers.py and frames.py (one folder up) pack the bytes.
+// Runs as an anywidget, or with a plain object as the model in a page without a kernel.
 
 const ARRAYS = { points: Uint16Array, shaded: Uint16Array, field: Uint8Array, arrows: Int8Array };
-const POINT = 2; // across a point, in CSS pixels
-const PLAY = 140; // milliseconds a frame
+const POINT = 2; // diameter of a point in CSS pixels
+const PLAY = 140; // milliseconds per frame
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -22,14 +21,14 @@ function bytesOf(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-// Red, green and blue of a mark: on a dark ground black becomes the ink of the theme, and a colour lighter.
+// Red, green and blue of a mark: on a dark background black becomes light, and colours become lighter.
 function shade(colour, dark) {
   const parts = colour.match(/\w\w/g).map((part) => parseInt(part, 16));
   if (!dark) return parts;
   return colour === "#000000" ? [232, 232, 232] : parts.map((part) => Math.round(part + 0.3 * (255 - part)));
 }
 
-// One of 256 colours for every number: written by alpha, blue, green, red from the highest byte on.
+// Colours of the numbers 0 to 255, as pixels: alpha, blue, green and red from the highest byte down.
 function table(colourOf) {
   return Uint32Array.from({ length: 256 }, (_, n) => {
     const [red, green, blue, alpha] = colourOf(n);
@@ -37,7 +36,7 @@ function table(colourOf) {
   });
 }
 
-// Lays a square of numbers over what is on the canvas already.
+// Draws a square of numbers over the canvas.
 function stamp(context, numbers, colours, look) {
   const side = Math.sqrt(numbers.length);
   const image = new ImageData(side, side);
@@ -49,10 +48,10 @@ function stamp(context, numbers, colours, look) {
 }
 
 const draw = {
-  // Counting the points on every pixel and then colouring is several times as fast as a call for each point.
+  // Counting points per pixel and then colouring is several times faster than one call per point.
   points(context, size, values, layer, look) {
     const side = Math.max(1, Math.round(POINT * look.ratio));
-    const dot = []; // pixels of a point, counted from its upper left corner
+    const dot = []; // offsets of a point's pixels from its upper left corner
     for (let y = 0; y < side; y += 1) {
       for (let x = 0; x < side; x += 1) {
         if (Math.hypot(x + 0.5 - side / 2, y + 0.5 - side / 2) <= Math.max(side / 2, 0.75)) dot.push(y * size + x);
@@ -125,16 +124,16 @@ function legend(layers, dark) {
 }
 
 function render({ model, el }) {
-  const spec = model.get("spec"); // of sliders and panels, which stay; layers may come anew
+  const spec = model.get("spec"); // sliders and panels are constant; the kernel may replace layers
   const energy = bytesOf(spec.energy);
-  const sheets = new Map(); // by their side
+  const sheets = new Map(); // by their size
   const playing = new Map(); // slider → timer
 
   const root = make("div", { class: "cepnb", role: "group", "aria-label": spec.description });
   const alert = make("pre", { class: "cepnb-error", role: "alert", hidden: "" });
   const key = make("ul", { class: "cepnb-legend", "aria-label": "What is shown" });
 
-  // Whatever goes wrong is seen here and told to the kernel, for a page has no other place where a reader would look.
+  // Shows an error under the panels and sends it to the kernel; readers would not see the console.
   function guarded(action) {
     return (...values) => {
       try {
@@ -177,17 +176,17 @@ function render({ model, el }) {
     }), PLAY));
   }
 
-  const own = { "data-lm-suppress-shortcuts": "true" }; // JupyterLab would take arrow keys for moves between cells
+  const keys = { "data-lm-suppress-shortcuts": "true" }; // else JupyterLab uses arrow keys to move between cells
   const widest = Math.max(...spec.sliders.flatMap(({ symbol, labels }) => labels.map((label) => `${symbol} = ${label}`.length)));
   const sliders = spec.sliders.map((slider, number) => {
-    const input = make("input", { ...own, type: "range", min: 0, max: slider.labels.length - 1, step: 1, "aria-label": slider.symbol });
+    const input = make("input", { ...keys, type: "range", min: 0, max: slider.labels.length - 1, step: 1, "aria-label": slider.symbol });
     const output = make("output");
-    output.style.width = `${widest}ch`; // so that nothing moves with the value
+    output.style.width = `${widest}ch`; // the layout does not move with the value
     input.addEventListener("input", guarded(() => {
       stop(number);
       move(number, Number(input.value));
     }));
-    const button = slider.play ? make("button", { ...own, type: "button" }, "▶") : null;
+    const button = slider.play ? make("button", { ...keys, type: "button" }, "▶") : null;
     button?.setAttribute("aria-label", `Play ${slider.symbol}`);
     button?.addEventListener("click", guarded(() => play(number)));
     const note = slider.note ? [make("span", { class: "cepnb-note" }, slider.note)] : [];
@@ -207,10 +206,10 @@ function render({ model, el }) {
 
   function bytes() {
     const data = model.get("data");
-    return data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength); // from an even place
+    return data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength); // starts at an even address
   }
 
-  let buffer = bytes(); // read once for each set of bytes, not for each move
+  let buffer = bytes(); // read once per data, not once per move
 
   function frame(layer, position) {
     const index = layer.over.reduce((sum, k) => sum * spec.sliders[k].labels.length + position[k], 0);
@@ -246,7 +245,7 @@ function render({ model, el }) {
     show();
   });
 
-  const told = guarded(() => {
+  const showError = guarded(() => {
     alert.textContent = model.get("error");
     alert.hidden = !alert.textContent;
   });
@@ -263,15 +262,15 @@ function render({ model, el }) {
   themes.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", theme);
-  window.addEventListener("resize", fit); // a move to a sharper screen changes no size in CSS pixels
-  const anew = guarded(() => { // of spec and data, which come together, whichever is told first
+  window.addEventListener("resize", fit); // a sharper screen changes no size in CSS pixels
+  const reload = guarded(() => { // spec and data change together, in either order
     buffer = bytes();
     theme();
   });
-  const heard = { "change:position": show, "change:spec": anew, "change:data": anew, "change:error": told };
-  for (const [event, action] of Object.entries(heard)) model.on(event, action);
+  const listeners = { "change:position": show, "change:spec": reload, "change:data": reload, "change:error": showError };
+  for (const [event, action] of Object.entries(listeners)) model.on(event, action);
   theme();
-  told();
+  showError();
 
   return () => {
     [...playing.keys()].forEach(stop);
@@ -279,7 +278,7 @@ function render({ model, el }) {
     themes.disconnect();
     scheme.removeEventListener("change", theme);
     window.removeEventListener("resize", fit);
-    for (const [event, action] of Object.entries(heard)) model.off(event, action);
+    for (const [event, action] of Object.entries(listeners)) model.off(event, action);
   };
 }
 

@@ -1,21 +1,21 @@
-// Brings explorers to life where there is no kernel. Each lies as JSON in an element of class cepnb-place: frames for
-// explorer.js, which stands below as the text of an address, since a page opened from a file may load no modules; or pictures.
+// Shows explorers in a page without a kernel. Each element of class cepnb-place holds the JSON of an explorer: frames for
+// explorer.js, or pictures. A page from a file cannot load modules, so explorer.js is embedded below as a data address.
 (() => {
   const explorer = import("data:text/javascript;base64,EXPLORER");
 
   function modelOf(state) {
     const data = new DataView(Uint8Array.from(atob(state.data), (letter) => letter.charCodeAt(0)).buffer);
     const values = { ...state, data, error: "" };
-    const heard = new Map();
+    const listeners = new Map();
     return {
       get: (name) => values[name],
       set(name, value) {
         values[name] = value;
-        heard.get(`change:${name}`)?.forEach((action) => action());
+        listeners.get(`change:${name}`)?.forEach((action) => action());
       },
       save_changes() {},
-      on: (event, action) => heard.set(event, [...(heard.get(event) ?? []), action]),
-      off: (event) => heard.delete(event),
+      on: (event, action) => listeners.set(event, [...(listeners.get(event) ?? []), action]),
+      off: (event) => listeners.delete(event),
     };
   }
 
@@ -25,7 +25,7 @@
     const slider = document.createElement("div");
     const place = document.createElement("div");
     input.setAttribute("aria-label", name);
-    output.style.width = `${Math.max(...labels.map((label) => label.length))}ch`; // so that nothing moves with the value
+    output.style.width = `${Math.max(...labels.map((label) => label.length))}ch`; // the layout does not move with the value
     slider.className = "cepnb-slider";
     slider.append(output, input);
     place.innerHTML = pictures.join("");

@@ -1,4 +1,4 @@
-"""The panels of all methods over β and t: each is what it is called, frame by frame."""
+"""Panels of energies and samples show the method, β and t in their titles."""
 
 import pytest
 import torch
@@ -22,44 +22,39 @@ def models() -> benchmark.Models:
 @pytest.fixture(scope="module")
 def panels(models: benchmark.Models) -> list[Panel]:
     times = comparison_times(models)
-    return method_panels(models, BETA, time_slider(times, times[0]), METHODS, count=400)
+    return method_panels(models, BETA, time_slider(times, times[0]), count=400)
 
 
-def test_samples_end_where_each_method_leads(models: benchmark.Models, panels: list[Panel]) -> None:
-    """W2 over its floor at β = 10: the table has 1.0 for exact, 1.1 for CEP and more than 1.5 for the regression."""
+def test_samples_reach_each_methods_quality(models: benchmark.Models, panels: list[Panel]) -> None:
+    """W2 over its floor at β = 10: 1.0 for exact, 1.1 for CEP, over 1.5 for MSE in the table."""
     p = models.density.tilted(10.0)
     one, two = (p.sample(400, seeded(k, "comparison test"))[0] for k in range(2))
     floor, ratios = w2(one, two), {}
     for method, panel in zip(METHODS, panels[4:]):
         (points,) = [layer for layer in panel.layers if isinstance(layer, Points)]
         assert points.values.shape == (2, 9, 400, 2)
-        assert torch.equal(points.values[0, 0], points.values[1, 0])  # one start at t = 1
+        assert torch.equal(points.values[0, 0], points.values[1, 0])  # the same noise at t = 1
         ratios[method] = w2(points.values[1, -1], one) / floor
     assert ratios["exact"] < 1.4 and ratios["cep_beta"] < 1.5 < min(ratios["mse"], ratios["dps"]), (
         ratios
     )
 
 
-def test_energies_agree_as_t_goes_to_0_and_the_regression_knows_no_beta(
+def test_energies_agree_as_t_goes_to_0_and_the_mse_energy_scales_with_beta(
     models: benchmark.Models, panels: list[Panel]
 ) -> None:
     x = cells(32)
-    near = (
-        models.density.log_q(x, torch.tensor(1e-3)) > -4
-    )  # where there are samples: off them a network knows nothing
+    near = models.density.log_q(x, torch.tensor(1e-3)) > -4  # the network is untrained elsewhere
     fields = {}
     for method, panel in zip(METHODS, panels):
         field, push = panel.layers
-        assert (
-            isinstance(field, Field)
-            and isinstance(push, Arrows)
-            and float(push.values.norm(dim=-1).max()) <= 1
-        )
+        assert isinstance(field, Field) and isinstance(push, Arrows)
+        assert float(push.values.norm(dim=-1).max()) <= 1
         fields[method] = field.values
-    # Neighbours overlap a little, and there even at t = 0 the mean energy is not E_t/β: 0.003 on average.
+    # Gaussians overlap a little, so that the mean energy differs from E_t/β by 0.003 on average.
     for method, within in (("mse", 0.01), ("cep_beta", 0.05)):
         assert (fields[method] - fields["exact"])[1, -1][near].abs().mean() < within
-    # Up to the constant, which follows the exact one, E[E | x_t] is the same at every β; E_t/β is not.
+    # Up to a constant, E[E | x_t] is the same at every β, but E_t/β is not.
     spread = {
         method: fields[method][:, 3][:, near].std(dim=1).tolist() for method in ("exact", "mse")
     }
@@ -68,7 +63,7 @@ def test_energies_agree_as_t_goes_to_0_and_the_regression_knows_no_beta(
 
 
 def test_the_push_runs_down_the_energy(panels: list[Panel]) -> None:
-    """The mean of −∇E_t · (slope of the field, by differences) is negative for every method at a middle time."""
+    """At a middle time, −∇E_t has a negative mean product with the field's finite differences."""
     for panel in panels[:4]:
         field, push = panel.layers
         values = torch.nn.functional.interpolate(
@@ -78,13 +73,12 @@ def test_the_push_runs_down_the_energy(panels: list[Panel]) -> None:
             align_corners=True,
         )[0, 0]
         along_y, along_x = torch.gradient(values)
-        assert (
-            push.values[1, 4][..., 0] * along_x + push.values[1, 4][..., 1] * along_y
-        ).mean() < 0
+        push_x, push_y = push.values[1, 4].unbind(-1)
+        assert (push_x * along_x + push_y * along_y).mean() < 0
 
 
-def test_an_energy_over_time_is_drawn_from_its_least_value_and_pushes_downhill() -> None:
-    """f = t |x|² has its least value at the centre, and −∇f = −2 t x."""
+def test_energy_frames_start_at_the_minimum_and_push_downhill() -> None:
+    """f = t |x|² has its minimum at the centre, and −∇f = −2 t x."""
     panel = energy_frames(
         "bowl",
         lambda x, t, condition: t * x.square().sum(-1),

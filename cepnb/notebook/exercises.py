@@ -1,0 +1,262 @@
+"""Checks of the notebooks' exercises: each returns one line, "Right." or a hint.
+
+A check calls the reader's function on small random inputs. It compares the result with the exact
+answer and with the answers that common mistakes give.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from cepnb.densities.metrics import effective_samples
+from cepnb.diffusion.losses import cep_self_normalised, softmax_q_target
+
+
+def _verdict(
+    found: Tensor | float | None,
+    expected: Tensor,
+    mistakes: list[tuple[Tensor, str]],
+    formula: str,
+    large: Tensor | float | None = None,
+    tolerance: float = 1e-5,
+) -> str:
+    """Return "Right." or a hint.
+
+    `mistakes` pairs the answer of a common mistake with its hint. `large` is the reader's result
+    for large inputs, which must be finite.
+    """
+    if found is None:
+        return "Not written yet: replace the dots by code that returns the answer."
+    found = torch.as_tensor(found, dtype=expected.dtype)
+    if found.shape != expected.shape:
+        return f"The shape is {tuple(found.shape)}, but must be {tuple(expected.shape)}."
+    for wrong, hint in mistakes:
+        if torch.allclose(found, wrong, rtol=1e-4, atol=tolerance):
+            return hint
+    if not torch.allclose(found, expected, rtol=1e-4, atol=tolerance):
+        return f"Not yet: {formula}."
+    if large is not None and not torch.isfinite(torch.as_tensor(large)).all():
+        return "Right for small values; use softmax, log_softmax or logsumexp for large ones."
+    return "Right."
+
+
+def _random(*shapes: tuple[int, ...]) -> list[Tensor]:
+    """Draw one standard normal tensor per shape, the same on every call."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in shapes]
+
+
+def check_noise(noise: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
+    """Check x_t of (x0, log_alpha, eps), shapes (n, d), (n,) and (n, d) (notebook 01)."""
+    x0, eps = _random((5, 3), (5, 3))
+    log_alpha = torch.tensor([-1e-6, -1e-3, -0.1, -1.0, -5.0])
+    alpha = log_alpha.double().exp()[:, None]
+    sigma = (-torch.expm1(2 * log_alpha.double())).sqrt()[:, None]
+    expected = alpha * x0 + sigma * eps
+    linear = alpha * x0 + (1 - alpha) * eps
+    no_root = alpha * x0 + (1 - alpha**2) * eps
+    mistakes = [
+        (linear, "The squares sum to one, not the coefficients: σ² = 1 − α²."),
+        (no_root, "1 − α² is the variance of the noise; its root multiplies ε."),
+    ]
+    formula = "compute α x_0 + σ ε, one coefficient per row, with α = exp(log α) and σ² = 1 − α²"
+    found = noise(x0, log_alpha, eps)
+    verdict = _verdict(found, expected, mistakes, formula, tolerance=1e-2)
+    if verdict != "Right.":
+        return verdict
+    error = noise(torch.zeros_like(x0), log_alpha, eps).double() - sigma * eps
+    exact = (error.abs() < 1e-5 * sigma * eps.abs()).all()
+    return verdict if exact else "Right, but σ loses digits at small times: use torch.expm1."
+
+
+def check_first_order_step(step: Callable[..., Tensor]) -> str:
+    """Check the DDIM step of (x, eps, alpha, sigma, alpha_next, sigma_next) (notebook 02)."""
+    x, eps = _random((6, 2), (6, 2))
+    alpha, sigma, alpha_next, sigma_next = 0.6, 0.8, 0.8, 0.6
+    x0 = (x - sigma * eps) / alpha
+    expected = alpha_next * x0 + sigma_next * eps
+    noised_x = alpha_next * x + sigma_next * eps
+    mistakes = [
+        (x0, "This is the predicted clean sample; noise it again to the next level."),
+        (noised_x, "Add the noise to the predicted clean sample, not to x: compute x̂_0 first."),
+    ]
+    formula = "compute x̂_0 = (x − σ ε)/α, then α_next x̂_0 + σ_next ε"
+    found = step(x, eps, alpha, sigma, alpha_next, sigma_next)
+    return _verdict(found, expected, mistakes, formula)
+
+
+def check_effective_samples(effective: Callable[[Tensor], Tensor]) -> str:
+    """Check (Σ w)²/Σ w² of log weights, shape (n,) (notebook 03)."""
+    log_weights = 2 * _random((50,))[0]
+    expected = effective_samples(log_weights)
+    no_exponential = log_weights.sum() ** 2 / log_weights.square().sum()
+    mistakes = [
+        (1 / expected, "Divide (Σ w)² by Σ w², not Σ w² by (Σ w)²; n equal weights give n."),
+        (no_exponential, "The arguments are logarithms of the weights."),
+    ]
+    formula = "compute (Σ w)²/Σ w² with w = exp(log_weights)"
+    small_weights = effective(log_weights - 10_000)
+    return _verdict(effective(log_weights), expected, mistakes, formula, small_weights)
+
+
+def check_intermediate_energy(energy: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Check E_t of (log_posterior, beta_energies), shapes (n, C) and (C,) (notebook 04)."""
+    logits, draws = _random((6, 4), (4,))
+    log_posterior, beta_energies = logits.log_softmax(-1), 3 * draws.abs()
+    posterior = log_posterior.exp()
+    expected = -(posterior @ torch.exp(-beta_energies)).log()
+    mistakes = [
+        (-expected, "The sign: the energy is minus the logarithm of the expectation."),
+        (posterior @ beta_energies, "This is the mean of βE; take −log of the mean of e^(−βE)."),
+    ]
+    formula = "compute −log Σ_c q(c | x_t) e^(−βE_c)"
+    found, large = (energy(log_posterior, beta_energies + shift) for shift in (0, 5_000))
+    return _verdict(found, expected, mistakes, formula, large)
+
+
+def check_contrastive_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Check Eq. 13's loss of (f, βE), both of shape (groups, K) (notebook 05)."""
+    f, beta_energy = _random((6, 4), (6, 4))
+    expected = cep_self_normalised(f, beta_energy)
+    minus_f = cep_self_normalised(-f, beta_energy)
+    minus_energy = cep_self_normalised(f, -beta_energy)
+    mistakes = [
+        (-expected, "The sign is the other way round: a cross-entropy is not negative."),
+        (minus_f, "The sign of f: a low energy has a high probability, softmax(−f)."),
+        (minus_energy, "The sign of the labels: a low energy has a large label, softmax(−βE)."),
+    ]
+    formula = "labels softmax(−βE), prediction log softmax(−f), both over the last axis"
+    return _verdict(loss(f, beta_energy), expected, mistakes, formula, loss(f, 1e4 * beta_energy))
+
+
+def check_guided_noise(guided: Callable[..., Tensor]) -> str:
+    """Check the guided ε of (eps, gradient, sigma, scale) (notebook 06)."""
+    eps, gradient = _random((6, 2), (6, 2))
+    sigma, scale = 0.3, 2.0
+    push = scale * gradient
+    mistakes = [
+        (eps - sigma * push, "The sign: the score −ε/σ loses s∇f, so ε gains."),
+        (eps + push, "σ is missing: the score is −ε/σ, so its s∇f becomes s σ∇f in ε."),
+        (eps + push / sigma, "Multiply by σ instead of dividing: the score is −ε/σ."),
+    ]
+    found = guided(eps, gradient, sigma, scale)
+    return _verdict(found, eps + sigma * push, mistakes, "solve −ε'/σ = −ε/σ − s∇f for ε'")
+
+
+def check_mse_energy(energy: Callable[[Tensor, Tensor], Tensor]) -> str:
+    """Check the minimiser of MSE, of (posterior (n, C), beta_energies (C,)) (notebook 07)."""
+    logits, draws = _random((6, 4), (4,))
+    posterior, beta_energies = logits.softmax(-1), 3 * draws.abs()
+    exact = -(posterior @ torch.exp(-beta_energies)).log()
+    hint = "This is the exact E_t. Least squares predicts a conditional mean: of what?"
+    formula = "compute the mean of βE given x_t, Σ_c q(c | x_t) βE_c"
+    found = energy(posterior, beta_energies)
+    return _verdict(found, posterior @ beta_energies, [(exact, hint)], formula)
+
+
+def check_info_nce(loss: Callable[[Tensor], Tensor]) -> str:
+    """Check InfoNCE of logits (n, n) with the true pairs on the diagonal (notebook 08)."""
+    logits = 2 * _random((7, 7))[0]
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(7), reduction="none")
+    over_columns = -logits.log_softmax(0).diagonal()
+    mistakes = [
+        (-expected, "The sign: a loss is −log of the probability of the true pair."),
+        (over_columns, "The softmax runs over a row's candidates, not over a column's."),
+    ]
+    formula = "take minus the diagonal of log softmax over each row"
+    return _verdict(loss(logits), expected, mistakes, formula, loss(1e4 * logits))
+
+
+def check_tilted_policy(policy: Callable[[Tensor, Tensor, float], Tensor]) -> str:
+    """Check log π(a|s) of (log μ(a|s), Q(s, a), β), both of shape (S, A) (notebook 09)."""
+    logits, q = _random((5, 4), (5, 4))
+    log_mu, beta = logits.log_softmax(-1), 2.0
+    tilted = log_mu + beta * q
+    expected = tilted.log_softmax(-1)
+    mistakes = [
+        ((beta * q).log_softmax(-1), "μ is missing: actions outside the data get weight."),
+        (tilted, "Not normalised: subtract log Z(s), the logsumexp over the actions."),
+        (tilted.log_softmax(0), "Normalise over the last axis, the actions of one state."),
+        (expected.exp(), "These are the probabilities; return their logarithms."),
+        ((log_mu + q / beta).log_softmax(-1), "β multiplies Q: a large β trusts Q more."),
+    ]
+    formula = "compute log μ + βQ − log Σ μ e^{βQ}"
+    found, large = policy(log_mu, q, beta), policy(log_mu, 1e4 * q, beta)
+    return _verdict(found, expected, mistakes, formula, large)
+
+
+def check_coverage(coverage: Callable[[Tensor, Tensor, float], Tensor]) -> str:
+    """Check the share of actions with a support action within `radius` (notebook 10).
+
+    Called as f(actions (n, d), support (n, K, d), radius).
+    """
+    actions, support = _random((60, 2), (60, 5, 2))
+    offset = support - actions.unsqueeze(1)
+    near = offset.norm(dim=-1) <= 0.6
+    near_in_each_coordinate = offset.abs().amax(-1) <= 0.6
+    mistakes = [
+        (near.float().mean(), "Count actions, not support actions: one near one is enough."),
+        (near.all(1).float().mean(), "Take the nearest of the K, not the farthest."),
+        (near_in_each_coordinate.any(1).float().mean(), "Take the Euclidean distance."),
+    ]
+    formula = "take the smallest ‖support − action‖ per row, then the share within the radius"
+    found = coverage(actions, support, 0.6)
+    return _verdict(found, near.any(1).float().mean(), mistakes, formula)
+
+
+def check_importance_weights(weights: Callable[[Tensor, float], Tensor]) -> str:
+    """Check the weights of K actions of μ for means under π ∝ μ e^{βQ} (notebook 11).
+
+    Called as f(q (S, K), beta); the weights of a state sum to one.
+    """
+    q, beta = _random((6, 5))[0], 2.0
+    expected = torch.softmax(beta * q, dim=1)
+    over_states = torch.softmax(beta * q, dim=0)
+    mistakes = [
+        ((beta * q).exp(), "Right up to the unknown Z(s): divide by the sum over the K actions."),
+        (over_states, "The weights of a state sum to one: normalise over its K actions."),
+        (5 * expected, "The mean of these weights is one; their sum must be one."),
+    ]
+    formula = "the actions come from μ, so μ cancels in π/μ; normalise e^{βQ}"
+    return _verdict(weights(q, beta), expected, mistakes, formula, weights(1e4 * q, beta))
+
+
+def check_energy_from_samples(energy: Callable[..., Tensor]) -> str:
+    """Check E_t(a_t) from K actions of (at, actions, q, beta, alpha, sigma) (notebook 12).
+
+    The shapes are (n, d), (K, d) and (K,).
+    """
+    at, actions, q = _random((6, 2), (9, 2), (9,))
+    beta, alpha, sigma = 3.0, 0.8, 0.6
+    log_likelihood = -0.5 * torch.cdist(at, alpha * actions).square() / sigma**2
+    log_weights = log_likelihood.log_softmax(1)
+    expected = -(log_weights + beta * q).logsumexp(1)
+    mean = -(log_weights.exp() * beta * q).sum(1)
+    unweighted = -torch.exp(beta * q).mean().log().expand(6)
+    unnormalised = -(log_likelihood + beta * q).logsumexp(1)
+    mistakes = [
+        (-expected, "The sign: the energy is low where Q is high."),
+        (mean, "This is the mean of −βQ (MSE); take −log of the mean of e^{βQ}."),
+        (unweighted, "Weight each action by its likelihood, exp(−‖a_t − α a‖²/(2σ²))."),
+        (unnormalised, "The weights of the K actions must sum to one for each a_t."),
+    ]
+    formula = "compute −log Σ_j w_j e^{βQ_j}, w = softmax over j of −‖a_t − α a_j‖²/(2σ²)"
+    found, large = (energy(at, actions, c * q, beta, alpha, sigma) for c in (1, 1000))
+    return _verdict(found, expected, mistakes, formula, large, tolerance=1e-4)
+
+
+def check_softmax_target(target: Callable[[Tensor, Tensor, float, float], Tensor]) -> str:
+    """Check Eq. 22's target of (reward, next_q, beta, discount), no terminals (notebook 13)."""
+    reward, next_q = _random((6,), (6, 5))
+    no_terminal = torch.zeros(6, dtype=torch.bool)
+    expected = softmax_q_target(reward, no_terminal, next_q, 2.0, 0.9)
+    mean = reward + 0.9 * next_q.mean(dim=1)
+    maximum = reward + 0.9 * next_q.amax(dim=1)
+    mistakes = [
+        (mean, "This is the value of the behaviour policy: weight by softmax(βQ')."),
+        (maximum, "This is the maximum over the support (β → ∞): weight by softmax(βQ')."),
+    ]
+    formula = "compute r + γ Σ softmax(βQ') Q', with the softmax over the support actions"
+    found, large = target(reward, next_q, 2.0, 0.9), target(reward, 1e4 * next_q, 2.0, 0.9)
+    return _verdict(found, expected, mistakes, formula, large)
