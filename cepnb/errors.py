@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class CepnbError(ValueError):
-    """Bad input, a damaged file or a failed write; one line that states the problem, then the fix."""
+    """Bad input, a damaged file or a failed write; one line: the problem, then the fix."""
 
 
 def in_a_line(error: BaseException) -> str:

@@ -8,7 +8,7 @@ PROFILE_NAMES = ("ci", "laptop", "paper")
 
 
 def profile_name(name: str | None = None) -> str:
-    """Return `name`, else `$CEPNB_PROFILE`, else "laptop"; raise `CepnbError` on an unknown profile."""
+    """Return `name`, else `$CEPNB_PROFILE`, else "laptop"; raise `CepnbError` if unknown."""
     name = name or os.environ.get("CEPNB_PROFILE") or "laptop"
     if name not in PROFILE_NAMES:
         raise CepnbError(f"profile '{name}': expected one of {', '.join(PROFILE_NAMES)}")

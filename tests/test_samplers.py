@@ -1,4 +1,4 @@
-"""The samplers against diffusers' DPM-Solver++, against each other, and against an exactly known flow."""
+"""The samplers against diffusers' DPM-Solver++, each other and an exactly known flow."""
 
 import math
 

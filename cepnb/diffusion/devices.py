@@ -13,7 +13,7 @@ WARM_UP = (
 
 
 def device_named(name: str) -> torch.device:
-    """Return the device "cpu" or "cuda" (the current GPU); raise `CepnbError` if it does not exist."""
+    """Return the device "cpu" or "cuda" (the current GPU); raise `CepnbError` if it is missing."""
     if name not in DEVICES:
         raise CepnbError(f"--device {name}: expected {' or '.join(DEVICES)}")
     if name == "cpu":
@@ -30,13 +30,10 @@ def captured(
 ) -> Callable[[], None]:
     """Return a faster equivalent of `step` on a CUDA device, and `step` itself on any other device.
 
-    The first `WARM_UP` calls run `step`. The next call records it as a CUDA graph. That call and all
-    later ones replay the graph: one launch instead of several hundred. Each call is one step and
-    draws the same random numbers from `generator` as `step` would.
-
-    A graph records operations and memory addresses. So `step` must work in place on tensors that
-    stay allocated, read no values on the host, and run the same operations at every call. Values
-    that change, such as the learning rate, must be tensors that the caller fills.
+    After `WARM_UP` ordinary calls, `step` is recorded as a CUDA graph and replayed: one launch for
+    several hundred. Each call is one step and draws the same numbers from `generator` as `step`.
+    `step` must work in place on tensors that stay allocated, read no values on the host, and run
+    the same operations at every call. Values that change must be tensors that the caller fills.
     """
     if device.type != "cuda":
         return step

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from cepnb.diffusion.schedule import VPSchedule, expand_as
 
-# ε(x_t, t, condition) → (*batch, dim); f(x_t, t, condition) → (*batch,). Toy densities have no condition.
+# ε(x_t, t, condition) → (*batch, dim); f(x_t, t, condition) → (*batch,). Toys have no condition.
 EpsFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 EnergyFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
@@ -50,7 +50,7 @@ def guided(
 
 
 def predict_x0(eps: EpsFunction, schedule: VPSchedule = VPSchedule()) -> EpsFunction:
-    """Data prediction x̂_0 = (x_t − σ_t ε_θ)/α_t, which is E[x_0 | x_t] for an exact ε_θ (Tweedie)."""
+    """Data prediction x̂_0 = (x_t − σ_t ε_θ)/α_t, E[x_0 | x_t] for an exact ε_θ (Tweedie)."""
 
     def data(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         noise = expand_as(schedule.sigma(t), xt) * eps(xt, t, condition)
@@ -65,10 +65,11 @@ def dps_energy(
     beta: float,
     schedule: VPSchedule = VPSchedule(),
 ) -> EnergyFunction:
-    """Diffusion posterior sampling, f = β E(x̂_0(x_t)): no training, not exact (Table 1; Chung et al. 2023).
+    """Diffusion posterior sampling (DPS), f = β E(x̂_0(x_t)): no training, not exact (Table 1).
 
     `energy` is called as `energy(x0)` or, with a condition, `energy(x0, condition)`. The gradient
     passes through ε_θ and needs a differentiable E: a piecewise constant E gives no guidance.
+    Source: Chung et al. 2023.
     """
     data = predict_x0(eps, schedule)
 

@@ -16,7 +16,7 @@ from cepnb.errors import CepnbError
 def noise_prediction(
     predicted: Float[Tensor, "*batch dim"], eps: Float[Tensor, "*batch dim"]
 ) -> Float[Tensor, "*batch"]:
-    """Denoising score matching: the mean over coordinates of (ε_θ(x_t, t) − ε)² (Ho et al. 2020, Eq. 14)."""
+    """Denoising score matching: mean over coordinates of (ε_θ − ε)² (Ho et al. 2020, Eq. 14)."""
     return (predicted - eps).square().mean(dim=-1)
 
 
@@ -31,8 +31,8 @@ def cep(
     c = `log_normaliser` must not depend on the K samples. c = 0 is Eq. 12. Any constant or function
     of the condition, such as βV_β(s), keeps the minimiser ∇f = ∇E_t and tames the labels. The K
     samples of a group share one t. Labels are ≥ 0 and need not sum to one.
-    Raises `CepnbError` for K = 1. Caveat: if c is far from log E[e^{−βE}], labels overflow or vanish
-    in float32. `ceiling` limits the exponents; where it is reached the minimiser is no longer exact.
+    Raises `CepnbError` for K = 1. Caveat: if c is far from log E[e^{−βE}], labels overflow or
+    vanish in float32. `ceiling` limits the exponents but makes the minimiser inexact.
     """
     _check_contrast(f)
     if isinstance(log_normaliser, Tensor):
@@ -68,18 +68,19 @@ def exponentiated_mse(
     log_normaliser: Float[Tensor, "*batch"] | Float[Tensor, ""] | float = 0.0,
     ceiling: float = 4.5,
 ) -> Float[Tensor, "*batch"]:
-    """Squared error of exponentials, (e^{−f} − e^{−βE − c})²; its minimiser E_t + c is exact but ill-conditioned.
+    """Squared error of exponentials, (e^{−f} − e^{−βE − c})²: exact minimiser E_t + c.
 
+    The exponentials are ill-conditioned.
     c = `log_normaliser` may be any constant or function of the condition, as in `cep`. `ceiling`
     limits both exponents (4.5 in the paper's experiments), so that one example cannot outweigh all
-    others; where it is reached the minimiser is no longer exact.
+    others, but makes the minimiser inexact.
     """
     predicted = (-f).clamp(max=ceiling).exp()
     return (predicted - (-beta_energy - log_normaliser).clamp(max=ceiling).exp()).square()
 
 
 def soft_value(q: Float[Tensor, "*batch K"], beta: float) -> Float[Tensor, "*batch"]:
-    """Soft value V_β = β⁻¹ log mean_i e^{βQ_i} over K actions, between the mean (β → 0) and the maximum of Q.
+    """Soft value V_β = β⁻¹ log mean_i e^{βQ_i} over K actions: mean (β → 0) to maximum of Q.
 
     Raises `CepnbError` unless 0 < β < ∞.
     """

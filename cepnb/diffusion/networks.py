@@ -1,4 +1,4 @@
-"""The networks: noise prediction ε_θ, energy f_φ and twin Q. A state shared by K actions is embedded once."""
+"""The networks: noise prediction ε_θ, energy f_φ and twin Q."""
 
 import math
 from collections.abc import Callable
@@ -45,10 +45,7 @@ class JointLinear(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two SiLU layers with the embedding of (t, s) added between them, and a skip connection.
-
-    The skip is a linear projection if the widths differ.
-    """
+    """Two SiLU layers with the embedding of (t, s) added between them, and a skip connection."""
 
     def __init__(self, width_in: int, width_out: int, embedding: int) -> None:
         super().__init__()
@@ -143,8 +140,8 @@ class PlaneEpsNet(nn.Module):
 
     ε_θ = σ_t x_t/v + (α_t m/√v) F(x_t, t) with v = α_t² m² + σ_t² (Karras et al. 2022). The first
     term is exact for a Gaussian of deviation m; the network F learns the rest at unit scale. Near
-    t = 1, x̂_0 = (x_t − σ_t ε_θ)/α_t would multiply an error of a plain ε_θ by 1/α_t = 150. Here the
-    error of x̂_0 is at most m times the error of F. Shapes as in `EpsNet`, without a condition.
+    t = 1, x̂_0 multiplies an error of a plain ε_θ by 1/α_t = 150, but an error of F by at most m.
+    Shapes as in `EpsNet`, without a condition.
     """
 
     def __init__(
@@ -227,10 +224,7 @@ class TwinQ(nn.Module):
 
 
 def in_bfloat16(net: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the network with matrix products in bfloat16, forwards and backwards.
-
-    Weights and outputs keep their type.
-    """
+    """Return the network with matrix products in bfloat16; weights and outputs keep their type."""
 
     def rounded(x: Tensor, *others: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16):

@@ -1,4 +1,4 @@
-"""Samplers of the reverse process: generators of x along decreasing times, for any noise prediction."""
+"""Samplers of the reverse process: generators of x at decreasing times, for any ε."""
 
 import math
 from collections import deque
@@ -52,10 +52,10 @@ def ancestral(
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
-    """Ancestral sampling, Algorithm 2 of Ho et al. 2020: x_next ~ q(x_next | x, x̂_0); yield x at every time.
+    """Ancestral sampling, Algorithm 2 of Ho et al. 2020: yield x_next ~ q(x_next | x, x̂_0).
 
-    The posterior is Gaussian. Its coefficients are written with a = α/α_next. First order in the
-    step, stochastic, and therefore forgiving of small score errors. Arguments as in `dpm_solver_pp`.
+    The posterior q is Gaussian; a = α/α_next. First order in the step. The noise of each step
+    forgives small score errors. Arguments and yields as in `dpm_solver_pp`.
     """
     alpha, sigma, _ = _coefficients(times, schedule)
     data, values = predict_x0(eps, schedule), times.tolist()
@@ -84,7 +84,7 @@ def _coefficients(
     times = times.double()
     if times.ndim != 1 or len(times) < 2 or times[-1] <= 0 or not (times.diff() < 0).all():
         raise CepnbError(
-            f"times of shape {tuple(times.shape)}: expected at least 2, strictly decreasing, above 0"
+            f"times of shape {tuple(times.shape)}: expected at least 2, decreasing, above 0"
         )
     coefficients = schedule.alpha(times), schedule.sigma(times), schedule.half_log_snr(times)
     alpha, sigma, lam = (values.tolist() for values in coefficients)

@@ -1,4 +1,4 @@
-"""The forward process q(x_t | x_0) = N(α_t x_0, σ_t² I), variance preserving (Eq. 8 of arXiv:2304.12824)."""
+"""The forward process q(x_t | x_0) = N(α_t x_0, σ_t² I) (Eq. 8 of arXiv:2304.12824)."""
 
 import math
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from cepnb.errors import CepnbError
 
 
 def expand_as(coefficient: Tensor, x: Tensor) -> Tensor:
-    """Append axes of length one so that a coefficient per example multiplies x: (batch,) → (batch, 1, ..., 1)."""
+    """Append axes of length one to a coefficient per example: (batch,) → (batch, 1, ..., 1)."""
     return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
 
 
 @dataclass(frozen=True)
 class VPSchedule:
-    """Linear variance-preserving schedule: log α_t = −(rate_max − rate_min) t²/4 − rate_min t/2, α_t² + σ_t² = 1.
+    """Linear variance-preserving schedule (Eq. 8), α_t² + σ_t² = 1.
 
-    `rate_min` and `rate_max` are the noise rates at t = 0 and t = 1 (β_0 and β_1 in Song et al. 2021,
-    Appendix B; here β is only the inverse temperature). Times are in [t_min, 1]; t_min > 0 because
-    σ_0 = 0. Coefficients have the shape of the times. Raises `CepnbError` on rates or t_min outside
-    0 < rate_min < rate_max < ∞, 0 < t_min < 1.
+    log α_t = −(rate_max − rate_min) t²/4 − rate_min t/2. The rates are those of the noise at t = 0
+    and t = 1 (β_0 and β_1 in Song et al. 2021; here β is only the inverse temperature). Times are
+    in [t_min, 1], because σ_0 = 0. Coefficients have the shape of the times.
+    Raises `CepnbError` unless 0 < rate_min < rate_max < ∞ and 0 < t_min < 1.
     """
 
     rate_min: float = 0.1
@@ -62,7 +62,7 @@ class VPSchedule:
         return 4 * minus_log_alpha / (self.rate_min + discriminant.sqrt())
 
     def rate(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Noise rate −2 d(log α_t)/dt of the forward equation dx = −½ rate(t) x dt + sqrt(rate(t)) dw."""
+        """Noise rate −2 d(log α_t)/dt of the equation dx = −½ rate(t) x dt + sqrt(rate(t)) dw."""
         return self.rate_min + (self.rate_max - self.rate_min) * t
 
     def add_noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
@@ -72,10 +72,10 @@ class VPSchedule:
     def draw_times(
         self, count: int, generator: torch.Generator | None = None, early: float = 0.0
     ) -> Float[Tensor, "count"]:
-        """Draw training times, uniform in [t_min, 1]; the first share `early` of them is uniform in λ_t.
+        """Draw training times, uniform in [t_min, 1]; the first share `early` is uniform in λ_t.
 
-        More than a third of the range of λ_t belongs to t < 0.1, where a density's fine details form.
-        The distribution of t does not change the minimiser. The generator's device is used.
+        A third of the range of λ_t belongs to t < 0.1, where a density's fine details form. The
+        distribution of t does not change the minimiser. The generator's device is used.
         """
         device = None if generator is None else generator.device
         uniform = torch.rand(count, generator=generator, device=device)

@@ -54,7 +54,7 @@ class Plan:
 
 @dataclass
 class Record:
-    """One point of the history: the number of finished steps, and the mean loss since the last point."""
+    """One point of the history: finished steps, and the mean loss since the last point."""
 
     step: int
     loss: float
@@ -75,14 +75,13 @@ def training(
     progress: bool = True,
     capture: bool = True,
 ) -> Iterator[Record]:
-    """Minimise the mean of `step_loss` over the trainable parameters of `modules`; yield the history.
+    """Train the parameters of `modules` by the mean of `step_loss`; yield the history.
 
     `step_loss` must draw all random numbers from `generator`, on whose device modules and data must
-    be. `after_step` runs after each step; list a target network in `modules` so that it is saved.
-    With `checkpoint`, weights, optimiser, history and random state are saved every
-    `plan.checkpoint_every` steps and at the end. A later call with the same arguments yields the
-    saved records again and resumes, bit for bit on the same machine and thread count.
-    On a GPU, steps are `captured` unless `capture` is off, and losses are read once a record.
+    be. `after_step` runs after each step. List a target network in `modules` so that it is saved.
+    `checkpoint` stores weights, optimiser, history and random state every `plan.checkpoint_every`
+    steps. A later call with the same arguments yields the stored records again and resumes, bit for
+    bit on the same machine and thread count. Steps on a GPU are `captured` unless `capture` is off.
     Raises `CepnbError` if a loss is not finite or a checkpoint does not match modules and plan.
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
@@ -115,7 +114,7 @@ def training(
             record = Record(done, float(loss_sum) / (done - recorded))
             if not math.isfinite(record.loss):
                 raise CepnbError(
-                    f"{label}: loss is {record.loss} after step {done}; lower the learning rate or check the data"
+                    f"{label}: loss is {record.loss} after step {done}; lower the learning rate"
                 )
             history.append(record)
             bar.update(done - recorded)
@@ -166,7 +165,7 @@ def seeded(seed: int, purpose: str, device: torch.device | str = "cpu") -> Gener
 
 
 def initialised(seed: int, purpose: str, build: Callable[[], Module]) -> Module:
-    """Build a network whose initial weights depend on (seed, purpose) only; keep the global random state."""
+    """Build a network whose initial weights depend on (seed, purpose) only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeded(seed, f"{purpose} weights").initial_seed())
         return build()
@@ -179,7 +178,7 @@ def draw(generator: Generator, count: int, *pools: Tensor) -> tuple[Tensor, ...]
 
 
 def unpacked(values: Tensor) -> Tensor:
-    """Convert stored float16 to float32, the type of all computation; return other types unchanged."""
+    """Convert stored float16 to float32, the type of all computation; keep other types."""
     return values.float() if values.dtype == torch.float16 else values
 
 

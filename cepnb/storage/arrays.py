@@ -28,8 +28,8 @@ def write_array(
     `chunks(first)` yields the chunks from number `first` on: tensors of `chunk_rows` rows (the last
     may be shorter). They are written to NAME.partial, and NAME.progress counts those on the disk.
     A later call with the same arguments resumes after the last counted chunk, bit for bit.
-    Raises `CepnbError` if the partial file holds another array, if the chunks do not fill the shape,
-    or if the disk is full.
+    Raises `CepnbError` if the partial file holds another array, the chunks do not fill the shape
+    or the disk is full.
     """
     partial = path.with_name(f"{path.name}.partial")
     counter = path.with_name(f"{path.name}.progress")

@@ -32,7 +32,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
     Readers see the old file or the new file, never a part. A failed or killed write leaves `path`
     unchanged. Temporary files of killed writes are deleted by the next write after `STALE` seconds.
-    Raises `CepnbError` if the system refuses the write (full disk, no permission, `path` is a folder).
+    Raises `CepnbError` if the system refuses the write (full disk, no permission).
     """
     path = Path(path)
     temporary = None
@@ -50,7 +50,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp creates private files
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = getattr(error, "strerror", None) or error
         raise CepnbError(
             f"{path}: could not be written ({reason}); the previous file is unchanged"
         ) from error
@@ -103,7 +103,7 @@ def save_tensors(
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read (tensors, metadata) from a safetensors file; raise `CepnbError` if it is missing or damaged."""
+    """Read (tensors, metadata) from a safetensors file; raise `CepnbError` if it is damaged."""
     try:
         with safe_open(str(path), framework="pt") as stored:
             names = list(stored.keys())
@@ -122,7 +122,7 @@ def under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tens
 def load_module(
     module: torch.nn.Module, tensors: dict[str, torch.Tensor], source: str | Path
 ) -> None:
-    """Load weights into `module`; raise `CepnbError` naming the first missing or misshapen tensor."""
+    """Load weights into `module`; raise `CepnbError` on a missing or misshapen tensor."""
     expected = module.state_dict()
     for name, tensor in expected.items():
         shape = tuple(tensor.shape)

@@ -17,8 +17,8 @@ Complete = Callable[[dict], dict]  # adds the defaults of missing entries to a s
 class Run:
     """A folder of results: `settings.json`, one file a finished step, `metrics.json` at the end.
 
-    A `configuration` is written to `settings.json`; raises `CepnbError`, as `refuse_changes`, if the
-    folder holds another one. `complete` adds defaults to stored configurations of older versions.
+    A new `configuration` is written to `settings.json`; raises `CepnbError` if the folder holds
+    another one (`refuse_changes`). `complete` adds defaults to stored configurations.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Run:
         return result
 
     def kept(self, path: Path, make: Callable[[], None]) -> Path:
-        """Return `path`; call `make` if the file is missing. Other processes wait for it meanwhile."""
+        """Return `path`, after `make` if the file is missing; other processes wait meanwhile."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._lock:  # reentrant: a step may need another step
@@ -60,7 +60,7 @@ class Run:
     def module(
         self, step: str, build: Callable[[], nn.Module], fit: Callable[[Path], nn.Module]
     ) -> nn.Module:
-        """Return a frozen network: load its file, or train it with `fit(checkpoint)` and save it."""
+        """Return a frozen network: load it, or train it by `fit(checkpoint)` and save it."""
         path = self.folder / f"{step}.safetensors"
         checkpoint = self.folder / f"{step}.checkpoint.safetensors"
 
