@@ -1,8 +1,7 @@
-"""Steps stay on the device that they are given, and read nothing of it between two records; no GPU is needed to see that.
+"""Training steps stay on their device and read no value between two records, tested without a GPU.
 
-On the device "meta", which has shapes and no numbers, whatever would ask for a number fails, and a watch counts what would
-make a GPU wait, or work elsewhere. What a CUDA graph does is played by stand-ins; and the processor plays a second device that
-has numbers, on which the five steps are run.
+The CPU emulates a second device under the name "meta". A watch counts operations that would make a
+GPU wait or that run on the wrong device. Fakes replace CUDA graphs.
 """
 
 from collections import Counter
@@ -20,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cepnb.datasets.registry import load_dataset
-from cepnb.diffusion.capture import WARM_UP, captured
+from cepnb.diffusion.devices import WARM_UP, captured
 from cepnb.diffusion.guidance import energy_gradient, guided
 from cepnb.diffusion.samplers import ancestral, last
 from cepnb.diffusion.schedule import VPSchedule
@@ -41,7 +40,7 @@ from cepnb.storage.runs import Run
 
 SCHEDULE = VPSchedule()
 CHOSEN = qgpo_settings("ci", energy_states=0, K=8, energy_K=8, labels="state_value")
-# Operations whose result, or its shape, is a number that the host must have before it goes on.
+# Operations whose result, or the shape of it, the host must wait for.
 READS = {
     "_local_scalar_dense",
     "item",
@@ -56,8 +55,11 @@ READS = {
 
 
 class Watch(TorchDispatchMode):
-    """Counts by name: "read" operations whose result the host must have, "mixed" ones of tensors on several devices, "host" ones
-    of tensors elsewhere."""
+    """Count operations by kind and name.
+
+    The kinds: "read" (the host waits for the result), "mixed" (tensors of several devices) and
+    "host" (tensors of other devices only).
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
@@ -71,7 +73,7 @@ class Watch(TorchDispatchMode):
         }
         masked = name in ("index", "index_put_") and any(
             x is not None and x.dtype is torch.bool for x in args[1]
-        )  # a hidden `nonzero`
+        )  # a mask as an index calls `nonzero`
         self.operations += 1
         self.counts["read", name] += places == {self.device.type} and (name in READS or masked)
         self.counts["mixed", name] += len(places) > 1
@@ -104,7 +106,7 @@ def transitions(device: torch.device | str, n: int = 300) -> tuple[Transitions, 
 def tasks(
     device: torch.device | str,
 ) -> dict[str, tuple[StepLoss, dict[str, nn.Module], Callable[[], None] | None]]:
-    """The step loss, the modules and what comes after a step, for each kind of step."""
+    """The step loss, the modules and the `after_step` of each kind of step."""
     data, support, values = transitions(device)
     eps = behaviour_net(5, 2, CHOSEN, 0).to(device)
     q = critic_net(data, CHOSEN, 0).to(device)
@@ -135,7 +137,7 @@ def test_a_record_reads_one_number_and_the_steps_none(kind: str) -> None:
     loss, modules, after = tasks("cpu")[kind]
     plan = Plan(20, 1e-3, 0.1, record_every=5, checkpoint_every=5)
     steps = training(loss, modules, plan, seeded(0, "watch"), after_step=after, progress=False)
-    next(steps)  # the optimiser is made and its rate is checked
+    next(steps)  # builds the optimiser
     with Watch(torch.device("cpu")) as watch:
         next(steps)
     assert watch.operations > 5 * 50 and watch.found("read", "mixed", "host") == {
@@ -145,7 +147,7 @@ def test_a_record_reads_one_number_and_the_steps_none(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_stays_on_its_device(kind: str) -> None:
-    """All but Adam, which torch does not have on this device."""
+    """All of a step but Adam, which torch lacks on this device."""
     loss, modules, after = tasks(PLACE)[kind]
     with Watch(PLACE) as watch:
         loss(Streams(PLACE)).mean().backward()
@@ -172,7 +174,7 @@ def test_sampling_stays_on_its_device() -> None:
         steered = sample_actions(
             guided(eps, energy_gradient(f), SCHEDULE, 3.0), data.distinct, 2, CHOSEN, Streams(PLACE)
         )
-    # The solver's own times and coefficients are numbers of the host, but none is copied to the device.
+    # The solver's times and coefficients are host numbers, but none is copied to the device.
     assert watch.operations > 500 and not watch.found("read", "mixed")
     assert (
         actions.device == values.device == steered.device == PLACE
@@ -190,62 +192,56 @@ def test_sampling_stays_on_its_device() -> None:
 
 
 def test_steps_are_replayed_on_cuda_and_each_call_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    said: list[str] = []
+    calls: list[str] = []
 
     class Graph:
         def register_generator_state(self, generator: torch.Generator) -> None:
-            said.append("generator")
+            calls.append("generator")
 
         def replay(self) -> None:
-            said.append("replay")
+            calls.append("replay")
 
     class Stream:
         def __init__(self, device: torch.device) -> None:
             self.device = device
 
         def wait_stream(self, other: "Stream") -> None:
-            said.append("wait")
+            calls.append("wait")
 
     @contextmanager
-    def beside(stream: Stream) -> Iterator[None]:
-        said.append("beside")
+    def on_stream(stream: Stream) -> Iterator[None]:
+        calls.append("stream")
         yield
 
     @contextmanager
     def recording(graph: Graph, stream: Stream) -> Iterator[None]:
-        said.append("record")
+        calls.append("record")
         yield
 
-    for name, stand_in in (
+    for name, fake in (
         ("CUDAGraph", Graph),
         ("Stream", Stream),
         ("current_stream", Stream),
-        ("stream", beside),
+        ("stream", on_stream),
         ("graph", recording),
     ):
-        monkeypatch.setattr(torch.cuda, name, stand_in)
-    step = captured(
-        lambda: said.append("step"), torch.device("cuda"), [seeded(0, "a"), seeded(1, "a")]
-    )
+        monkeypatch.setattr(torch.cuda, name, fake)
+    step = captured(lambda: calls.append("step"), torch.device("cuda"), seeded(0, "a"))
     for _ in range(WARM_UP + 2):
         step()
-    assert said == ["generator"] * 2 + ["wait", "beside", "step", "wait"] * WARM_UP + [
-        "record",
-        "step",
-        "replay",
-        "replay",
-    ]
+    warm_up = ["wait", "stream", "step", "wait"] * WARM_UP
+    assert calls == ["generator", *warm_up, "record", "step", "replay", "replay"]
 
 
-def test_elsewhere_a_step_is_called_as_it_is() -> None:
+def test_steps_are_not_captured_on_the_cpu() -> None:
     def step() -> None:
         pass
 
-    assert captured(step, torch.device("cpu"), []) is step
+    assert captured(step, torch.device("cpu"), seeded(0, "a")) is step
 
 
-def test_a_rate_that_is_filled_is_the_rate_that_is_used() -> None:
-    """Gradients of one sign and size: Adam then moves a weight by its rate at every step, whatever the gradient."""
+def test_adam_uses_the_rate_of_the_plan() -> None:
+    """Under a constant gradient Adam moves a weight by the learning rate at every step."""
     weight = nn.Linear(1, 1, bias=False)
     plan, places = Plan(6, 1e-2, 0.1, record_every=1, checkpoint_every=1), [weight.weight.item()]
     for _ in training(
@@ -257,14 +253,13 @@ def test_a_rate_that_is_filled_is_the_rate_that_is_used() -> None:
     ):
         places.append(weight.weight.item())
     moved = [before - after for before, after in zip(places, places[1:])]
-    assert moved == pytest.approx(
-        [plan.rate(step) for step in range(6)], rel=1e-3
-    )  # of weights near 1 in float32
+    expected = [plan.rate(step) for step in range(6)]
+    assert moved == pytest.approx(expected, rel=1e-3)  # differences of float32 weights near 1
 
 
 @pytest.fixture
 def second_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Generators of it, an Adam that any device has, in plain operations, and support sets in as many pieces as here."""
+    """Emulate its generators and its Adam (in basic operations), with chunks as on the CPU."""
     adam = torch.optim.Adam
     monkeypatch.setattr(support_set, "GPU_CHUNK", support_set.CHUNK)
     monkeypatch.setattr(torch, "Generator", Streams)
@@ -332,7 +327,7 @@ def test_the_five_steps_run_on_another_device_to_the_same_numbers(
         assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_the_other_device_refuses_what_a_gpu_would() -> None:
+def test_the_emulated_device_refuses_mixed_tensors() -> None:
     with Played(), pytest.raises(RuntimeError, match="addmm: tensors of two devices"):
         nn.Linear(2, 2).to(PLACE)(torch.ones(3, 2))
 

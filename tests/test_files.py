@@ -1,4 +1,4 @@
-"""Files are whole or absent, and what is read is checked."""
+"""Files are complete or absent, and files that are read are checked."""
 
 import json
 import multiprocessing
@@ -13,11 +13,12 @@ import torch
 
 from cepnb.densities.settings import toy_settings
 from cepnb.errors import CepnbError
-from cepnb.qgpo.settings import PROFILES, profile_name, qgpo_settings
+from cepnb.profiles import profile_name
+from cepnb.qgpo.settings import PROFILES, qgpo_settings
 from cepnb.storage import files
 
 
-def test_an_exception_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+def test_an_exception_keeps_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "a.json"
     files.write_json(path, {"a": 1})
     with pytest.raises(RuntimeError), files.atomic_path(path) as temporary:
@@ -35,8 +36,8 @@ def _die_while_writing(path: Path) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_what_killed_writes_leave_goes_a_day_later(tmp_path: Path) -> None:
-    """And what another process may be writing stays, as do other files' parts and files of other names."""
+def test_temporary_files_of_killed_writes_are_deleted_a_day_later(tmp_path: Path) -> None:
+    """Temporary files that another process may be writing stay, and so do those of other files."""
     path = tmp_path / "a[1].json"
     others = [
         tmp_path / name
@@ -45,18 +46,18 @@ def test_what_killed_writes_leave_goes_a_day_later(tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=_die_while_writing, args=(path,))
     process.start()
     process.join()
-    (left,) = tmp_path.iterdir()
-    assert left.name.startswith(".a[1].json.") and not path.exists()
+    (part,) = tmp_path.iterdir()
+    assert part.name.startswith(".a[1].json.") and not path.exists()
     for other in others:
         other.touch()
         os.utime(other, (0, 0))
-    os.utime(left, (0, time.time() - files.STALE + 600))
+    os.utime(part, (0, time.time() - files.STALE + 600))
     files.write_json(path, 1)
-    assert left.exists()
-    os.utime(left, (0, time.time() - files.STALE - 1))
+    assert part.exists()
+    os.utime(part, (0, time.time() - files.STALE - 1))
     with files.atomic_path(path) as temporary:
         temporary.write_text("2")
-        files.write_json(path, 1)  # by another, meanwhile
+        files.write_json(path, 1)  # another process writes the same file
     assert set(tmp_path.iterdir()) == {path, *others} and files.read_json(path) == 2
 
 
@@ -69,7 +70,7 @@ def test_results_are_ordinary_files(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
-def test_what_cannot_be_written_or_read_is_one_line(tmp_path: Path) -> None:
+def test_failed_reads_and_writes_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("{")
     for work, reason in [
         (lambda: files.write_json(tmp_path / "file" / "a", 1), "file/a: could not be written"),
@@ -80,15 +81,21 @@ def test_what_cannot_be_written_or_read_is_one_line(tmp_path: Path) -> None:
         ),
         (lambda: files.read_json(tmp_path / "file"), "file: expected a readable JSON file"),
         (lambda: files.read_json(tmp_path / "none"), "none: expected a readable JSON file"),
-        (lambda: files.load_tensors(tmp_path / "file"), "file: expected a whole safetensors file"),
-        (lambda: files.load_tensors(tmp_path / "none"), "none: expected a whole safetensors file"),
+        (
+            lambda: files.load_tensors(tmp_path / "file"),
+            "file: expected a complete safetensors file",
+        ),
+        (
+            lambda: files.load_tensors(tmp_path / "none"),
+            "none: expected a complete safetensors file",
+        ),
     ]:
         with pytest.raises(CepnbError, match=reason) as caught:
             work()
         assert "\n" not in str(caught.value)
 
 
-def test_tensors_come_back(tmp_path: Path) -> None:
+def test_tensors_are_saved_and_loaded(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.tensor([True, False])}
     files.save_tensors(tmp_path / "t", tensors, {"note": "x"})
     again, metadata = files.load_tensors(tmp_path / "t")
@@ -97,7 +104,7 @@ def test_tensors_come_back(tmp_path: Path) -> None:
     )
 
 
-def test_a_module_takes_only_what_fits(tmp_path: Path) -> None:
+def test_misshapen_weights_are_refused(tmp_path: Path) -> None:
     net = torch.nn.Linear(2, 3)
     with pytest.raises(CepnbError, match="x: tensor 'bias' is missing, expected shape"):
         files.load_module(net, {"weight": net.weight}, "x")
@@ -128,40 +135,31 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
         0,
     ] and large["paper"] == PROFILES["paper"]
     assert large["ci"].q_steps == PROFILES["ci"].q_steps < large["laptop"].q_steps
-    json.dumps({name: vars(chosen) for name, chosen in PROFILES.items()})  # a run writes them down
+    json.dumps({name: vars(settings) for name, settings in PROFILES.items()})  # as a run does
 
 
 def test_the_paper_profile_has_the_reference_settings() -> None:
-    """Settings of the paper's public code, as listed in its README and defaults."""
+    """The settings of the paper's public code: its README and defaults."""
     paper = qgpo_settings("paper")
-    assert (paper.behaviour_batch, paper.behaviour_steps, paper.behaviour_rate) == (
-        4096,
-        600_000,
-        1e-4,
-    )
-    assert (paper.q_width, paper.q_depth, paper.q_rate, paper.q_batch, paper.q_steps) == (
-        256,
-        3,
-        3e-4,
-        256,
-        500_000,
-    )
-    assert (paper.discount, paper.target_rate, paper.K, paper.sampler_steps) == (
-        0.99,
-        0.005,
-        16,
-        15,
-    )
-    assert (paper.energy_width, paper.energy_depth, paper.energy_rate, paper.energy_steps) == (
-        256,
-        4,
-        3e-4,
-        1_000_000,
-    )
-    bodies = qgpo_settings("paper", "locomotion")
-    assert (bodies.beta, bodies.beta_q, bodies.reward_tuning, bodies.headline_scale) == (
-        3.0,
-        1.0,
-        "return_range",
-        1.0,
-    )
+    expected = {
+        "behaviour_batch": 4096,
+        "behaviour_steps": 600_000,
+        "behaviour_rate": 1e-4,
+        "q_width": 256,
+        "q_depth": 3,
+        "q_rate": 3e-4,
+        "q_batch": 256,
+        "q_steps": 500_000,
+        "discount": 0.99,
+        "target_rate": 0.005,
+        "K": 16,
+        "sampler_steps": 15,
+        "energy_width": 256,
+        "energy_depth": 4,
+        "energy_rate": 3e-4,
+        "energy_steps": 1_000_000,
+    }
+    assert {name: getattr(paper, name) for name in expected} == expected
+    locomotion = qgpo_settings("paper", "locomotion")
+    assert (locomotion.beta, locomotion.beta_q) == (3.0, 1.0)
+    assert (locomotion.reward_tuning, locomotion.headline_scale) == ("return_range", 1.0)

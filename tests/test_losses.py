@@ -1,4 +1,4 @@
-"""The losses against their theory: minimisers found by brute force on small discrete problems."""
+"""The losses against theory: minimisers by brute force on small discrete problems."""
 
 import math
 
@@ -8,16 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
+from scipy.special import gammaln
 
 from cepnb.diffusion import losses
 from cepnb.errors import CepnbError
 
 
 def two_point_gap(K: int, self_normalised: bool) -> float:
-    """Minimiser of the expected contrastive loss on two points, by exact enumeration of the K-sample groups.
+    """Minimiser of the expected contrastive loss on two points, by enumeration of all groups of K.
 
-    Prior of the good point 5 %, its energy lower by 10; x_t shows the point wrongly 10 % of the time. Returns
-    f(bad) − f(good), found by bisection on a derivative written out with probabilities: no code of the package.
+    The good point has prior 5 % and an energy lower by 10; x_t shows the wrong point 10 % of the
+    time. Returns f(bad) − f(good) by bisection on a hand-written derivative, without the package.
     """
     prior, gap, wrong = 0.05, 10.0, 0.1
     kinds = [(good, seen) for good in (1, 0) for seen in (1, 0)]  # (x_0 is good, x_t looks good)
@@ -32,20 +33,16 @@ def two_point_gap(K: int, self_normalised: bool) -> float:
         for k in range(K + 1 - i - j)
     ]
 
+    groups = np.array(counts, dtype=float)
+    shown = groups[:, 0] + groups[:, 2]  # samples whose x_t looks good
+    log_ways = math.lgamma(K + 1) - gammaln(groups + 1).sum(axis=1) + groups @ np.log(probability)
+    labels = groups @ weight
+    label_shown = (groups[:, [0, 2]] @ [weight[0], weight[2]]) / labels
+    factor = np.exp(log_ways) * (1.0 if self_normalised else labels)
+
     def derivative(d: float) -> float:
-        total = 0.0
-        for group in counts:
-            ways = math.exp(
-                math.lgamma(K + 1)
-                - sum(math.lgamma(c + 1) for c in group)
-                + sum(c * math.log(p) for c, p in zip(group, probability))
-            )
-            labels = sum(c * w for c, w in zip(group, weight))
-            share = sum(c * w for c, w, (_, seen) in zip(group, weight, kinds) if seen) / labels
-            seen = group[0] + group[2]
-            predicted = seen * math.exp(d) / (seen * math.exp(d) + K - seen)
-            total += ways * (1.0 if self_normalised else labels) * (predicted - share)
-        return total
+        predicted = shown * math.exp(d) / (shown * math.exp(d) + K - shown)
+        return float(factor @ (predicted - label_shown))
 
     low, high = -20.0, 20.0
     for _ in range(80):
@@ -55,7 +52,7 @@ def two_point_gap(K: int, self_normalised: bool) -> float:
 
 
 def package_gap(K: int, self_normalised: bool, groups: int = 200_000) -> float:
-    """The same minimiser through the package's losses, on sampled groups, by scipy."""
+    """The same minimiser of the package's losses on sampled groups, by scipy."""
     generator = torch.Generator().manual_seed(K)
     good = torch.rand(groups, K, generator=generator) < 0.05
     looks = good ^ (torch.rand(groups, K, generator=generator) < 0.1)
@@ -81,7 +78,7 @@ def test_eq12_is_exact_at_every_K_and_eq13_is_not(K: int, biased: float) -> None
         TRUE_GAP, abs=1e-9
     )  # Theorem 3.2
     assert two_point_gap(K, self_normalised=True) == pytest.approx(biased, abs=0.01)
-    # Sampling error of 200,000 groups, in few of which there is a good point that looks bad.
+    # Sampling error of 200,000 groups: good points that look bad are rare.
     assert package_gap(K, False) == pytest.approx(two_point_gap(K, False), abs=0.15)
     assert package_gap(K, True) == pytest.approx(two_point_gap(K, True), abs=0.1)
 
@@ -97,7 +94,7 @@ def test_constants_do_not_matter(pair: torch.Tensor, shift: float) -> None:
     base = losses.cep_self_normalised(f, energy)
     torch.testing.assert_close(losses.cep_self_normalised(f + shift, energy - shift), base)
     torch.testing.assert_close(losses.cep(f + shift, energy, 1.0), losses.cep(f, energy, 1.0))
-    # A constant in E and the same in the normaliser cancel.
+    # A constant in E cancels against the same constant in the normaliser.
     torch.testing.assert_close(
         losses.cep(f, energy + shift, 1.0 - shift), losses.cep(f, energy, 1.0)
     )
@@ -113,8 +110,9 @@ def test_order_of_the_samples_does_not_matter(pair: torch.Tensor, order: list[in
 @given(groups)
 def test_normalisers_agree_where_they_must(pair: torch.Tensor) -> None:
     f, energy = pair.double()
-    own = torch.logsumexp(-energy, dim=-1)
-    torch.testing.assert_close(losses.cep(f, energy, own), losses.cep_self_normalised(f, energy))
+    log_sum = torch.logsumexp(-energy, dim=-1)
+    self_normalised = losses.cep_self_normalised(f, energy)
+    torch.testing.assert_close(losses.cep(f, energy, log_sum), self_normalised)
     entropy = -(torch.softmax(-energy, -1) * torch.log_softmax(-energy, -1)).sum(-1)
     assert (losses.cep_self_normalised(f, energy) >= entropy - 1e-12).all()  # Gibbs' inequality
     torch.testing.assert_close(losses.cep_self_normalised(energy, energy), entropy)
@@ -144,12 +142,10 @@ def test_minimisers_of_mse_and_exponentiated_mse() -> None:
     best_exponential = grid[
         losses.exponentiated_mse(*torch.broadcast_tensors(grid, energy)).mean(dim=1).argmin()
     ]
-    assert float(best_mse) == pytest.approx(
-        np.mean(energy.numpy()), abs=2e-4
-    )  # the grid's step is 1e-4
-    assert float(best_exponential) == pytest.approx(
-        -np.log(np.mean(np.exp(-energy.numpy()))), abs=2e-4
-    )
+    exact = -np.log(np.mean(np.exp(-energy.numpy())))
+    # The grid's step is 1e-4.
+    assert float(best_mse) == pytest.approx(np.mean(energy.numpy()), abs=2e-4)
+    assert float(best_exponential) == pytest.approx(exact, abs=2e-4)
 
 
 def test_softmax_target_by_hand() -> None:
@@ -161,7 +157,7 @@ def test_softmax_target_by_hand() -> None:
 
 
 @given(groups, st.floats(0.01, 100))
-def test_soft_value_lies_between_mean_and_maximum(pair: torch.Tensor, beta: float) -> None:
+def test_soft_value_is_between_mean_and_maximum(pair: torch.Tensor, beta: float) -> None:
     q = pair[0].double()
     value = losses.soft_value(q, beta)
     assert (value <= q.max(-1).values + 1e-9).all() and (value >= q.mean(-1) - 1e-9).all()

@@ -1,4 +1,4 @@
-"""The networks: broadcasting must change the cost and not the answer."""
+"""The networks: broadcasting changes the cost, not the result."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from cepnb.errors import CepnbError
 
 
 def test_paper_size() -> None:
-    """1.63 M parameters at 17 state and 6 action dimensions, as the reference settings say."""
+    """The reference settings: 1.63 M parameters at 17 state and 6 action dimensions."""
     assert parameter_count(EpsNet(dim=6, condition_dim=17)) == pytest.approx(1.63e6, rel=0.01)
 
 
@@ -21,7 +21,7 @@ def test_joint_linear_is_a_linear_layer_of_the_concatenation() -> None:
 @pytest.mark.parametrize(
     "net", [EpsNet(2, 4, (16, 8)), EnergyNet(2, 4, 16, 2)], ids=["eps", "energy"]
 )
-def test_a_shared_state_and_time_are_the_same_as_repeated_ones(net: torch.nn.Module) -> None:
+def test_shared_states_and_times_equal_repeated_ones(net: torch.nn.Module) -> None:
     x, t, s = torch.randn(6, 5, 2), torch.rand(6) * 0.9 + 0.05, torch.randn(6, 4)
     shared = net(x, t, s.unsqueeze(1))
     repeated = net(x.reshape(30, 2), t.repeat_interleave(5), s.repeat_interleave(5, dim=0))
@@ -36,7 +36,7 @@ def test_without_a_condition() -> None:
     assert EpsNet(2, 0, (8, 8))(x, t).shape == (7, 2) and EnergyNet(2, 0, 8, 2)(x, t).shape == (7,)
 
 
-def test_twin_q_is_the_smaller_of_two_different_networks() -> None:
+def test_twin_q_is_the_minimum_of_two_different_networks() -> None:
     q, s, a = TwinQ(4, 2, 16, 2), torch.randn(6, 1, 4), torch.randn(6, 5, 2)
     one, two = q.both(s, a)
     assert one.shape == (6, 5) and not torch.allclose(one, two)
@@ -44,8 +44,8 @@ def test_twin_q_is_the_smaller_of_two_different_networks() -> None:
 
 
 @pytest.mark.parametrize("frequencies", [0, 3])
-def test_q_takes_waves_of_the_place_alone(frequencies: int) -> None:
-    """Every coordinate enters as it is; of the first two there are sin and cos at fixed frequencies as well."""
+def test_place_features_of_the_critic(frequencies: int) -> None:
+    """The state is unchanged; sin and cos of its first two coordinates are appended."""
     q, s, a = QNet(4, 2, 16, 2, frequencies), torch.randn(6, 1, 4), torch.randn(6, 5, 2)
     assert q(s, a).shape == (6, 5)
     if not frequencies:
@@ -56,14 +56,12 @@ def test_q_takes_waves_of_the_place_alone(frequencies: int) -> None:
     phase = s[..., :1] * q.place.frequencies[0] + s[..., 1:2] * q.place.frequencies[1]
     torch.testing.assert_close(features[..., 4:], torch.cat([phase.sin(), phase.cos()], dim=-1))
     assert "place.frequencies" in q.state_dict() and not q.place.frequencies.requires_grad
-    with pytest.raises(
-        CepnbError, match="states of width 1: expected at least the two coordinates"
-    ):
+    with pytest.raises(CepnbError, match="states of width 1: expected at least two coordinates"):
         QNet(1, 2, 16, 2, frequencies)
 
 
-def test_a_value_that_jumps_at_a_wall_is_learned_with_waves_of_the_place() -> None:
-    """0 and 1 by turns in eight cells along a line, a wall between two of them: the mean squared error after as many steps."""
+def test_place_features_fit_a_value_that_jumps_at_walls() -> None:
+    """Eight cells along a line with values 0, 1, 0, ...: the mean squared error after 400 steps."""
     place = torch.linspace(-1, 1, 400)
     states = torch.stack([place, torch.zeros(400), torch.zeros(400), torch.zeros(400)], dim=1)
     actions, value = torch.zeros(400, 2), ((place * 4).floor() % 2)

@@ -1,4 +1,4 @@
-"""The samplers against diffusers' DPM-Solver++, against each other, and against an exactly known flow."""
+"""The samplers against diffusers' DPM-Solver++, each other and an exactly known flow."""
 
 import math
 
@@ -12,10 +12,9 @@ from cepnb.diffusion.schedule import VPSchedule, expand_as
 from cepnb.errors import CepnbError
 
 SCHEDULE = VPSchedule()
-DEVIATION = torch.tensor(
-    [0.5, 2.0], dtype=torch.float64
-)  # of a Gaussian q_0 with mean MEAN: everything is closed form
+# A Gaussian q_0, whose marginals, scores and flow have a closed form.
 MEAN = torch.tensor([1.0, -0.5], dtype=torch.float64)
+DEVIATION = torch.tensor([0.5, 2.0], dtype=torch.float64)
 
 
 def gaussian_eps(
@@ -27,7 +26,7 @@ def gaussian_eps(
 
 
 def gaussian_flow(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-    """The probability-flow map from time 1 to t: it moves each coordinate of one Gaussian marginal onto the other."""
+    """The probability-flow map from time 1 to t: it maps one Gaussian marginal onto the other."""
 
     def marginal(u: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return SCHEDULE.alpha(u) * MEAN, (
@@ -43,7 +42,7 @@ def gaussian_flow(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("spacing", ["half_log_snr", "time"])
 def test_equal_to_diffusers(spacing: str) -> None:
-    """The same nonlinear network, the same noise levels: the whole trajectory agrees with diffusers' to rounding."""
+    """With one nonlinear network and one grid, the whole trajectory equals that of diffusers."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(
         torch.nn.Linear(3, 32), torch.nn.Tanh(), torch.nn.Linear(32, 2)
@@ -74,7 +73,7 @@ def test_equal_to_diffusers(spacing: str) -> None:
                 ).prev_sample
             )
     ours = list(dpm_solver_pp(eps, x, times, SCHEDULE))
-    # diffusers rounds every state to float32, 6e-8 of values up to about 50, fifteen times over
+    # diffusers rounds each of 15 states to float32: 6e-8 of values up to about 50
     torch.testing.assert_close(torch.stack(ours), torch.stack(expected), rtol=1e-4, atol=1e-4)
 
 
@@ -98,30 +97,30 @@ def test_ancestral_reaches_the_marginal_at_every_time() -> None:
         if i in (50, 100, 200):
             alpha, sigma = SCHEDULE.alpha(times[i]), SCHEDULE.sigma(times[i])
             deviation = (alpha**2 * DEVIATION**2 + sigma**2).sqrt()
-            # 5 standard errors over 20,000 draws, and 2 % for the first-order error of 200 steps
+            # 5 standard errors of 20,000 draws, and 2 % for the first-order error of 200 steps
             assert ((xt.mean(0) - alpha * MEAN).abs() < 5 * deviation / 141 + 0.02).all()
             assert ((xt.std(0) / deviation - 1).abs() < 5 / 200 + 0.02).all()
 
 
 def test_condition_is_passed_on_and_every_time_is_yielded() -> None:
-    seen = []
+    calls = []
 
     def eps(
         xt: torch.Tensor, t: torch.Tensor, condition: torch.Tensor | None = None
     ) -> torch.Tensor:
-        seen.append((float(t), condition))
+        calls.append((float(t), condition))
         return xt
 
     x, condition = torch.randn(5, 2), torch.randn(5, 3)
     for sampler in (dpm_solver_pp, ancestral):
-        seen.clear()
+        calls.clear()
         states = list(sampler(eps, x, SCHEDULE.times(7), SCHEDULE, condition))
-        assert len(states) == 8 and len(seen) == 7  # one evaluation a step
-        assert states[0] is x and all(c is condition for _, c in seen)
+        assert len(states) == 8 and len(calls) == 7  # one evaluation a step
+        assert states[0] is x and all(c is condition for _, c in calls)
 
 
 def test_guidance_of_a_linear_energy_is_exact_on_a_gaussian() -> None:
-    """E = g·x tilts N(m, d²) to N(m − β d² g, d²). MSE and DPS energies have the same gradient, βα_t d² g/(α_t²d²+σ_t²)."""
+    """E = g·x tilts N(m, d²) to N(m − β d² g, d²); MSE and DPS energies have the exact gradient."""
     beta, slope = 1.5, torch.tensor([0.7, -0.4], dtype=torch.float64)
 
     def mse_energy(
@@ -134,14 +133,14 @@ def test_guidance_of_a_linear_energy_is_exact_on_a_gaussian() -> None:
     for energy in (mse_energy, dps):
         eps = guided(gaussian_eps, energy_gradient(energy), SCHEDULE)
         end = last(dpm_solver_pp(eps, x, SCHEDULE.times(60), SCHEDULE))
-        # 5 standard errors of 20,000 draws, and the prior's start at N(0, I) instead of the marginal at t = 1
+        # 5 standard errors of 20,000 draws, and 0.02 because N(0, I) only approximates q_1
         torch.testing.assert_close(
             end.mean(0), MEAN - beta * DEVIATION**2 * slope, atol=5 * 2 / 141 + 0.02, rtol=0
         )
         torch.testing.assert_close(end.std(0), DEVIATION, atol=0, rtol=0.03)
 
 
-def test_no_guidance_costs_nothing() -> None:
+def test_scale_0_skips_the_gradient() -> None:
     def never(*_: object) -> torch.Tensor:
         raise AssertionError("the gradient was evaluated at scale 0")
 

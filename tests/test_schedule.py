@@ -34,9 +34,7 @@ def test_sigma_keeps_its_digits_at_small_times() -> None:
     t = torch.tensor([1e-6, 1e-5, 1e-4])
     exact = SCHEDULE.sigma(t.double())
     torch.testing.assert_close(SCHEDULE.sigma(t).double(), exact, rtol=1e-5, atol=0)
-    naive = (
-        1 - SCHEDULE.alpha(t) ** 2
-    ).sqrt()  # what the module avoids: it is wrong in the first digits here
+    naive = (1 - SCHEDULE.alpha(t) ** 2).sqrt()  # wrong in the first digits
     assert ((naive.double() - exact).abs() / exact).max() > 1e-2
 
 
@@ -47,14 +45,14 @@ def test_noising_has_the_stated_mean_and_variance() -> None:
     for t in (0.01, 0.3, 1.0):
         time = torch.tensor(t)
         xt = SCHEDULE.add_noise(x0, time, eps)
-        # 5 standard errors of a mean and of a variance over 200,000 draws
+        # 5 standard errors of the mean and the variance of 200,000 draws
         torch.testing.assert_close(xt.mean(0), SCHEDULE.alpha(time) * x0[0], atol=5 / 447, rtol=0)
         torch.testing.assert_close(
             xt.var(0), (SCHEDULE.sigma(time) ** 2).expand(2), atol=0, rtol=5 * math.sqrt(2) / 447
         )
 
 
-def test_one_time_serves_a_whole_group() -> None:
+def test_one_time_for_a_group_is_broadcast() -> None:
     x0, eps, t = torch.randn(3, 4, 2), torch.randn(3, 4, 2), torch.rand(3)
     each = SCHEDULE.add_noise(x0.reshape(12, 2), t.repeat_interleave(4), eps.reshape(12, 2))
     torch.testing.assert_close(SCHEDULE.add_noise(x0, t, eps), each.reshape(3, 4, 2))
@@ -63,12 +61,8 @@ def test_one_time_serves_a_whole_group() -> None:
 @pytest.mark.parametrize("spacing", ["half_log_snr", "time"])
 def test_sampling_times(spacing: str) -> None:
     times = SCHEDULE.times(15, spacing)
-    assert (
-        len(times) == 16
-        and times[0] == 1
-        and times[-1] == pytest.approx(1e-3)
-        and (times.diff() < 0).all()
-    )
+    assert len(times) == 16 and (times.diff() < 0).all()
+    assert times[0] == 1 and times[-1] == pytest.approx(1e-3)
     uniform = SCHEDULE.half_log_snr(times) if spacing == "half_log_snr" else times
     torch.testing.assert_close(uniform.diff(), uniform.diff().mean().expand(15))
 

@@ -1,4 +1,4 @@
-"""The loop: it learns, it resumes to the same bits, and it refuses what it cannot go on from."""
+"""The training loop: it learns, resumes bit for bit, and refuses checkpoints that do not match."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def regression(seed: int = 0, width: int = 8):
     return net, step_loss
 
 
-def test_it_learns() -> None:
+def test_the_loss_falls() -> None:
     net, loss = regression()
     history = train(loss, {"net": net}, Plan(400, 1e-2, 0.01), seeded(0, "a"), progress=False)
     assert [record.step for record in history] == [100, 200, 300, 400]
@@ -36,7 +36,7 @@ def test_it_learns() -> None:
 
 
 @pytest.mark.parametrize("stop_after", [5, 10, 37])
-def test_resumed_is_equal_to_unbroken_bit_for_bit(tmp_path: Path, stop_after: int) -> None:
+def test_a_resumed_run_equals_an_unbroken_run_bit_for_bit(tmp_path: Path, stop_after: int) -> None:
     whole, loss = regression()
     expected = train(loss, {"net": whole}, PLAN, seeded(0, "a"), progress=False)
 
@@ -46,18 +46,13 @@ def test_resumed_is_equal_to_unbroken_bit_for_bit(tmp_path: Path, stop_after: in
     ):
         if record.step >= stop_after:
             break
-    again, loss = regression(
-        seed=1
-    )  # other first weights and random state: all must come from the checkpoint, if any
-    if (tmp_path / "c").exists():
-        history = train(
-            loss, {"net": again}, PLAN, seeded(9, "b"), checkpoint=tmp_path / "c", progress=False
-        )
+    if (tmp_path / "c").exists():  # weights and random state must come from the checkpoint
+        (again, loss), generator = regression(seed=1), seeded(9, "b")
     else:
-        again, loss = regression()
-        history = train(
-            loss, {"net": again}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False
-        )
+        (again, loss), generator = regression(), seeded(0, "a")
+    history = train(
+        loss, {"net": again}, PLAN, generator, checkpoint=tmp_path / "c", progress=False
+    )
     assert history == expected
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
@@ -73,16 +68,14 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
         raise AssertionError("trained again")
 
     other, _ = regression(seed=1)
-    assert (
-        train(
-            never, {"net": other}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False
-        )
-        == first
+    again = train(
+        never, {"net": other}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False
     )
+    assert again == first
     assert torch.equal(other[0].weight, net[0].weight)
 
 
-def test_first_weights_depend_on_seed_and_purpose_alone() -> None:
+def test_initial_weights_depend_on_seed_and_purpose_only() -> None:
     before = torch.get_rng_state()
     a, b, c = (
         initialised(seed, name, lambda: torch.nn.Linear(3, 3)).weight
@@ -92,7 +85,7 @@ def test_first_weights_depend_on_seed_and_purpose_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_bad_checkpoints_and_plans_are_refused(tmp_path: Path) -> None:
     net, loss = regression()
     path = tmp_path / "c"
     train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
@@ -105,9 +98,9 @@ def test_refusals(tmp_path: Path) -> None:
         train(loss, {"net": net}, Plan(61, 1e-2), seeded(0, "a"), checkpoint=path, progress=False)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CepnbError, match="expected a whole safetensors file"):
+    with pytest.raises(CepnbError, match="expected a complete safetensors file"):
         train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
-    with pytest.raises(CepnbError, match="loss is nan after step"):
+    with pytest.raises(CepnbError, match="loss is nan after step 5; lower the learning rate"):
         train(
             lambda g: net[0].weight.sum() * float("nan"),
             {"net": net},

@@ -1,20 +1,58 @@
-"""Where the work is done: this machine's processor, or a GPU."""
+"""Devices by name, and training steps replayed as CUDA graphs."""
+
+from collections.abc import Callable
 
 import torch
 
 from cepnb.errors import CepnbError
 
 DEVICES = ("cpu", "cuda")
+WARM_UP = (
+    3  # steps before the recording, in which libraries choose kernels and Adam allocates its state
+)
 
 
 def device_named(name: str) -> torch.device:
-    """The device of a name of `DEVICES`; of several GPUs the current one. Raises `CepnbError` on another name, or without a GPU."""
+    """Return the device "cpu" or "cuda" (the current GPU); raise `CepnbError` if it is missing."""
     if name not in DEVICES:
         raise CepnbError(f"--device {name}: expected {' or '.join(DEVICES)}")
     if name == "cpu":
         return torch.device(name)
     if not torch.cuda.is_available():
         raise CepnbError(
-            f"--device {name}: torch {torch.__version__} finds no GPU on this machine, expected one"
+            f"--device {name}: torch {torch.__version__} finds no GPU; use --device cpu"
         )
     return torch.device(name, torch.cuda.current_device())
+
+
+def captured(
+    step: Callable[[], None], device: torch.device, generator: torch.Generator
+) -> Callable[[], None]:
+    """Return a faster equivalent of `step` on a CUDA device, and `step` itself on any other device.
+
+    After `WARM_UP` ordinary calls, `step` is recorded as a CUDA graph and replayed: one launch for
+    several hundred. Each call is one step and draws the same numbers from `generator` as `step`.
+    `step` must work in place on tensors that stay allocated, read no values on the host, and run
+    the same operations at every call. Values that change must be tensors that the caller fills.
+    """
+    if device.type != "cuda":
+        return step
+    graph, stream, calls = torch.cuda.CUDAGraph(), torch.cuda.Stream(device), 0
+    graph.register_generator_state(generator)
+
+    def replayed() -> None:
+        nonlocal calls
+        calls += 1
+        if calls <= WARM_UP:  # on the recording's stream, where gradients must first be created
+            current = torch.cuda.current_stream(device)
+            stream.wait_stream(current)
+            with torch.cuda.stream(stream):
+                step()
+            current.wait_stream(stream)
+            return
+        if calls == WARM_UP + 1:
+            with torch.cuda.graph(graph, stream=stream):  # records, runs nothing
+                step()
+        graph.replay()
+
+    return replayed

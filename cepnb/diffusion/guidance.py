@@ -1,4 +1,4 @@
-"""Energy guidance: from an intermediate energy to a guided noise prediction, one path for toys and policies (Eq. 11)."""
+"""Energy guidance: turn an intermediate energy into a guided noise prediction (Eq. 11)."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 from cepnb.diffusion.schedule import VPSchedule, expand_as
 
-# ε(x_t, t, condition) → (*batch, dim); f(x_t, t, condition) → (*batch,). The condition is None for plain densities.
+# ε(x_t, t, condition) → (*batch, dim); f(x_t, t, condition) → (*batch,). Toys have no condition.
 EpsFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 EnergyFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def energy_gradient(energy: EnergyFunction) -> EpsFunction:
-    """∇_{x_t} f(x_t, t, condition) by automatic differentiation, as a function of the same arguments.
+    """Return the gradient ∇_{x_t} f(x_t, t, condition) of an energy, by automatic differentiation.
 
-    The energies of a batch must not depend on each other's x_t. The gradient is detached.
+    The energy of one example must not depend on another example's x_t. The gradient is detached.
     """
 
     def gradient(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -30,11 +30,12 @@ def energy_gradient(energy: EnergyFunction) -> EpsFunction:
 def guided(
     eps: EpsFunction, gradient: EpsFunction, schedule: VPSchedule, scale: float | Tensor = 1.0
 ) -> EpsFunction:
-    """Noise prediction of the guided score (Eq. 11, arXiv:2304.12824): ε_θ + s σ_t ∇f, since score = −ε/σ_t.
+    """Guided noise prediction ε_θ + s σ_t ∇f, from the guided score −ε_θ/σ_t − s ∇f (Eq. 11).
 
-    `scale` s = 1 is exact guidance; a tensor gives each example its own (leading axes of x_t). Another s is not
-    another β: s E_t is not the intermediate energy of s β. With s = 0 the unguided function itself is returned, and of a
-    tensor the examples with s = 0 are unguided whatever the gradient is.
+    `scale` s = 1 is exact guidance. A tensor gives each example its own s (leading axes of x_t).
+    s is not a temperature: s E_t is not the intermediate energy of s β. With s = 0 the result is
+    `eps` itself; examples with s = 0 in a tensor are unguided even if ∇f is not finite.
+    Source: arXiv:2304.12824.
     """
     if isinstance(scale, (int, float)) and scale == 0:
         return eps
@@ -48,8 +49,8 @@ def guided(
     return guided_eps
 
 
-def predict_x0(eps: EpsFunction, schedule: VPSchedule) -> EpsFunction:
-    """Data prediction x̂_0 = (x_t − σ_t ε_θ)/α_t, which is E[x_0 | x_t] when ε_θ is exact (Tweedie's formula)."""
+def predict_x0(eps: EpsFunction, schedule: VPSchedule = VPSchedule()) -> EpsFunction:
+    """Data prediction x̂_0 = (x_t − σ_t ε_θ)/α_t, E[x_0 | x_t] for an exact ε_θ (Tweedie)."""
 
     def data(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         noise = expand_as(schedule.sigma(t), xt) * eps(xt, t, condition)
@@ -59,12 +60,16 @@ def predict_x0(eps: EpsFunction, schedule: VPSchedule) -> EpsFunction:
 
 
 def dps_energy(
-    eps: EpsFunction, energy: Callable[..., Tensor], beta: float, schedule: VPSchedule
+    eps: EpsFunction,
+    energy: Callable[..., Tensor],
+    beta: float,
+    schedule: VPSchedule = VPSchedule(),
 ) -> EnergyFunction:
-    """Diffusion posterior sampling, f = β E(x̂_0(x_t)): no training, not exact (Table 1; Chung et al. 2023).
+    """Diffusion posterior sampling (DPS), f = β E(x̂_0(x_t)): no training, not exact (Table 1).
 
-    `energy` takes x_0, and the condition where there is one. Its gradient passes through ε_θ, and needs a
-    differentiable E: a piecewise constant one gives no guidance at all.
+    `energy` is called as `energy(x0)` or, with a condition, `energy(x0, condition)`. The gradient
+    passes through ε_θ and needs a differentiable E: a piecewise constant E gives no guidance.
+    Source: Chung et al. 2023.
     """
     data = predict_x0(eps, schedule)
 

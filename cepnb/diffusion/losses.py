@@ -1,6 +1,7 @@
-"""The losses, each a pure function that returns one value per example or group; the caller takes the mean.
+"""The losses as pure functions that return one value per example or group; the caller averages.
 
-Everywhere f ≈ +E_t, and `beta_energy` is β E(x_0); for policies E(s, a) = −Q(s, a), so `beta_energy` is −β Q.
+Everywhere f ≈ +E_t, and `beta_energy` is β E(x_0). For policies E(s, a) = −Q(s, a), so it is −β Q.
+All equation numbers are those of arXiv:2304.12824.
 """
 
 import math
@@ -15,7 +16,7 @@ from cepnb.errors import CepnbError
 def noise_prediction(
     predicted: Float[Tensor, "*batch dim"], eps: Float[Tensor, "*batch dim"]
 ) -> Float[Tensor, "*batch"]:
-    """Denoising score matching, ‖ε_θ(x_t, t) − ε‖² averaged over coordinates (Ho et al. 2020, Eq. 14)."""
+    """Denoising score matching: mean over coordinates of (ε_θ − ε)² (Ho et al. 2020, Eq. 14)."""
     return (predicted - eps).square().mean(dim=-1)
 
 
@@ -25,13 +26,13 @@ def cep(
     log_normaliser: Float[Tensor, "*batch"] | Float[Tensor, ""] | float = 0.0,
     ceiling: float = math.inf,
 ) -> Float[Tensor, "*batch"]:
-    """Contrastive energy prediction, −Σ_i e^{−βE_i − c} log softmax(−f)_i (Eq. 12, arXiv:2304.12824).
+    """Contrastive energy prediction, −Σ_i e^{−βE_i − c} log softmax(−f)_i (Eq. 12).
 
-    c = `log_normaliser` must not depend on the K contrasted samples: 0 gives Eq. 12 as printed, any constant (or
-    function of the condition, such as βV_β(s)) keeps its minimiser ∇f = ∇E_t and tames the labels. All K samples of a
-    group share one t. Labels are ≥ 0 and do not sum to one. Raises `CepnbError` for K = 1, which contrasts nothing.
-    Caveat: a c far from log E[e^{−βE}] makes labels that overflow (inf) or vanish in float32; exponents can be held below
-    a `ceiling`, at the price of the exact minimiser where it is reached.
+    c = `log_normaliser` must not depend on the K samples. c = 0 is Eq. 12. Any constant or function
+    of the condition, such as βV_β(s), keeps the minimiser ∇f = ∇E_t and tames the labels. The K
+    samples of a group share one t. Labels are ≥ 0 and need not sum to one.
+    Raises `CepnbError` for K = 1. Caveat: if c is far from log E[e^{−βE}], labels overflow or
+    vanish in float32. `ceiling` limits the exponents but makes the minimiser inexact.
     """
     _check_contrast(f)
     if isinstance(log_normaliser, Tensor):
@@ -43,11 +44,12 @@ def cep(
 def cep_self_normalised(
     f: Float[Tensor, "*batch K"], beta_energy: Float[Tensor, "*batch K"]
 ) -> Float[Tensor, "*batch"]:
-    """Contrastive energy prediction with self-normalised labels (Eq. 13; Eqs. 19–20 for policies, arXiv:2304.12824).
+    """Contrastive energy prediction with self-normalised labels (Eq. 13; Eqs. 19–20 for policies).
 
-    −Σ_i softmax(−βE)_i log softmax(−f)_i: the cross-entropy of two softmaxes over the same K samples, ≥ 0. Stable for
-    any energies, and the paper's choice for policies with K = 16. Raises `CepnbError` for K = 1. Caveat: the normaliser
-    depends on the K samples, so the minimiser is biased at finite K, and much so if good samples are rare.
+    −Σ_i softmax(−βE)_i log softmax(−f)_i ≥ 0: the cross-entropy of two softmaxes over the same K
+    samples. It is stable for any energies; the paper uses it for policies with K = 16.
+    Raises `CepnbError` for K = 1. Caveat: the normaliser depends on the K samples, so the minimiser
+    is biased at finite K, strongly if good samples are rare.
     """
     _check_contrast(f)
     return -(torch.softmax(-beta_energy, dim=-1) * torch.log_softmax(-f, dim=-1)).sum(dim=-1)
@@ -56,7 +58,7 @@ def cep_self_normalised(
 def mse(
     f: Float[Tensor, "*batch"], beta_energy: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
-    """Squared error (f − βE)², whose minimiser E[βE(x_0) | x_t] ≥ E_t is not exact (Table 1, arXiv:2304.12824)."""
+    """Squared error (f − βE)²; its minimiser E[βE(x_0) | x_t] ≥ E_t is not exact (Table 1)."""
     return (f - beta_energy).square()
 
 
@@ -66,17 +68,22 @@ def exponentiated_mse(
     log_normaliser: Float[Tensor, "*batch"] | Float[Tensor, ""] | float = 0.0,
     ceiling: float = 4.5,
 ) -> Float[Tensor, "*batch"]:
-    """Squared error of exponentials, (e^{−f} − e^{−βE − c})²; its minimiser is E_t + c, exact but ill-conditioned.
+    """Squared error of exponentials, (e^{−f} − e^{−βE − c})²: exact minimiser E_t + c.
 
-    c = `log_normaliser` may be any constant or function of the condition, as in `cep`. Exponents are held below
-    `ceiling` (4.5 as in the paper's experiments) so that one example cannot outweigh all others; above it no longer exact.
+    The exponentials are ill-conditioned.
+    c = `log_normaliser` may be any constant or function of the condition, as in `cep`. `ceiling`
+    limits both exponents (4.5 in the paper's experiments), so that one example cannot outweigh all
+    others, but makes the minimiser inexact.
     """
     predicted = (-f).clamp(max=ceiling).exp()
     return (predicted - (-beta_energy - log_normaliser).clamp(max=ceiling).exp()).square()
 
 
 def soft_value(q: Float[Tensor, "*batch K"], beta: float) -> Float[Tensor, "*batch"]:
-    """V_β = β⁻¹ log mean_i e^{βQ_i} over K actions of one state: between the mean (β → 0) and the maximum of Q."""
+    """Soft value V_β = β⁻¹ log mean_i e^{βQ_i} over K actions: mean (β → 0) to maximum of Q.
+
+    Raises `CepnbError` unless 0 < β < ∞.
+    """
     check_beta(beta)
     return (torch.logsumexp(beta * q, dim=-1) - math.log(q.shape[-1])) / beta
 
@@ -88,10 +95,10 @@ def softmax_q_target(
     beta: float,
     discount: float,
 ) -> Float[Tensor, "*batch"]:
-    """In-support softmax target r + γ Σ_i softmax(βQ')_i Q'_i over K support actions (Eq. 22, arXiv:2304.12824).
+    """In-support softmax target r + γ Σ_i softmax(βQ')_i Q'_i over K support actions (Eq. 22).
 
-    `next_q` holds the target network's smaller Q of each support action of s'. Bootstrapping stops at terminals only,
-    never at timeouts. Raises `CepnbError` unless 0 < β < ∞.
+    `next_q` is the target network's minimum of two Qs for each support action of s'. Bootstrapping
+    stops at terminals, not at timeouts. Raises `CepnbError` unless 0 < β < ∞.
     """
     check_beta(beta)
     expected = (torch.softmax(beta * next_q, dim=-1) * next_q).sum(dim=-1)
@@ -99,7 +106,7 @@ def softmax_q_target(
 
 
 def check_beta(beta: float) -> None:
-    """Raises `CepnbError` unless β is a finite positive number."""
+    """Raise `CepnbError` unless 0 < β < ∞."""
     if not 0 < beta < math.inf:
         raise CepnbError(f"beta {beta}: expected a finite number above 0")
 

@@ -1,4 +1,4 @@
-"""The networks: noise prediction ε_θ, energy f_φ and twin Q. A state shared by K actions is embedded once."""
+"""The networks: noise prediction ε_θ, energy f_φ and twin Q."""
 
 import math
 from collections.abc import Callable
@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cepnb.diffusion.features import PlaceFeatures, PlaneFeatures, TimeFeatures
+from cepnb.diffusion.features import TIME_DIM, PlaceFeatures, PlaneFeatures, TimeFeatures
 from cepnb.diffusion.schedule import VPSchedule, expand_as
 from cepnb.errors import CepnbError
 
 
 class JointLinear(nn.Module):
-    """Linear layer of several inputs side by side: W [x; y] + b computed as W_x x + W_y y + b.
+    """Linear layer of several concatenated inputs: W [x; y] + b, computed as W_x x + W_y y + b.
 
-    The inputs may have different leading axes as long as they broadcast, so a state of shape (batch, 1, ds) beside
-    actions of shape (batch, K, da) costs one product a state and not K. An input of width 0 is passed as None.
+    The leading axes of the inputs must broadcast. A state of shape (batch, 1, ds) with actions of
+    shape (batch, K, da) costs one product a state, not K. Pass None for an input of width 0.
+    Raises `CepnbError` on an input of another width.
     """
 
     def __init__(self, widths_in: tuple[int, ...], width_out: int) -> None:
@@ -30,22 +31,21 @@ class JointLinear(nn.Module):
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
         products, bias = [], self.bias
-        for value, part, width in zip(
-            inputs, self.weight.split(self.widths_in, dim=1), self.widths_in, strict=True
-        ):
+        weights = self.weight.split(self.widths_in, dim=1)
+        for value, weight, width in zip(inputs, weights, self.widths_in, strict=True):
             if width == 0:
                 continue
             if value is None or value.shape[-1] != width:
                 found = "nothing" if value is None else f"width {value.shape[-1]}"
                 raise CepnbError(f"network input: found {found}, expected width {width}")
-            products.append(F.linear(value, part, bias))
+            products.append(F.linear(value, weight, bias))
             bias = None
-        # The smallest first: what is shared by K actions meets their K rows once, and once on the way back.
+        # Smallest first: a product shared by K actions is added to their K rows only once.
         return reduce(torch.add, sorted(products, key=torch.numel))
 
 
 class ResidualBlock(nn.Module):
-    """Two SiLU layers with the embedding of (t, s) added between them, and a skip (a projection if widths differ)."""
+    """Two SiLU layers with the embedding of (t, s) added between them, and a skip connection."""
 
     def __init__(self, width_in: int, width_out: int, embedding: int) -> None:
         super().__init__()
@@ -60,11 +60,12 @@ class ResidualBlock(nn.Module):
 
 
 class EpsNet(nn.Module):
-    """Noise prediction ε_θ(x_t, t[, s]): a U-shaped residual MLP, after the reference settings of arXiv:2304.12824.
+    """Noise prediction ε_θ(x_t, t[, s]): a U-shaped residual MLP, the paper's behaviour network.
 
-    Widths fall through `widths`, pass a middle block, and rise again with the falling half concatenated. With
-    widths (512, 256, 128), 17 state and 6 action dimensions it has the 1.6 M parameters of the paper.
-    Shapes: x (*batch, dim), t any leading axes of x, condition broadcastable to (*batch, condition_dim) → (*batch, dim).
+    Widths fall through `widths`, pass a middle block, and rise again with the falling half
+    concatenated. At 17 state and 6 action dimensions it has the paper's 1.63 M parameters.
+    Shapes: x (*batch, dim), t any leading axes of x, condition broadcastable to
+    (*batch, condition_dim) → (*batch, dim). Raises `CepnbError` if a condition is missing.
     """
 
     def __init__(
@@ -72,28 +73,28 @@ class EpsNet(nn.Module):
         dim: int,
         condition_dim: int = 0,
         widths: tuple[int, ...] = (512, 256, 128),
-        time_dim: int = 32,
         embedding: int = 128,
         schedule: VPSchedule = VPSchedule(),
     ) -> None:
         super().__init__()
-        self.time = TimeFeatures(schedule, time_dim)
-        self.state = nn.Linear(condition_dim, 32) if condition_dim else None
-        self.join = JointLinear((time_dim, 32 if condition_dim else 0), embedding)
+        state_dim = 32 if condition_dim else 0
+        self.time = TimeFeatures(schedule)
+        self.state = nn.Linear(condition_dim, state_dim) if condition_dim else None
+        self.join = JointLinear((TIME_DIM, state_dim), embedding)
         self.joined = nn.Linear(embedding, embedding)
-        self.down = nn.ModuleList(
-            ResidualBlock(a, b, embedding) for a, b in pairwise((dim, *widths))
-        )
+        falling = pairwise((dim, *widths))
+        self.down = nn.ModuleList(ResidualBlock(a, b, embedding) for a, b in falling)
         self.middle = ResidualBlock(widths[-1], widths[-1], embedding)
-        rising = widths[:0:-1]  # the narrowest width first, the widest left to the output layer
-        self.up = nn.ModuleList(
-            ResidualBlock(2 * w, up, embedding)
-            for w, up in zip(rising, widths[-2::-1], strict=True)
-        )
+        rising = pairwise(widths[::-1])
+        self.up = nn.ModuleList(ResidualBlock(2 * a, b, embedding) for a, b in rising)
         self.out = nn.Linear(2 * widths[0], dim)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        state = None if self.state is None else _silu(self.state(_present(condition)))
+        state = None
+        if self.state is not None:
+            if condition is None:
+                raise CepnbError("condition: found None, expected the states of this network")
+            state = _silu(self.state(condition))
         embedding = _silu(self.joined(_silu(self.join(self.time(t, x), state))))
         falling, h = [], x
         for block in self.down:
@@ -106,10 +107,10 @@ class EpsNet(nn.Module):
 
 
 class EnergyNet(nn.Module):
-    """Intermediate energy f_φ(x_t, t[, s]) ≈ E_t(x_t) up to a constant in x_t: a SiLU MLP (the paper's is 4 × 256).
+    """Intermediate energy f_φ(x_t, t[, s]) ≈ E_t(x_t) up to a constant in x_t: a SiLU MLP.
 
-    Shapes as `EpsNet`, but the value is a scalar: (*batch, dim) → (*batch,). Low where p_t is favoured over q_t.
-    With `plane`, x_t enters through these features.
+    The paper's has 4 layers of width 256. Shapes as in `EpsNet`, but (*batch, dim) → (*batch,).
+    The value is low where p_t exceeds q_t. `plane` replaces the input x_t by its features.
     """
 
     def __init__(
@@ -118,13 +119,12 @@ class EnergyNet(nn.Module):
         condition_dim: int = 0,
         width: int = 256,
         depth: int = 4,
-        time_dim: int = 32,
         schedule: VPSchedule = VPSchedule(),
         plane: PlaneFeatures | None = None,
     ) -> None:
         super().__init__()
-        self.time, self.plane = TimeFeatures(schedule, time_dim), plane
-        self.first = JointLinear((plane.width if plane else dim, time_dim, condition_dim), width)
+        self.time, self.plane = TimeFeatures(schedule), plane
+        self.first = JointLinear((plane.width if plane else dim, TIME_DIM, condition_dim), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.out = nn.Linear(width, 1)
 
@@ -136,11 +136,12 @@ class EnergyNet(nn.Module):
 
 
 class PlaneEpsNet(nn.Module):
-    """Noise prediction for a density in the plane: an MLP of `PlaneFeatures`, preconditioned (Karras et al. 2022).
+    """Noise prediction ε_θ(x_t, t) of a toy density: an MLP of `PlaneFeatures`, preconditioned.
 
-    ε_θ = σ_t x_t/v + (α_t m/√v) F(x_t, t) with v = α_t² m² + σ_t²: the answer for a Gaussian of deviation m, and a
-    network of unit targets for the rest. Near t = 1, where x̂_0 = (x_t − σ_t ε_θ)/α_t would magnify every error by
-    1/α_t = 150, it is then wrong by no more than m times that of F. Shapes as `EpsNet`, without a condition.
+    ε_θ = σ_t x_t/v + (α_t m/√v) F(x_t, t) with v = α_t² m² + σ_t² (Karras et al. 2022). The first
+    term is exact for a Gaussian of deviation m; the network F learns the rest at unit scale. Near
+    t = 1, x̂_0 multiplies an error of a plain ε_θ by 1/α_t = 150, but an error of F by at most m.
+    Shapes as in `EpsNet`, without a condition.
     """
 
     def __init__(
@@ -150,14 +151,12 @@ class PlaneEpsNet(nn.Module):
         depth: int,
         deviation: float,
         features: int,
-        scale: float = 2.0,
-        time_dim: int = 32,
         schedule: VPSchedule = VPSchedule(),
     ) -> None:
         super().__init__()
-        self.plane = PlaneFeatures(schedule, dim, features, scale, deviation)
-        self.time = TimeFeatures(schedule, time_dim)
-        self.first = JointLinear((self.plane.width, time_dim), width)
+        self.plane = PlaneFeatures(schedule, dim, features, 2.0, deviation)
+        self.time = TimeFeatures(schedule)
+        self.first = JointLinear((self.plane.width, TIME_DIM), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.out = nn.Linear(width, dim)
 
@@ -166,14 +165,15 @@ class PlaneEpsNet(nn.Module):
         for layer in self.hidden:
             h = _silu(layer(h))
         schedule, variance = self.plane.schedule, self.plane.variance(t, x)
-        alpha, sigma = (expand_as(c, x) for c in (schedule.alpha(t), schedule.sigma(t)))
+        alpha, sigma = expand_as(schedule.alpha(t), x), expand_as(schedule.sigma(t), x)
         return sigma / variance * x + alpha * self.plane.deviation / variance.sqrt() * self.out(h)
 
 
 class QNet(nn.Module):
-    """Action value Q_ψ(s, a): a ReLU MLP (the paper's is 3 × 256). Shapes (*batch, ds), (*batch, da) → (*batch,).
+    """Action value Q_ψ(s, a): a ReLU MLP (the paper's has 3 layers of width 256).
 
-    With `place_frequencies` above 0 the state enters with its `PlaceFeatures` of so many frequencies.
+    `place_frequencies` > 0 adds that many `PlaceFeatures` of the state.
+    Shapes: (*batch, ds), (*batch, da) → (*batch,); leading axes broadcast.
     """
 
     def __init__(
@@ -198,8 +198,11 @@ class QNet(nn.Module):
 
 
 class TwinQ(nn.Module):
-    """Two independent Q networks; `both` gives each, calling the module gives the smaller (clipped double Q-learning,
-    Fujimoto et al. 2018). States may broadcast against actions: (batch, 1, ds) with (batch, K, da) → (batch, K)."""
+    """Two independent Q networks; the module returns their minimum, `both` returns each.
+
+    Clipped double Q-learning (Fujimoto et al. 2018). Arguments and shapes as in `QNet`: states
+    (batch, 1, ds) and actions (batch, K, da) give (batch, K).
+    """
 
     def __init__(
         self,
@@ -221,7 +224,7 @@ class TwinQ(nn.Module):
 
 
 def in_bfloat16(net: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """The same network with its products of matrices in bfloat16, forwards and backwards; weights and results are as before."""
+    """Return the network with matrix products in bfloat16; weights and outputs keep their type."""
 
     def rounded(x: Tensor, *others: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
@@ -230,19 +233,11 @@ def in_bfloat16(net: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return rounded
 
 
-def _silu(h: Tensor) -> Tensor:
-    """SiLU of a fresh value, in its own memory where no gradient will ask for that value again."""
-    return F.silu(h, inplace=not torch.is_grad_enabled())
-
-
-def _present(condition: Tensor | None) -> Tensor:
-    if condition is None:
-        raise CepnbError(
-            "condition: found None, expected the states that this network was built for"
-        )
-    return condition
-
-
 def parameter_count(module: nn.Module) -> int:
-    """Number of parameters, frozen ones included (buffers are not parameters)."""
+    """Count the parameters, frozen ones included (buffers are not parameters)."""
     return sum(p.numel() for p in module.parameters())
+
+
+def _silu(h: Tensor) -> Tensor:
+    """SiLU of a temporary, in place unless the gradient needs that value."""
+    return F.silu(h, inplace=not torch.is_grad_enabled())

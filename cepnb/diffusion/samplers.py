@@ -1,4 +1,4 @@
-"""Samplers of the reverse process: plain generators of x along decreasing times, given any noise prediction."""
+"""Samplers of the reverse process: generators of x at decreasing times, for any ε."""
 
 import math
 from collections import deque
@@ -21,19 +21,21 @@ def dpm_solver_pp(
     schedule: VPSchedule,
     condition: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """DPM-Solver++ (2M), Algorithm 2 of Lu et al. 2022 (arXiv:2211.01095): yields x at every time, the start included.
+    """DPM-Solver++ (2M), Algorithm 2 of Lu et al. 2022 (arXiv:2211.01095): yield x at every time.
 
-    A second-order multistep solver of the probability-flow equation in data prediction: one evaluation of `eps` a
-    step, first order on the first step. With λ = log(α/σ), h the step in λ and r the ratio of the last step to it,
+    Second-order multistep solver of the probability-flow equation in data prediction: one
+    evaluation of `eps` a step, first order on the first step. With λ = log(α/σ), h the step in λ
+    and r the ratio of the previous step to h,
         D = x̂_0 + (x̂_0 − x̂_0')/(2r),   x ← (σ_next/σ) x + α_next (1 − e^{−h}) D.
-    `x` ~ N(0, I) of shape (*batch, dim) at times[0]; the last yield is at times[-1] and keeps its noise σ_{t_min}.
+    `x` ~ N(0, I) of shape (*batch, dim) at times[0] is the first yield. The last yield, at
+    times[-1] = t_min, keeps the noise σ_{t_min}. Raises `CepnbError` unless times decrease to > 0.
     """
     alpha, sigma, lam = _coefficients(times, schedule)
-    data, moments = predict_x0(eps, schedule), times.tolist()
+    data, values = predict_x0(eps, schedule), times.tolist()
     previous = previous_h = None
     yield x
     for i in range(len(times) - 1):
-        x0 = data(x, x.new_full((), moments[i]), condition)
+        x0 = data(x, x.new_full((), values[i]), condition)
         h = lam[i + 1] - lam[i]
         direction = x0 if previous is None else x0 + (x0 - previous) * (h / (2 * previous_h))
         x = (sigma[i + 1] / sigma[i]) * x - alpha[i + 1] * math.expm1(-h) * direction
@@ -50,16 +52,16 @@ def ancestral(
     condition: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
-    """Ancestral sampling (Ho et al. 2020, Algorithm 2): x_next ~ q(x_next | x, x̂_0) at every step, the start included.
+    """Ancestral sampling, Algorithm 2 of Ho et al. 2020: yield x_next ~ q(x_next | x, x̂_0).
 
-    The posterior between two times is Gaussian with mean (σ_next² a/σ²) x + (α_next (1 − a² σ_next²/σ²) ...) written
-    below through a = α/α_next; first order in the step, stochastic, and therefore forgiving of small score errors.
+    The posterior q is Gaussian; a = α/α_next. First order in the step. The noise of each step
+    forgives small score errors. Arguments and yields as in `dpm_solver_pp`.
     """
     alpha, sigma, _ = _coefficients(times, schedule)
-    data, moments = predict_x0(eps, schedule), times.tolist()
+    data, values = predict_x0(eps, schedule), times.tolist()
     yield x
     for i in range(len(times) - 1):
-        x0 = data(x, x.new_full((), moments[i]), condition)
+        x0 = data(x, x.new_full((), values[i]), condition)
         a = alpha[i] / alpha[i + 1]
         step_variance = sigma[i] ** 2 - (a * sigma[i + 1]) ** 2  # of x given x_next
         from_x = a * sigma[i + 1] ** 2 / sigma[i] ** 2
@@ -71,25 +73,19 @@ def ancestral(
 
 
 def last(trajectory: Iterator[Tensor]) -> Tensor:
-    """The end of a trajectory, without keeping the rest: `last(dpm_solver_pp(...))`."""
+    """Return the end of a trajectory without storing the rest: `last(dpm_solver_pp(...))`."""
     return deque(trajectory, maxlen=1).pop()
 
 
 def _coefficients(
     times: Tensor, schedule: VPSchedule
 ) -> tuple[list[float], list[float], list[float]]:
-    if (
-        times.ndim != 1
-        or len(times) < 2
-        or not bool((times[1:] < times[:-1]).all())
-        or float(times[-1]) <= 0
-    ):
-        raise CepnbError(
-            f"times of shape {tuple(times.shape)}: expected at least 2, strictly decreasing, above 0"
-        )
+    """Return α, σ and λ at the times, computed in float64."""
     times = times.double()
-    return (
-        schedule.alpha(times).tolist(),
-        schedule.sigma(times).tolist(),
-        schedule.half_log_snr(times).tolist(),
-    )
+    if times.ndim != 1 or len(times) < 2 or times[-1] <= 0 or not (times.diff() < 0).all():
+        raise CepnbError(
+            f"times of shape {tuple(times.shape)}: expected at least 2, decreasing, above 0"
+        )
+    coefficients = schedule.alpha(times), schedule.sigma(times), schedule.half_log_snr(times)
+    alpha, sigma, lam = (values.tolist() for values in coefficients)
+    return alpha, sigma, lam

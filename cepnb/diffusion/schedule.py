@@ -1,4 +1,4 @@
-"""The variance-preserving forward process q(x_t | x_0) = N(α_t x_0, σ_t² I), Eq. 8 of arXiv:2304.12824."""
+"""The forward process q(x_t | x_0) = N(α_t x_0, σ_t² I) (Eq. 8 of arXiv:2304.12824)."""
 
 import math
 from dataclasses import dataclass
@@ -11,17 +11,18 @@ from cepnb.errors import CepnbError
 
 
 def expand_as(coefficient: Tensor, x: Tensor) -> Tensor:
-    """Append axes of length one to a per-example coefficient so that it multiplies x: (batch,) → (batch, 1, ..., 1)."""
+    """Append axes of length one to a coefficient per example: (batch,) → (batch, 1, ..., 1)."""
     return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
 
 
 @dataclass(frozen=True)
 class VPSchedule:
-    """Linear variance-preserving schedule: log α_t = −(rate_max − rate_min) t²/4 − rate_min t/2, α_t² + σ_t² = 1.
+    """Linear variance-preserving schedule (Eq. 8), α_t² + σ_t² = 1.
 
-    `rate_min` and `rate_max` are the ends of the linear noise rate of the diffusion (Song et al. 2021, Appendix B call
-    them β_0 and β_1; here β is only the inverse temperature). Times are in [t_min, 1]; t_min > 0 since σ_0 = 0.
-    All methods take a tensor of times of any shape and return that shape.
+    log α_t = −(rate_max − rate_min) t²/4 − rate_min t/2. The rates are those of the noise at t = 0
+    and t = 1 (β_0 and β_1 in Song et al. 2021; here β is only the inverse temperature). Times are
+    in [t_min, 1], because σ_0 = 0. Coefficients have the shape of the times.
+    Raises `CepnbError` unless 0 < rate_min < rate_max < ∞ and 0 < t_min < 1.
     """
 
     rate_min: float = 0.1
@@ -45,40 +46,40 @@ class VPSchedule:
         return self.log_alpha(t).exp()
 
     def sigma(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Noise coefficient σ_t = sqrt(1 − α_t²) in [0, 1), by expm1 because 1 − α_t² loses its digits at small t."""
+        """Noise coefficient σ_t = sqrt(1 − α_t²) in [0, 1); expm1 keeps the digits at small t."""
         return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
 
     def half_log_snr(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """λ_t = log(α_t/σ_t), half the log signal-to-noise ratio: the time variable of DPM-Solver. Falls with t."""
+        """λ_t = log(α_t/σ_t), half the log signal-to-noise ratio; it falls with t."""
         log_alpha = self.log_alpha(t)
         return log_alpha - 0.5 * torch.log(-torch.expm1(2 * log_alpha))
 
     def time_of(self, half_log_snr: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Inverse of `half_log_snr`: with −log α = ½ softplus(−2λ), the positive root of the schedule's quadratic."""
+        """Return the time of a given λ_t: the inverse of `half_log_snr`."""
         minus_log_alpha = 0.5 * torch.nn.functional.softplus(-2 * half_log_snr)
+        # log α_t is quadratic in t; this is its positive root.
         discriminant = self.rate_min**2 + 4 * (self.rate_max - self.rate_min) * minus_log_alpha
         return 4 * minus_log_alpha / (self.rate_min + discriminant.sqrt())
 
     def rate(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Noise rate −2 d(log α_t)/dt of the forward equation dx = −½ rate(t) x dt + sqrt(rate(t)) dw."""
+        """Noise rate −2 d(log α_t)/dt of the equation dx = −½ rate(t) x dt + sqrt(rate(t)) dw."""
         return self.rate_min + (self.rate_max - self.rate_min) * t
 
     def add_noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t = α_t x_0 + σ_t ε (Eq. 8). t has the leading axes of x0 (or none); each t serves the axes behind it."""
+        """Return x_t = α_t x_0 + σ_t ε (Eq. 8); t has the leading axes of x0, or none."""
         return expand_as(self.alpha(t), x0) * x0 + expand_as(self.sigma(t), x0) * eps
 
     def draw_times(
         self, count: int, generator: torch.Generator | None = None, early: float = 0.0
     ) -> Float[Tensor, "count"]:
-        """Training times, uniform in [t_min, 1]; the first share `early` of them uniform in λ_t instead.
+        """Draw training times, uniform in [t_min, 1]; the first share `early` is uniform in λ_t.
 
-        More than a third of the range of λ_t lies below t = 0.1, where fine details of a density are decided. Which times
-        are seen how often does not move the minimiser at any one of them. They are where the generator draws.
+        A third of the range of λ_t belongs to t < 0.1, where a density's fine details form. The
+        distribution of t does not change the minimiser. The generator's device is used.
         """
-        device = generator.device if generator is not None else None
-        times = self.t_min + (1 - self.t_min) * torch.rand(
-            count, generator=generator, device=device
-        )
+        device = None if generator is None else generator.device
+        uniform = torch.rand(count, generator=generator, device=device)
+        times = self.t_min + (1 - self.t_min) * uniform
         first = round(early * count)
         if first:
             low, high = self.half_log_snr(torch.tensor([1.0, self.t_min])).tolist()
@@ -87,10 +88,10 @@ class VPSchedule:
         return times
 
     def times(self, steps: int, spacing: str = "half_log_snr") -> Float[Tensor, "steps_plus_1"]:
-        """Sampling times from 1 down to t_min, `steps` + 1 of them in float64.
+        """Return `steps` + 1 sampling times from 1 down to t_min, in float64.
 
-        `spacing` is "half_log_snr" (uniform in λ, the natural grid of DPM-Solver) or "time" (uniform in t).
-        Raises `CepnbError` on another, and on fewer than one step.
+        `spacing` is "half_log_snr" (uniform in λ, the grid of DPM-Solver) or "time" (uniform in t).
+        Raises `CepnbError` on another spacing and on steps < 1.
         """
         if steps < 1:
             raise CepnbError(f"steps {steps}: expected at least 1")

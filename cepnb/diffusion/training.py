@@ -1,4 +1,4 @@
-"""One training loop for every loss: progress, history, atomic checkpoints and exact resume after a kill."""
+"""One training loop for every loss, with checkpoints that resume bit for bit."""
 
 import hashlib
 import json
@@ -9,30 +9,30 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.optim import Adam
 from tqdm.auto import tqdm
 
-from cepnb.diffusion.capture import captured
-from cepnb.diffusion.streams import Streams
+from cepnb.diffusion.devices import captured
 from cepnb.errors import CepnbError
 from cepnb.storage.files import load_module, load_tensors, save_tensors, under
 
 Module = TypeVar("Module", bound=nn.Module)
-Examples = Callable[
-    [torch.Generator], tuple[Tensor, ...]
-]  # draws a batch: all of a step that is random
-StepLoss = Callable[
-    [torch.Generator], Tensor
-]  # draws a batch from the generator, returns one loss per example
+Modules = dict[str, nn.Module]
+# Draws a batch from the generator and returns one loss per example.
+StepLoss = Callable[[Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast to train: Adam with a cosine fall of the learning rate (constant if final_fraction is 1)."""
+    """Length and learning rates of a training: Adam with cosine decay.
+
+    Raises `CepnbError` on values out of range.
+    """
 
     steps: int
     learning_rate: float
-    final_fraction: float = 1.0  # learning rate at the last step, as a fraction of the first
+    final_fraction: float = 1.0  # last learning rate / first learning rate; 1 for a constant rate
     record_every: int = 100  # steps whose mean loss makes one point of the history
     checkpoint_every: int = 1000  # steps between checkpoints, a multiple of record_every
 
@@ -47,24 +47,27 @@ class Plan:
             )
 
     def rate(self, step: int) -> float:
-        """Learning rate of a step, 0 ≤ step < steps."""
+        """Return the learning rate of a step, 0 ≤ step < steps."""
         cosine = 0.5 * (1 + math.cos(math.pi * step / self.steps))
         return self.learning_rate * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
 
 @dataclass
 class Record:
-    """What `training` yields: the number of steps done and the mean loss since the record before."""
+    """One point of the history: finished steps, and the mean loss since the last point."""
 
     step: int
     loss: float
 
 
+History = list[Record]
+
+
 def training(
     step_loss: StepLoss,
-    modules: dict[str, nn.Module],
+    modules: Modules,
     plan: Plan,
-    generator: torch.Generator | Streams,
+    generator: Generator,
     *,
     after_step: Callable[[], None] | None = None,
     checkpoint: Path | None = None,
@@ -72,28 +75,24 @@ def training(
     progress: bool = True,
     capture: bool = True,
 ) -> Iterator[Record]:
-    """Minimise the mean of `step_loss` over the trainable parameters of `modules`; yield a `Record` as it goes.
+    """Train the parameters of `modules` by the mean of `step_loss`; yield the history.
 
-    Every random draw must come from `generator`. `after_step` runs after each step (a target network goes there, and
-    into `modules`, so that it is saved). With `checkpoint`, weights, optimiser, history and random state are saved
-    every `plan.checkpoint_every` steps and at the end, and a later call with the same arguments goes on from there to
-    the same numbers, bit for bit on the same machine and thread count; records passed before are yielded again.
-    All is done on the device of the generator, where modules and data must be. Between two records nothing of it is read,
-    so that a GPU never waits for the host; there steps are `captured` as well, unless `capture` is off for what cannot be.
-    Raises `CepnbError` if a loss is not finite or a checkpoint belongs to other modules or another plan.
+    `step_loss` must draw all random numbers from `generator`, on whose device modules and data must
+    be. `after_step` runs after each step. List a target network in `modules` so that it is saved.
+    `checkpoint` stores weights, optimiser, history and random state every `plan.checkpoint_every`
+    steps. A later call with the same arguments yields the stored records again and resumes, bit for
+    bit on the same machine and thread count. Steps on a GPU are `captured` unless `capture` is off.
+    Raises `CepnbError` if a loss is not finite or a checkpoint does not match modules and plan.
     """
-    optimiser = _adam(
-        [p for module in modules.values() for p in module.parameters() if p.requires_grad],
-        plan,
-        generator.device,
-    )
-    history: list[Record] = []
+    parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
+    optimiser = _adam(parameters, plan, generator.device)
+    history: History = []
     if checkpoint is not None and checkpoint.exists():
         history = _restore(checkpoint, modules, optimiser, generator, plan)
         yield from history
-    first = history[-1].step if history else 0
-    since, total = first, torch.zeros((), device=generator.device)
-    (group,) = optimiser.param_groups
+    recorded = history[-1].step if history else 0
+    loss_sum = torch.zeros((), device=generator.device)
+    learning_rate = optimiser.param_groups[0]["lr"]
 
     def step_once() -> None:
         loss = step_loss(generator).mean()
@@ -102,108 +101,107 @@ def training(
         optimiser.step()
         if after_step is not None:
             after_step()
-        total.add_(loss.detach())
+        loss_sum.add_(loss.detach())
 
-    streams = generator if isinstance(generator, Streams) else [generator]
-    take_step = captured(step_once, generator.device, streams) if capture else step_once
-    with tqdm(
-        total=plan.steps,
-        initial=first,
-        desc=label,
-        disable=not progress,
-        leave=False,
-        mininterval=0.5,
-    ) as bar:
-        for step in range(first, plan.steps):
-            group["lr"].fill_(plan.rate(step))
+    take_step = captured(step_once, generator.device, generator) if capture else step_once
+    bar = tqdm(desc=label, total=plan.steps, initial=recorded, disable=not progress, leave=False)
+    with bar:
+        for done in range(recorded + 1, plan.steps + 1):
+            learning_rate.fill_(plan.rate(done - 1))
             take_step()
-            done = step + 1
             if done % plan.record_every and done < plan.steps:
                 continue
-            record = Record(done, float(total) / (done - since))
+            record = Record(done, float(loss_sum) / (done - recorded))
             if not math.isfinite(record.loss):
                 raise CepnbError(
-                    f"{label}: the loss is {record.loss} after step {done}, expected a finite number"
+                    f"{label}: loss is {record.loss} after step {done}; lower the learning rate"
                 )
             history.append(record)
-            bar.update(done - since)
+            bar.update(done - recorded)
             bar.set_postfix(loss=f"{record.loss:.4g}", refresh=False)
-            since = done
-            total.zero_()
+            recorded = done
+            loss_sum.zero_()
             if checkpoint is not None and (done % plan.checkpoint_every == 0 or done == plan.steps):
-                _save(checkpoint, modules, optimiser, generator, plan, history)
+                points = [[point.step, point.loss] for point in history]
+                metadata = {"plan": repr(plan), "history": json.dumps(points)}
+                save_tensors(checkpoint, _state(modules, optimiser, generator), metadata)
             yield record
 
 
-def train(*args, **kwargs) -> list[Record]:
+def train(
+    step_loss: StepLoss,
+    modules: Modules,
+    plan: Plan,
+    generator: Generator,
+    *,
+    after_step: Callable[[], None] | None = None,
+    checkpoint: Path | None = None,
+    label: str = "training",
+    progress: bool = True,
+    capture: bool = True,
+) -> History:
     """Run `training` to its end and return the history."""
-    return list(training(*args, **kwargs))
+    records = training(
+        step_loss,
+        modules,
+        plan,
+        generator,
+        after_step=after_step,
+        checkpoint=checkpoint,
+        label=label,
+        progress=progress,
+        capture=capture,
+    )
+    return list(records)
 
 
-def seeded(seed: int, purpose: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A random stream of its own for each (seed, purpose), so that stages do not depend on each other's draws.
+def seeded(seed: int, purpose: str, device: torch.device | str = "cpu") -> Generator:
+    """Return an independent random stream for each (seed, purpose).
 
-    Draws are made on `device`; those of a GPU are other numbers than those of a processor.
+    So no stage depends on another stage's draws. A GPU draws other numbers than the CPU.
     """
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 def initialised(seed: int, purpose: str, build: Callable[[], Module]) -> Module:
-    """Build a network whose first weights depend on (seed, purpose) alone; the global random state is left alone."""
+    """Build a network whose initial weights depend on (seed, purpose) only."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seeded(seed, f"{purpose} weights").initial_seed())
         return build()
 
 
-def draw(generator: torch.Generator, count: int, *pools: Tensor) -> tuple[Tensor, ...]:
-    """`count` rows drawn with replacement, the same rows of every pool, `unpacked`."""
+def draw(generator: Generator, count: int, *pools: Tensor) -> tuple[Tensor, ...]:
+    """Draw `count` rows with replacement, the same rows of every pool, `unpacked`."""
     rows = torch.randint(len(pools[0]), (count,), generator=generator, device=generator.device)
     return tuple(unpacked(pool[rows]) for pool in pools)
 
 
 def unpacked(values: Tensor) -> Tensor:
-    """What is kept in half precision as float32, which all is computed in; anything else as it is."""
+    """Convert stored float16 to float32, the type of all computation; keep other types."""
     return values.float() if values.dtype == torch.float16 else values
 
 
-def _adam(parameters: list[nn.Parameter], plan: Plan, device: torch.device) -> torch.optim.Adam:
-    """Adam whose learning rate is a tensor that can be filled: on a processor of float64, which is what a number is there."""
-    rate = torch.tensor(
-        plan.learning_rate,
-        dtype=torch.float64 if device.type == "cpu" else torch.float32,
-        device=device,
-    )
+def _adam(parameters: list[nn.Parameter], plan: Plan, device: torch.device) -> Adam:
+    """Build Adam with a tensor as learning rate, which the loop fills; float64 on the CPU."""
+    dtype = torch.float64 if device.type == "cpu" else torch.float32
+    rate = torch.tensor(plan.learning_rate, dtype=dtype, device=device)
     return torch.optim.Adam(parameters, lr=rate, fused=True, capturable=device.type == "cuda")
 
 
-def _save(
-    path: Path,
-    modules: dict[str, nn.Module],
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator | Streams,
-    plan: Plan,
-    history: list[Record],
-) -> None:
-    tensors = {
-        f"{name}.{key}": value
-        for name, module in modules.items()
-        for key, value in module.state_dict().items()
-    }
+def _state(modules: Modules, optimiser: Adam, generator: Generator) -> dict[str, Tensor]:
+    """Collect the tensors of a checkpoint."""
+    tensors = {"random_state": generator.get_state()}
+    for name, module in modules.items():
+        tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
     for index, state in optimiser.state_dict()["state"].items():
-        tensors.update({f"adam.{index}.{key}": value for key, value in state.items()})
-    tensors["random_state"] = generator.get_state()
-    points = [[record.step, record.loss] for record in history]
-    save_tensors(path, tensors, {"plan": repr(plan), "history": json.dumps(points)})
+        tensors |= {f"adam.{index}.{key}": value for key, value in state.items()}
+    return tensors
 
 
 def _restore(
-    path: Path,
-    modules: dict[str, nn.Module],
-    optimiser: torch.optim.Optimizer,
-    generator: torch.Generator | Streams,
-    plan: Plan,
-) -> list[Record]:
+    path: Path, modules: Modules, optimiser: Adam, generator: Generator, plan: Plan
+) -> History:
     tensors, metadata = load_tensors(path)
     if metadata.get("plan") != repr(plan):
         raise CepnbError(

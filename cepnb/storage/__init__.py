@@ -1,6 +1,6 @@
-"""Files that are whole or absent, and folders of results.
+"""Files that are complete or absent, and folders of results.
 
 - `files`: atomic writes, JSON and safetensors
-- `runs`: a folder whose finished steps are kept
+- `runs`: a folder of results whose finished steps are loaded, not repeated
 - `arrays`: tensors larger than memory
 """

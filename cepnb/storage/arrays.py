@@ -1,7 +1,5 @@
-"""One large tensor in a safetensors file: written piece by piece, read by memory map, and never in memory as a whole."""
+"""Tensors larger than memory: .npy files that are written chunk by chunk and read by memory map."""
 
-import json
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -9,105 +7,87 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from cepnb.errors import CepnbError
+from cepnb.storage.files import read_json, write_json
 
-TYPES = {torch.float32: "F32", torch.float16: "F16"}  # as the format names them
-_ARRAYS = {"F32": np.float32, "F16": np.float16}
+DTYPES = {torch.float32: np.dtype("float32"), torch.float16: np.dtype("float16")}
 
 
-def write_pieces(
+def write_array(
     path: Path,
-    name: str,
     shape: tuple[int, ...],
     dtype: torch.dtype,
-    rows: int,
-    pieces: Callable[[int], Iterator[Tensor]],
+    chunk_rows: int,
+    chunks: Callable[[int], Iterator[Tensor]],
 ) -> None:
-    """Write the tensor `name` into `path`, atomically; `pieces(first)` are its pieces of `rows` rows from number `first` on.
+    """Write a tensor of float32 or float16 to a .npy file, chunk by chunk and atomically.
 
-    They are appended to a file beside it, NAME.begun, which takes its place once all are there. One that is begun is gone on
-    with. Each piece is on the disk before the next is made, so that a kill or a power cut can damage only the last one, which
-    is then made again. Raises `CepnbError` if another tensor was begun, if the pieces do not fill the shape, and where the
-    system refuses the write.
+    `chunks(first)` yields the chunks from number `first` on: tensors of `chunk_rows` rows (the last
+    may be shorter). They are written to NAME.partial, and NAME.progress counts those on the disk.
+    A later call with the same arguments resumes after the last counted chunk, bit for bit.
+    Raises `CepnbError` if the partial file holds another array, the chunks do not fill the shape
+    or the disk is full.
     """
-    begun, header = path.with_suffix(".begun"), _header(name, shape, dtype)
-    row = math.prod(shape[1:]) * dtype.itemsize
+    partial = path.with_name(f"{path.name}.partial")
+    counter = path.with_name(f"{path.name}.progress")
+    layout = {"shape": list(shape), "dtype": DTYPES[dtype].name, "chunk_rows": chunk_rows}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with begun.open("a+b") as file:
-            file.seek(0)
-            if (found := file.read(len(header))) != header[: len(found)]:
-                raise CepnbError(
-                    f"{begun}: another tensor was begun here, expected {name} of shape {shape}; remove it"
-                )
-            whole = (begun.stat().st_size - len(header)) // (rows * row)
-            done = max(0, whole - 1)
-            file.truncate(len(header) + done * rows * row if whole >= 0 else 0)
-            if whole < 0:
-                file.write(header)
-            for piece in pieces(done):
-                file.write(piece.detach().to("cpu", dtype).contiguous().numpy())
-                file.flush()
-                os.fsync(file.fileno())
-        size, wanted = begun.stat().st_size, len(header) + shape[0] * row
-        if size != wanted:
+        if not (partial.exists() and counter.exists()):
+            open_memmap(partial, "w+", DTYPES[dtype], shape).flush()
+            _reserve(partial)
+            write_json(counter, {"layout": layout, "chunks": 0})
+        progress = read_json(counter)
+        if progress["layout"] != layout:
+            raise CepnbError(f"{partial}: holds a part of another array; delete it")
+        try:
+            array, done = open_memmap(partial, "r+"), progress["chunks"]
+        except ValueError as error:
+            raise CepnbError(f"{partial}: is damaged ({error}); delete it") from error
+        for chunk in chunks(done):
+            rows = array[done * chunk_rows : (done + 1) * chunk_rows]
+            if chunk.shape != rows.shape:
+                found = tuple(chunk.shape)
+                raise CepnbError(f"{path}: chunk {done} has shape {found}, expected {rows.shape}")
+            rows[:] = chunk.detach().to("cpu", dtype).numpy()
+            array.flush()  # before the counter: a power cut damages only rows that are not counted
+            done += 1
+            write_json(counter, {"layout": layout, "chunks": done})
+        if done * chunk_rows < len(array):
             raise CepnbError(
-                f"{begun}: has {size} bytes, expected {wanted} for {name} of shape {shape}; remove it"
+                f"{path}: {done} chunks of {chunk_rows} rows, expected {len(array)} rows"
             )
-        begun.replace(path)
+        partial.replace(path)
+        counter.unlink()
     except OSError as error:
         raise CepnbError(
-            f"{path}: could not be written ({error.strerror}); the pieces before are kept"
+            f"{path}: could not be written ({error.strerror}); finished chunks are kept"
         ) from error
 
 
-def mapped_tensor(path: Path, name: str) -> Tensor:
-    """The tensor `name` of a safetensors file by memory map: what rows are asked for is read, and given up when memory is short.
+def open_array(path: Path) -> Tensor:
+    """Open a .npy file of float32 or float16 as a read-only, memory-mapped tensor.
 
-    It may be larger than memory: the map is read-only, and the system sets nothing aside for it. (That of safetensors itself
-    can be written into, and is refused where it is larger.) Never write into the tensor: this ends the process. Raises
-    `CepnbError` on a missing or damaged file, or one without such a tensor of real numbers.
+    Rows are read from the disk when they are indexed, so the array may exceed the memory. Writing
+    into the tensor crashes the process. Raises `CepnbError` on a missing or damaged file.
     """
     try:
-        with safe_open(
-            str(path), framework="numpy"
-        ) as stored:  # the file is whole; nothing of the tensors is read
-            known = list(stored.keys())
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            entry = json.loads(file.read(length)).get(name)
-    except (OSError, SafetensorError) as error:
-        raise CepnbError(
-            f"{path}: expected a whole safetensors file ({str(error).splitlines()[0]})"
-        ) from error
-    if entry is None:
-        raise CepnbError(f"{path}: has {', '.join(known) or 'no tensor'}, expected '{name}'")
-    if entry["dtype"] not in _ARRAYS:
-        raise CepnbError(
-            f"{path}: '{name}' is of type {entry['dtype']}, expected one of {', '.join(_ARRAYS)}"
-        )
-    array = np.memmap(
-        path,
-        _ARRAYS[entry["dtype"]],
-        "r",
-        8 + length + entry["data_offsets"][0],
-        tuple(entry["shape"]),
-    )
+        array = open_memmap(path, "r")
+    except (OSError, ValueError, OverflowError) as error:
+        reason = str(error).splitlines()[0]
+        raise CepnbError(f"{path}: expected a complete .npy file ({reason})") from error
+    if array.dtype not in DTYPES.values():
+        raise CepnbError(f"{path}: holds {array.dtype}, expected float32 or float16")
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="The given NumPy array is not writable"
-        )  # which is what is wanted
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
 
 
-def _header(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> bytes:
-    """The beginning of a safetensors file of one tensor: the length of a JSON text, and that text, padded to eight bytes."""
-    size = math.prod(shape) * dtype.itemsize
-    text = json.dumps(
-        {name: {"dtype": TYPES[dtype], "shape": shape, "data_offsets": [0, size]}}
-    ).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+def _reserve(path: Path) -> None:
+    """Allocate the file's disk space, because a mapped write to a full disk kills the process."""
+    if hasattr(os, "posix_fallocate"):  # macOS lacks it
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
