@@ -171,7 +171,7 @@ def test_an_array_of_400_megabytes_is_written_and_drawn_from_in_64(tmp_path: Pat
 
 @linux
 def test_an_array_may_be_larger_than_the_memory_of_the_machine(tmp_path: Path) -> None:
-    """A sparse file of twice the memory, of which only the first rows were written."""
+    """A sparse file of twice the memory; only its first rows were written."""
     path, row = tmp_path / "set.npy", 2 * 4 * 2
     rows = 2 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // row
     try:

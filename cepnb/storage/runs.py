@@ -75,19 +75,14 @@ class Run:
 
 
 def refuse_changes(path: Path, configuration: dict, complete: Complete = dict) -> None:
-    """Raise `CepnbError` naming the first entry in which a stored configuration differs.
-
-    Every setting is compared. An entry outside "settings" is compared if the stored file has it.
-    """
+    """Raise `CepnbError` naming the first entry in which a stored configuration differs."""
     found = read_json(path)
     if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
         raise CepnbError(f"{path}: not the settings of a run; use another folder")
-    stored = complete(found)
-    wanted = complete(json.loads(json.dumps(configuration)))
-    names = [name for name in wanted if name != "settings" and name in stored]
-    compared = [(name, stored[name], wanted[name]) for name in names]
-    for name, value in wanted["settings"].items():
-        compared.append((name, stored["settings"].get(name), value))
-    for name, before, now in compared:
-        if before != now:
-            raise CepnbError(f"{path}: made with {name} {before}, now {now}; use another folder")
+    stored, wanted = complete(found), complete(json.loads(json.dumps(configuration)))
+    before, now = stored | stored["settings"], wanted | wanted["settings"]
+    for name in now:
+        if name != "settings" and before.get(name) != now[name]:
+            raise CepnbError(
+                f"{path}: made with {name} {before.get(name)}, now {now[name]}; use another folder"
+            )
