@@ -94,8 +94,8 @@ def test_the_command_prints_a_table(small: None, capsys: pytest.CaptureFixture) 
             f"series 'behaviour': expected some of {', '.join(SERIES)}",
         ),
         (["--growth", "--repeats", "0"], "--repeats 0: expected at least 1"),
-        (["--growth", "--peer", "nowhere"], "--peer: not with --growth, expected one of the two"),
-        (["--full"], "--full: expected with --growth alone"),
+        (["--growth", "--peer", "nowhere"], "--peer cannot be combined with --growth"),
+        (["--full"], "--full needs --growth"),
     ],
 )
 def test_bad_input_is_one_line(

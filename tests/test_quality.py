@@ -136,8 +136,8 @@ def test_bad_input_is_one_line(capsys: pytest.CaptureFixture, tmp_path: Path) ->
     for arguments, expected in (
         (["--rows", "rng"], f"density 'rng': expected some of {', '.join(DENSITIES)}"),
         (["--repeats", "0"], "--repeats 0: expected at least 1"),
-        (["--full"], "--full: expected with --growth alone"),
-        (["--growth"], "--toys: not with --growth, expected one of the two"),
+        (["--full"], "--full needs --growth"),
+        (["--growth"], "--toys cannot be combined with --growth"),
         (
             ["--peer", str(tmp_path)],
             f"{tmp_path}: no Offline_RL_2D/diffusion_SDE/schedule.py, expected a checkout of the paper's code",
