@@ -33,15 +33,13 @@ def run_jobs(
 ) -> list[tuple[Job, str]]:
     """Call `work(job)` for each job in parallel and return the failed jobs, each with a one-line reason.
 
-    Each job runs in a fresh process on this machine, `workers` at a time. `cluster` is the address of a Dask scheduler
-    (tcp://HOST:PORT): jobs then run on its workers, one a thread, and these need this package and the same files.
+    Jobs run in fresh processes on this machine, `workers` at a time, or on the workers of a Dask scheduler with the
+    address `cluster` (tcp://HOST:PORT); these need this package and the same files. `work` is a module-level function
+    and a job is plain data, because both are pickled. Return values are dropped.
 
-    `work` is a module-level function and a job is plain data, because both are pickled. Return values are dropped. A job
-    fails if `work` raises; the other jobs continue. Exceptions other than `CepnbError` also print their traceback. If
-    its process dies, a job starts again, `TRIES` times in all, so `work` should resume its files.
-
-    `ended(job)` runs in this process after each job, failed or not. An exception in this process, such as
-    `KeyboardInterrupt`, ends all local processes and cancels the jobs on a cluster.
+    A job fails if `work` raises; the others continue. Exceptions other than `CepnbError` also print their traceback.
+    If its process is killed, a job restarts, `TRIES` times in all, so `work` should resume its files. `ended(job)` runs
+    in this process after each job. An exception in this process, such as `KeyboardInterrupt`, ends all jobs.
 
     Raises `CepnbError` if the library `distributed` is missing or no scheduler answers.
     """
@@ -70,41 +68,31 @@ def _on_machine(
     work: Callable[[Job], object], jobs: Iterable[Job], workers: int
 ) -> Iterator[tuple[Job, str | None]]:
     """Yield each job as it ends, with the reason if it failed."""
+    context = multiprocessing.get_context("spawn")
     waiting = deque((job, 1) for job in jobs)
     running: dict[Connection, tuple[BaseProcess, Job, int]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 job, attempt = waiting.popleft()
-                process, connection = _start(work, job)
-                running[connection] = process, job, attempt
-            for connection in wait(list(running)):
-                process, job, attempt = running.pop(connection)
-                try:
-                    reason = connection.recv()
-                    process.join()
-                except EOFError:  # the process ended without an answer
-                    process.join()
-                    if process.exitcode < 0 and attempt < TRIES:
-                        waiting.appendleft((job, attempt + 1))
-                        continue
-                    reason = _reason_of_death(process.exitcode)
-                yield job, reason
+                receiver, sender = context.Pipe(duplex=False)
+                process = context.Process(target=_in_process, args=(work, job, sender), daemon=True)
+                with _interrupts_ignored():
+                    process.start()
+                sender.close()
+                running[receiver] = process, job, attempt
+            for receiver in wait(list(running)):
+                process, job, attempt = running.pop(receiver)
+                reason = _answer(process, receiver)
+                if process.exitcode < 0 and attempt < TRIES:
+                    waiting.appendleft((job, attempt + 1))
+                else:
+                    yield job, reason
     finally:
         for process, *_ in running.values():
             process.terminate()
         for process, *_ in running.values():
             process.join()
-
-
-def _start(work: Callable[[Job], object], job: Job) -> tuple[BaseProcess, Connection]:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_in_process, args=(work, job, sender), daemon=True)
-    with _interrupts_ignored():
-        process.start()
-    sender.close()
-    return process, receiver
 
 
 def _in_process(work: Callable[[Job], object], job: Job, sender: Connection) -> None:
@@ -120,18 +108,23 @@ def _exit_with_parent() -> None:
     os._exit(1)
 
 
-def _reason_of_death(exitcode: int) -> str:
-    if exitcode < 0:
-        return f"its process was killed {TRIES} times, the last by {signal.Signals(-exitcode).name}"
-    return f"its process ended with status {exitcode}"
+def _answer(process: BaseProcess, receiver: Connection) -> str | None:
+    """Wait for the end of a process; return None if its job succeeded, else the reason."""
+    try:
+        return receiver.recv()
+    except EOFError:  # no answer
+        process.join()
+        if process.exitcode < 0:
+            last = signal.Signals(-process.exitcode).name
+            return f"its process was killed {TRIES} times, the last by {last}"
+        return f"its process ended with status {process.exitcode}"
+    finally:
+        process.join()
 
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C in this block and, because they inherit it, for good in processes that the block starts.
-
-    Ctrl-C reaches every process of a terminal. This process ends the others, which would only print tracebacks.
-    """
+    """Ignore Ctrl-C here and, for good, in processes that the block starts; they would only print tracebacks."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may change signal handlers
         return

@@ -59,8 +59,7 @@ def report(rows: list[Row]) -> str:
     parts = []
     for title, text, table in sections:
         if table:
-            heading = f"### {title}" if title else ""
-            parts += filter(None, (heading, text, table))
+            parts += [part for part in (title and f"### {title}", text, table) if part]
     return "\n\n".join(parts)
 
 
@@ -146,26 +145,14 @@ def run_table(rows: list[Row]) -> str:
     table = []
     for (task, option), group in groups.items():
         first = group[0]
-        seeds = sorted({row["seed"] for row in group})
-        threads = sorted({row["threads"] for row in group})
-        seconds = [row["seconds"] for row in group]
-        table.append(
-            (
-                task,
-                option,
-                first["profile"],
-                first["rows"],
-                ", ".join(map(str, seeds)),
-                first["episodes"],
-                f"{min(seconds):.0f} to {max(seconds):.0f}",
-                ", ".join(map(str, threads)),
-            )
+        seeds, threads = (
+            ", ".join(map(str, sorted({row[key] for row in group}))) for key in ("seed", "threads")
         )
-    head = (
-        *("task", "option", "profile", "rows", "seeds"),
-        *("episodes of each", "seconds a seed", "torch threads"),
-    )
-    return markdown_table(head, table)
+        data = task, option, first["profile"], first["rows"], seeds, first["episodes"]
+        seconds = [row["seconds"] for row in group]
+        table.append((*data, f"{min(seconds):.0f} to {max(seconds):.0f}", threads))
+    head = ("task", "option", "profile", "rows", "seeds", "episodes of each")
+    return markdown_table((*head, "seconds a seed", "torch threads"), table)
 
 
 def published_section(headline: list[Line]) -> tuple[str, str]:
@@ -194,11 +181,9 @@ def means_table(headline: list[Line]) -> str:
     """Return published means of QGPO and other methods over the suites of the tasks."""
     names = [published_name(line.dataset) for line in headline]
     suites = dict.fromkeys(suite_of(name) for name in names if name)
-    rows = [
-        (suite, method, f"{mean:.1f}", PAPERS[method])
-        for suite in suites
-        for method, mean in MEANS[suite].items()
-    ]
+    rows = []
+    for suite in suites:
+        rows += [(suite, name, f"{mean:.1f}", PAPERS[name]) for name, mean in MEANS[suite].items()]
     return markdown_table(("suite", "method", "mean on D4RL's own data", "method of"), rows)
 
 

@@ -22,15 +22,8 @@ Row = dict[str, object]
 # Settings as JSON stores them. Older results lack some settings: these count as their default.
 DEFAULTS = json.loads(json.dumps(asdict(Settings())))
 PROVENANCE = ("digest", "device")  # of data and of random numbers; older results lack them
-TEXT = {
-    "dataset",
-    "environment",
-    "profile",
-    "option",
-    "method",
-    *PROVENANCE,
-    *(field.name for field in fields(Settings) if field.type is str),
-}
+TEXT = {"dataset", "environment", "profile", "option", "method", *PROVENANCE}
+TEXT |= {field.name for field in fields(Settings) if field.type is str}
 # Settings that decide how much is trained and evaluated, not how: no ablation.
 AMOUNTS = ("guidance", "scales", "episodes", "best_of")
 
@@ -94,9 +87,8 @@ def rows_of(metrics: dict, option: str = "") -> list[Row]:
     """
     run = {key: metrics[key] for key in ("dataset", "environment", "profile")}
     run |= {"option": option, "seed": metrics["seed"]}
-    details = {
-        key: metrics.get(key) for key in ("q_mean", "beta_times_q_spread", "threads", "rows")
-    }
+    keys = ("q_mean", "beta_times_q_spread", "threads", "rows")
+    details = {key: metrics.get(key) for key in keys}
     details["digest"] = metrics.get("digest", "")
     details["device"] = metrics.get("device", "cpu")  # a run on the CPU names no device
     details["seconds"] = round(sum(metrics["seconds"].values()), 2)
@@ -165,13 +157,14 @@ def write_scores(path: Path, rows: list[Row]) -> None:
 def summed_up(rows: list[Row]) -> list[Line]:
     """Collect the scores of each task, option, method and scale over seeds: one line each, in the order of their first rows."""
     groups: dict[tuple, list[Row]] = {}
-    for row in sorted(filter(scored, rows), key=lambda row: row["seed"]):
-        groups.setdefault(_line_key(row), []).append(row)
+    for row in filter(scored, rows):
+        scale = row["scale"] or None  # the behaviour's scale is recorded as 0
+        key = row["dataset"], row["environment"], row["option"], row["method"], scale
+        groups.setdefault(key, []).append(row)
     lines = []
-    for key in dict.fromkeys(_line_key(row) for row in rows if scored(row)):
-        group = groups[key]
-        scale = key[-1]
-        headline = scale is None or scale == group[0].get("headline_scale")
+    for key, group in groups.items():
+        headline = key[-1] in (None, group[0].get("headline_scale"))
+        group.sort(key=lambda row: row["seed"])
         lines.append(Line(*key, headline, {row["seed"]: row["normalised"] for row in group}))
     return lines
 
@@ -189,21 +182,14 @@ def ablations(rows: list[Row]) -> dict[str, list[tuple[object, str]]]:
     found: dict[str, list[tuple[object, str]]] = {}
     for option, row in options.items():
         changed = [key for key in DEFAULTS if key not in AMOUNTS and row[key] != base[key]]
-        if changed:
-            setting = changed[0]
-            values = found.setdefault(setting, [(base[setting], "base")])
-            values.append((row[setting], option))
+        for setting in changed[:1]:
+            found.setdefault(setting, [(base[setting], "base")]).append((row[setting], option))
     return {setting: sorted(values) for setting, values in found.items()}
 
 
 def task_name(dataset: str, environment: str) -> str:
     """Return a task's name in tables: its dataset, and the environment unless the dataset's name implies it."""
     return dataset if environment == environment_of(dataset) else f"{dataset} in {environment}"
-
-
-def _line_key(row: Row) -> tuple:
-    scale = row["scale"] or None  # the behaviour's scale is recorded as 0
-    return row["dataset"], row["environment"], row["option"], row["method"], scale
 
 
 def _rows_in(path: Path) -> list[tuple[Path, Row]]:

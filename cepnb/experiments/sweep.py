@@ -76,18 +76,18 @@ def run_sweep(
 
         def ended(job: Job) -> None:
             bar.update()
-            _write_table(folder, _finished(jobs))
+            _write_table(folder, jobs)
 
         for number in range(1 + max(job.round for job in jobs)):
             unfinished = [job for job in jobs if job.round == number and not job.metrics.exists()]
             failures += run_jobs(run_job, unfinished, workers, ended, cluster)
-    finished = _finished(jobs)
+    rows, finished = _write_table(folder, jobs)
     failed = {job for job, _ in failures}
     for job, metrics in finished:
         fault = left_out(job.metrics, metrics)
         if fault and job not in failed:
             failures.append((job, fault))
-    return _write_table(folder, finished), failures
+    return rows if any(map(scored, rows)) else [], failures
 
 
 def jobs_of(
@@ -96,32 +96,16 @@ def jobs_of(
     """Return all runs of a sweep, in the order of the table."""
     jobs = []
     for task in sweep.tasks:
-        round_of = {
-            option: number
-            for number, options in enumerate(rounds(task.options))
-            for option in options
-        }
+        round_of = {}
+        for number, options in enumerate(rounds(task.options)):
+            round_of |= dict.fromkeys(options, number)
         for seed in sweep.seeds:
-            folders = {
-                option: folder / task.folder / option / f"seed{seed}" for option in task.options
-            }
+            folders = {name: folder / task.folder / name / f"seed{seed}" for name in task.options}
             for option, settings in task.options.items():
-                others = tuple(place for other, place in folders.items() if other != option)
-                jobs.append(
-                    Job(
-                        task.dataset,
-                        task.environment,
-                        option,
-                        settings,
-                        sweep.profile,
-                        seed,
-                        round_of[option],
-                        folders[option],
-                        others,
-                        threads,
-                        device,
-                    )
-                )
+                others = tuple(place for name, place in folders.items() if name != option)
+                run = task.dataset, task.environment, option, settings, sweep.profile, seed
+                place = round_of[option], folders[option], others
+                jobs.append(Job(*run, *place, threads, device))
     return jobs
 
 
@@ -131,16 +115,8 @@ def run_job(job: Job) -> None:
         torch.set_num_threads(job.threads)
     dataset = load_task(*job.data_key)
     reuse_steps(open_run(job.folder, job.configuration(dataset)), job.settings, job.others)
-    run_qgpo(
-        dataset,
-        job.environment,
-        job.settings,
-        job.profile,
-        job.seed,
-        job.folder,
-        progress=False,
-        device=device_named(job.device),
-    )
+    run = dataset, job.environment, job.settings, job.profile, job.seed, job.folder
+    run_qgpo(*run, progress=False, device=device_named(job.device))
 
 
 def _check_jobs(sweep: Sweep, jobs: list[Job]) -> None:
@@ -158,12 +134,10 @@ def _check_jobs(sweep: Sweep, jobs: list[Job]) -> None:
             refuse_other(job.folder, configuration)
 
 
-def _finished(jobs: list[Job]) -> list[tuple[Job, dict]]:
-    return [(job, read_metrics(job.metrics)) for job in jobs if job.metrics.exists()]
-
-
-def _write_table(folder: Path, finished: list[tuple[Job, dict]]) -> list[Row]:
+def _write_table(folder: Path, jobs: list[Job]) -> tuple[list[Row], list[tuple[Job, dict]]]:
+    """Write the table of all finished runs; return its rows and each finished run's metrics."""
+    finished = [(job, read_metrics(job.metrics)) for job in jobs if job.metrics.exists()]
     rows = [row for job, metrics in finished for row in rows_of(metrics, job.option)]
     if rows:
         write_scores(folder / "scores.csv", rows)
-    return rows if any(map(scored, rows)) else []
+    return rows, finished
