@@ -1,6 +1,6 @@
-"""A second device, played by the processor: tensors that say they are elsewhere, and refuse to be mixed with those that are here.
+"""A second device emulated on the CPU: its tensors report the device "meta" and refuse CPU tensors.
 
-torch knows no such device without a GPU, but its name "meta" may be given to tensors that hold numbers after all.
+torch knows no other device name without a GPU. Here, tensors on "meta" hold numbers.
 """
 
 import torch
@@ -9,11 +9,11 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 
 PLACE = torch.device("meta")
-BETWEEN = {"_to_copy", "copy_"}  # operations that may have tensors of both devices
+BETWEEN = {"_to_copy", "copy_"}  # operations that accept tensors of both devices
 
 
 class Elsewhere(Tensor):
-    """A tensor of that device, over one of the processor that holds its numbers."""
+    """A tensor on the emulated device; a CPU tensor holds its numbers."""
 
     @staticmethod
     def __new__(cls, here: Tensor) -> "Elsewhere":
@@ -35,16 +35,16 @@ class Elsewhere(Tensor):
 
 
 def dispatched(function, args: tuple, kwargs: dict) -> object:
-    """The operation on what is here; its results are elsewhere if it is asked for there, or if what it is given is there."""
-    given = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    """Run an operation on the CPU tensors; wrap results that belong on the emulated device."""
+    tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     name = function._overloadpacket.__name__
-    there = [x for x in given if isinstance(x, Elsewhere)]
+    there = [x for x in tensors if isinstance(x, Elsewhere)]
     stray = [
-        x for x in given if not isinstance(x, Elsewhere) and x.ndim
-    ]  # a number of the processor may be used by a GPU
+        x for x in tensors if not isinstance(x, Elsewhere) and x.ndim
+    ]  # a GPU accepts CPU scalars
     if there and stray and name not in BETWEEN:
         raise RuntimeError(
-            f"{name}: tensors of two devices, of shapes {[tuple(x.shape) for x in there]} and {[tuple(x.shape) for x in stray]}"
+            f"{name}: tensors of two devices, shapes {[tuple(x.shape) for x in there]} and {[tuple(x.shape) for x in stray]}"
         )
     device = kwargs.get("device", PLACE if there else None)
     if name == "copy_":
@@ -62,7 +62,7 @@ def dispatched(function, args: tuple, kwargs: dict) -> object:
 
 
 class Played(TorchDispatchMode):
-    """Within it that device is played, and operations that happened there are counted."""
+    """Emulate the device inside the block and count the operations on it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,15 +75,15 @@ class Played(TorchDispatchMode):
 
 
 class Streams(torch.Generator):
-    """Generators of either device."""
+    """Generators on either device."""
 
     def __new__(cls, device: torch.device | str = "cpu") -> "Streams":
         there = torch.device(device).type == PLACE.type
-        made = super().__new__(cls, "cpu" if there else device)
-        made.there = there
-        return made
+        generator = super().__new__(cls, "cpu" if there else device)
+        generator.there = there
+        return generator
 
     @property
     def device(self) -> torch.device:
-        """Where it draws."""
+        """The device of the generator."""
         return PLACE if self.there else torch.device("cpu")

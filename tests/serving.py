@@ -1,4 +1,4 @@
-"""A server on loopback that breaks off, stalls, changes its mind, and refuses."""
+"""A local server that cuts, stalls, changes its file and refuses, for tests of downloads."""
 
 import threading
 from collections.abc import Iterator
@@ -9,13 +9,16 @@ from cepnb.datasets.download import CHUNK
 
 
 class Server:
-    """Serves `content`. `faults` is a list of what to do to the next requests: "cut", "stall", 503, 404, "whole" (ignores
-    ranges), "gzip" (says that it has compressed), "unsized" (cuts, and has announced no length), "chunked" (has announced none
-    either, but says where it ends), "part" (of a range sends, as it says, three chunks alone) or "ok". Without `ranges` it
-    ignores all of them."""
+    """Serve `content`; `requests` records the Range headers, and `faults` lists the next treatments.
+
+    Without `ranges` the server ignores all ranges.
+    503, 404: an error. "cut", "cut early": close the connection after some bytes. "stall": send no more.
+    "whole": ignore the range. "gzip": claim compression. "unsized": cut without an announced length.
+    "chunked": no length, but a marked end. "part": send only three chunks of the range. "ok": no fault.
+    """
 
     def __init__(self, content: bytes) -> None:
-        self.content, self.tag, self.faults, self.asked, self.ranges = (
+        self.content, self.tag, self.faults, self.requests, self.ranges = (
             content,
             '"one"',
             [],
@@ -28,7 +31,7 @@ class Server:
             def do_GET(self) -> None:
                 fault = outer.faults.pop(0) if outer.faults else "ok"
                 wanted = self.headers.get("Range")
-                outer.asked.append(wanted)
+                outer.requests.append(wanted)
                 if isinstance(fault, int):
                     self.send_error(fault)
                     return

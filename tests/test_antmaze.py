@@ -1,4 +1,4 @@
-"""AntMaze: many ants in one of D4RL's environments against one environment each, and all five steps on a file of its layout."""
+"""Tests of AntMaze: many ants in one D4RL environment against one each, and a complete QGPO run."""
 
 import json
 import os
@@ -14,23 +14,23 @@ from cepnb.cli import main
 from cepnb.datasets.d4rl import dataset_urls
 from cepnb.datasets.dataset import digest
 from cepnb.datasets.registry import evaluated_in, load_dataset, load_task
-from cepnb.envs import d4rl_package
+from cepnb.envs import antmaze, d4rl_package
 from cepnb.envs.antmaze import ANTMAZES, AntMazeEnv
 from cepnb.envs.registry import family_of
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
 from cepnb.storage.files import read_json
 
-# In a process of its own, and nothing of cepnb but the engine: D4RL's environments as their users make them, one an episode.
+# A separate process creates D4RL's environments as a user does, one an episode.
 CLIENT = """
 import cepnb.d4rl_compat
 import json, sys
 import gym
 import numpy as np
-def begun(name, seed, goal=None):
+def started(name, seed, goal=None):
     env = gym.make(name)
-    env.unwrapped.wrapped_env.seed(seed)  # gym's seed stops at D4RL's wrapper
-    np.random.seed(seed)  # of which goals are drawn
+    env.unwrapped.wrapped_env.seed(seed)  # D4RL's wrapper does not pass gym's seed on
+    np.random.seed(seed)  # draws goals
     state = env.reset()
     if goal is not None:
         env.set_target(goal)
@@ -42,7 +42,7 @@ EPISODES = (
 name, episodes = sys.argv[1], json.load(sys.stdin)
 found = []
 for seed, goal, actions in episodes:
-    env, state = begun(name, seed, goal)
+    env, state = started(name, seed, goal)
     path, rewards, dones = [state.tolist()], [], []
     for action in np.array(actions):
         state, reward, done, info = env.step(action)
@@ -53,14 +53,14 @@ for seed, goal, actions in episodes:
 print(json.dumps(found))
 """
 )
-# A small file of D4RL's layout: random actions, and every other goal is near the start, so that some rewards are 1.
+# A small file in D4RL's layout; every other goal is near the start, so that some rewards are 1.
 FILE = (
     CLIENT
     + """
 import d4rl, h5py
 path, rows, random = sys.argv[1], [], np.random.default_rng(0)
 for seed in range(6):
-    env, state = begun("antmaze-umaze-v2", seed, random.uniform(0.4, 0.7, 2) if seed % 2 else None)
+    env, state = started("antmaze-umaze-v2", seed, random.uniform(0.4, 0.7, 2) if seed % 2 else None)
     done = False
     while not done:
         action, data = random.uniform(-1, 1, 8), env.unwrapped.wrapped_env.sim.data
@@ -79,10 +79,10 @@ print(json.dumps({key: [list(value.shape), float(value.sum(dtype=np.float64))] f
 )
 
 
-def client(script: str, argument: str, given: object = None) -> object:
+def client(script: str, argument: str, stdin: object = None) -> object:
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, argument],
-        input=json.dumps(given),
+        input=json.dumps(stdin),
         capture_output=True,
         text=True,
         env=os.environ | {"MUJOCO_PY_MUJOCO_PATH": "/nowhere"},
@@ -92,15 +92,15 @@ def client(script: str, argument: str, given: object = None) -> object:
 
 
 @pytest.mark.parametrize("name", ["antmaze-umaze", "antmaze-large-diverse"])
-def test_every_episode_is_one_of_d4rls_own_to_the_bit(name: str) -> None:
-    """Starts, goals, states, rewards and ends of four ants in one environment, two of which are given a goal at hand."""
+def test_episodes_equal_d4rls_bit_for_bit(name: str) -> None:
+    """Compare starts, goals, states, rewards and ends of four ants; two have a near goal."""
     steps, random = 720 if name == "antmaze-umaze" else 60, np.random.default_rng(0)
     env = AntMazeEnv(name, 2, seed=3, copies=2)
-    start, goals = env.reset(), [body.goal for body in env._bodies]
+    start, goals = env.reset(), [body.goal for body in env._simulators]
     assert np.array_equal(start[:2], start[2:]) and not np.array_equal(start[0], start[1])
     assert goals[:2] == goals[2:] and goals[0] != goals[1]
     for row, near in ((1, (-0.6, 0.0)), (2, (0.8, -0.2))):
-        env._bodies[row].goal = goals[row] = near
+        env._simulators[row].goal = goals[row] = near
     actions = random.uniform(-1, 1, (steps, 4, 8))
     seeds = np.random.SeedSequence(3).generate_state(2).tolist() * 2
     found = client(
@@ -130,39 +130,39 @@ def test_every_episode_is_one_of_d4rls_own_to_the_bit(name: str) -> None:
         if not alive:
             break
     ended = [len(dones) for *_, dones, _ in found]
-    assert 1 < ended[1] < 60 > ended[2] > 1  # the near goals are reached, on the way
+    assert 1 < ended[1] < 60 > ended[2] > 1  # both near goals are reached
     assert ended[0] == ended[3] == min(steps, env.max_steps) and alive == (
         set() if steps > env.max_steps else {0, 3}
     )
 
 
-def test_versions_and_data_of_a_maze_have_one_environment_but_for_when_goals_are_drawn() -> None:
-    AntMazeEnv("antmaze-umaze", 1, 0)  # which has d4rl register them
+def test_versions_of_a_maze_differ_only_in_when_goals_are_drawn() -> None:
+    AntMazeEnv("antmaze-umaze", 1, 0)  # registers d4rl's environments
     import gym
 
     for name in ANTMAZES:
-        kept = []
+        specs = []
         for other in (
             name,
             name.replace("diverse", "play") if "umaze" not in name else "antmaze-umaze",
         ):
             for version in ("v0", "v1", "v2"):
                 spec = gym.spec(f"{other}-{version}")
-                told = ("dataset_url", "deprecated", "v2_resets")
-                kept.append(
+                data_keys = ("dataset_url", "deprecated", "v2_resets")
+                specs.append(
                     (
                         spec.max_episode_steps,
-                        {key: value for key, value in spec.kwargs.items() if key not in told},
+                        {key: value for key, value in spec.kwargs.items() if key not in data_keys},
                     )
                 )
                 assert spec.kwargs.get("v2_resets", False) == (version == "v2")
-        assert all(one == kept[0] for one in kept) and kept[0][0] == (
+        assert all(one == specs[0] for one in specs) and specs[0][0] == (
             700 if "umaze" in name else 1000
         )
-        assert kept[0][1]["eval"] and kept[0][1]["reward_type"] == "sparse"
+        assert specs[0][1]["eval"] and specs[0][1]["reward_type"] == "sparse"
 
 
-MADE = """
+CREATE = """
 import os
 import numpy as np
 from cepnb.envs.antmaze import AntMazeEnv
@@ -173,10 +173,10 @@ assert np.array_equal(np.random.get_state()[1], expected) and descriptors[1] == 
 """
 
 
-def test_making_and_starting_them_says_leaves_and_draws_nothing(tmp_path: Path) -> None:
-    """D4RL prints every goal, leaves an open file with every environment, and draws of numpy's global generator."""
+def test_creation_and_reset_print_leave_and_draw_nothing(tmp_path: Path) -> None:
+    """D4RL prints goals, leaves an open file per environment and uses numpy's global generator."""
     ran = subprocess.run(
-        [sys.executable, "-c", MADE],
+        [sys.executable, "-c", CREATE],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -208,7 +208,7 @@ def test_names_scores_and_settings() -> None:
         AntMazeEnv("antmaze", 1, 0)
     with pytest.raises(
         CepnbError,
-        match="^dataset 'd4rl/antmaze-umaze-v1': not in d4rl's table, expected .* antmaze-umaze-v",
+        match="^dataset 'd4rl/antmaze-umaze-v1': not in d4rl's table; use .* antmaze-umaze-v",
     ):
         load_dataset("d4rl/antmaze-umaze-v1", 0, 0)
     paper = qgpo_settings("paper", "antmaze")
@@ -224,37 +224,41 @@ def test_names_scores_and_settings() -> None:
         )
 
 
-def test_an_engine_that_raises_and_bad_actions_are_one_line(
+def test_failing_engine_and_bad_actions_raise_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = AntMazeEnv("antmaze-umaze", 2, 0)
     env.reset()
     with pytest.raises(
         CepnbError,
-        match="^antmaze-umaze: actions of values that are not finite, expected finite numbers",
+        match="^antmaze-umaze: actions are not finite; check the policy$",
     ):
         env.step(np.full((2, 8), np.nan))
-    env._bodies[1]._sim.data.qvel[0] = np.nan
-    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
+    env._simulators[1]._sim.data.qvel[0] = np.nan
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log there
     with pytest.raises(
         CepnbError,
         match="^antmaze-umaze: step 1 failed .MujocoException: Got MuJoCo Warning: mjWARN_BADQ",
     ):
         env.step(np.zeros((2, 8)))
-    monkeypatch.setitem(sys.modules, "cepnb.d4rl_compat", None)
-    with pytest.raises(CepnbError, match="^antmaze-umaze: making it failed .ModuleNotFoundError: "):
+    monkeypatch.setitem(sys.modules, "d4rl.locomotion", None)
+    with pytest.raises(CepnbError, match="^antmaze-umaze: creation failed .ModuleNotFoundError: "):
         AntMazeEnv("antmaze-umaze", 1, 0)
 
 
-def test_all_five_steps_on_a_file_of_d4rls_layout(
+def test_qgpo_on_a_file_in_d4rls_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """The published file where d4rl keeps it, and one's own; what is learned is scored, and stands beside published scores."""
+    """Train on a file in d4rl's folder, score the policies, and report them next to published scores."""
+    make = antmaze._make
+    monkeypatch.setattr(
+        antmaze, "_make", lambda identity: (make(identity)[0], 50)
+    )  # short episodes
     file = dataset_urls()["antmaze-umaze-v2"].rpartition("/")[2]
-    theirs = client(FILE, str(tmp_path / file))
+    expected = client(FILE, str(tmp_path / file))
     monkeypatch.setattr(sys.modules["d4rl.offline_env"], "DATASET_PATH", str(tmp_path))
     data = load_task("d4rl/antmaze-umaze-v2", "antmaze-umaze", 4_000, 0)
-    for key, (shape, total) in theirs.items():
+    for key, (shape, total) in expected.items():
         ours = getattr(data, key)
         assert list(ours.shape) == shape and ours.double().sum().item() == pytest.approx(
             total, abs=1e-6

@@ -1,4 +1,4 @@
-"""Local data: the recipe's properties, repeatability, and files that are whole or absent."""
+"""Tests of local data: properties of the recipe, repeatability, atomic files."""
 
 import multiprocessing
 import os
@@ -23,16 +23,16 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_the_controller_reaches_goals_all_over_the_maze(name: str) -> None:
+def test_controller_reaches_goals_in_the_whole_maze(name: str) -> None:
     data, maze = collect_maze(name, 20_000, seed=0, progress=False), LAYOUTS[name]
     visited = {tuple(cell) for cell in np.round(data["observations"][:, :2]).astype(int).tolist()}
-    assert visited == set(maze.cells)  # every free cell, and never a wall
+    assert visited == set(maze.cells)  # every free cell and no wall
     ends = np.nonzero(data["timeouts"])[0]
     reached = (
         np.linalg.norm(data["observations"][ends, :2] - np.round(data["infos/goal"][ends]), axis=1)
         < 0.1
     )
-    assert reached.mean() > 0.98  # nearly all goals are reached before the time limit
+    assert reached.mean() > 0.98  # before the time limit
     changed = np.nonzero(np.any(np.diff(data["infos/goal"], axis=0) != 0, axis=1))[0]
     assert set(changed) <= set(ends)  # a goal changes only at a timeout
     assert not data["terminals"].any() and np.abs(data["actions"]).max() <= 1
@@ -41,7 +41,7 @@ def test_the_controller_reaches_goals_all_over_the_maze(name: str) -> None:
 
 
 def test_one_trajectory_without_gaps() -> None:
-    """Every row leads to the next: positions move by velocity, at most 5.5 · 0.01 a step."""
+    """Check that positions move by their velocity, at most 5.5 · 0.01 a step."""
     data = collect_maze("umaze", 5_000, seed=1, progress=False)
     assert np.abs(np.diff(data["observations"][:, :2], axis=0)).max() < 0.055
     moved = (
@@ -49,7 +49,7 @@ def test_one_trajectory_without_gaps() -> None:
     )  # semi-implicit Euler: x' = x + 0.01 v'
     np.testing.assert_allclose(
         moved, data["observations"][1:, 2:], atol=2e-4
-    )  # float32 positions over 0.01
+    )  # float32 positions divided by 0.01
 
 
 def test_noise_and_seeds() -> None:
@@ -61,7 +61,7 @@ def test_noise_and_seeds() -> None:
     assert 0.1 < free.mean() < 0.9 and np.abs(noisy["actions"]).max() <= 1
 
 
-def test_made_once_labelled_and_checked() -> None:
+def test_files_are_made_once_labelled_and_verified() -> None:
     path = local_dataset("local/maze2d-umaze", 1_000, 0, progress=False)
     stamp = path.stat().st_mtime_ns
     assert (
@@ -74,10 +74,12 @@ def test_made_once_labelled_and_checked() -> None:
     assert local_dataset("local/maze2d-umaze-noisy", 1_000, 0, progress=False) != path
     with h5py.File(path, "r+") as file:
         file["rewards"][5] = 7.0
-    with pytest.raises(CepnbError, match="do not match its checksum"):
+    with pytest.raises(
+        CepnbError, match="arrays do not match the checksum; delete it to make it again"
+    ):
         local_dataset("local/maze2d-umaze", 1_000, 0)
     path.write_bytes(b"cut")
-    with pytest.raises(CepnbError, match="not a whole HDF5 file"):
+    with pytest.raises(CepnbError, match="not a whole HDF5 file; delete it to make it again"):
         local_dataset("local/maze2d-umaze", 1_000, 0)
 
 
@@ -92,10 +94,10 @@ def test_made_once_labelled_and_checked() -> None:
         ("local/halfcheetah-medium", {"agents_sha256": "0"}),
     ],
 )
-def test_a_file_of_another_recipe_is_made_anew(
+def test_file_with_another_recipe_is_made_again(
     name: str, changed: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And stays where that fails. One that does not say all of its recipe is of the present one."""
+    """Also check that the old file survives a failed write, and that missing entries count as current."""
     rows = {"observations": np.zeros((50, 17), np.float32)}
     monkeypatch.setattr(module, "collect_locomotion", lambda *_: rows)
     path = local_dataset(name, 50, 0, progress=False)
@@ -103,7 +105,7 @@ def test_a_file_of_another_recipe_is_made_anew(
         arrays, attributes = file.attrs["sha256"], dict(file.attrs)
         assert set(changed) <= set(attributes)
         for key in {"recipe", "layout", "steps", "agents_sha256"} & set(attributes):
-            del file.attrs[key]  # as files were before these were recorded
+            del file.attrs[key]  # early files lack these entries
     stamp = path.stat().st_mtime_ns
     assert local_dataset(name, 50, 0, progress=False) == path and path.stat().st_mtime_ns == stamp
     with h5py.File(path, "r+") as file:
@@ -119,7 +121,7 @@ def test_a_file_of_another_recipe_is_made_anew(
         assert file.attrs["sha256"] == arrays and dict(file.attrs) == attributes
 
 
-def test_a_file_that_names_no_recipe_is_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_without_a_recipe_version_has_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     path = local_dataset("local/maze2d-umaze", 50, 0, progress=False)
     with h5py.File(path, "r+") as file:
         del file.attrs["recipe"]
@@ -129,7 +131,7 @@ def test_a_file_that_names_no_recipe_is_of_the_first(monkeypatch: pytest.MonkeyP
         assert file.attrs["recipe"] == 2
 
 
-def _die_while_writing() -> None:
+def _write_and_die() -> None:
     whole = h5py.Group.create_dataset
 
     def half(group: h5py.Group, name: str, **values: object) -> None:
@@ -140,8 +142,8 @@ def _die_while_writing() -> None:
     local_dataset("local/maze2d-umaze", 1_000, 3, progress=False)
 
 
-def test_killed_while_writing_leaves_nothing_that_looks_finished() -> None:
-    process = multiprocessing.get_context("spawn").Process(target=_die_while_writing)
+def test_killed_write_leaves_no_file() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_write_and_die)
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -153,7 +155,7 @@ def full(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_a_failed_write_is_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_write_raises_one_line_and_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(h5py.Group, "create_dataset", full)
     with pytest.raises(
         CepnbError, match="could not be written .No space left on device."

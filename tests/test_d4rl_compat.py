@@ -1,4 +1,4 @@
-"""D4RL's own environments on the modern engine: against ours, against gymnasium's, and for code in D4RL's style."""
+"""Tests of D4RL's environments on the modern engine: against cepnb's and gymnasium's."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from cepnb.envs.maze import MazeEnv
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
 
-# In a process of its own: it takes the name mujoco_py. What a client of D4RL does, and nothing else of cepnb.
+# A separate process, because the stand-in occupies the name mujoco_py. It does what code for D4RL does.
 CLIENT = """
 import cepnb.d4rl_compat
 import json, sys
@@ -57,7 +57,7 @@ def client(name: str, steps: int) -> dict:
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-def test_maze2d_is_our_maze_to_the_bit_and_its_dataset_ours() -> None:
+def test_maze2d_equals_ours_bit_for_bit_and_so_does_its_dataset() -> None:
     found = client("maze2d-umaze-local-v1", 1000)
     assert (
         len(found["rewards"]) == 300
@@ -80,7 +80,7 @@ def test_maze2d_is_our_maze_to_the_bit_and_its_dataset_ours() -> None:
 
 
 def assert_dataset(found: dict, name: str) -> None:
-    """What d4rl made of the local data is what we make of it."""
+    """Compare the transitions that d4rl derives from local data with ours."""
     chosen = qgpo_settings()
     data = load_dataset(name, chosen.transitions, chosen.data_seed)
     for key, (shape, total) in found["dataset"].items():
@@ -107,8 +107,8 @@ def test_locomotion_with_local_data() -> None:
         ("walker2d-medium-v2", "Walker2d-v4"),
     ],
 )
-def test_locomotion_is_gymnasiums(name: str, modern: str) -> None:
-    """gym's code on the stand-in against gymnasium's on mujoco: the same states, rewards and ends from the same start."""
+def test_locomotion_equals_gymnasiums(name: str, modern: str) -> None:
+    """Compare gym on the stand-in with gymnasium on mujoco: states, rewards and ends."""
     import gymnasium
 
     found = client(name, 100)
@@ -121,7 +121,7 @@ def test_locomotion_is_gymnasiums(name: str, modern: str) -> None:
     ):
         scaled = (
             -1 + (np.array(action, dtype=np.float32) + 1) * np.float32(0.5) * 2
-        )  # d4rl's wrapper, which rounds
+        )  # d4rl's wrapper rounds like this
         observation, ours, terminated, *_ = env.step(scaled)
         np.testing.assert_allclose(observation, expected, rtol=1e-6, atol=1e-6)
         assert ours == pytest.approx(reward, abs=1e-4) and terminated == done
@@ -135,7 +135,7 @@ def test_ant_and_its_mazes_run() -> None:
 def test_names_states_and_instability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from cepnb.envs import mujoco_py_standin as mujoco_py
 
-    monkeypatch.chdir(tmp_path)  # where MuJoCo writes its log
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log there
 
     model = mujoco_py.load_model_from_xml(
         '<mujoco><worldbody><light pos="0 0 3"/><body name="b" pos="0 0 1"><freejoint name="j"/><geom name="g" size="0.1"/>'
@@ -163,8 +163,8 @@ def test_names_states_and_instability(tmp_path: Path, monkeypatch: pytest.Monkey
         model.site_name2id("none")
 
 
-def test_an_installed_mujoco_21_is_left_alone(tmp_path: Path) -> None:
-    """With its folder there, whatever is called mujoco_py is used."""
+def test_installed_mujoco_21_is_not_replaced(tmp_path: Path) -> None:
+    """If MuJoCo 2.1's folder exists, the installed mujoco_py is used."""
     code = (
         "import sys; from unittest.mock import MagicMock; sys.modules['mujoco_py'] = real = MagicMock(); import cepnb.d4rl_compat\n"
         "import gym; print(sys.modules['mujoco_py'] is real, gym.spec('maze2d-umaze-local-v1').max_episode_steps)"
@@ -186,7 +186,7 @@ def test_an_installed_mujoco_21_is_left_alone(tmp_path: Path) -> None:
         assert ran.stdout == f"{present} 300\n", ran.stderr
 
 
-# What d4rl's own environment makes of a published file, wherever that comes from.
+# Read a published file through d4rl's own environment.
 PUBLISHED = """
 import cepnb.d4rl_compat
 import sys
@@ -201,7 +201,7 @@ except CepnbError as error:
 """
 
 
-def test_published_files_resume_and_half_a_file_says_so(tmp_path: Path) -> None:
+def test_published_downloads_resume_and_cut_files_raise(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "source.hdf5", "w") as file:
         file["observations"], file["actions"] = np.random.rand(301, 4), np.random.rand(301, 2)
         file["rewards"], file["terminals"], file["timeouts"] = (
@@ -228,16 +228,15 @@ def test_published_files_resume_and_half_a_file_says_so(tmp_path: Path) -> None:
         assert (
             printed(server.url) == "(300,)"
             and own.read_bytes() == server.content
-            and len(server.asked) == 2
+            and len(server.requests) == 2
         )
-        own.write_bytes(server.content[:-1000])  # d4rl itself leaves this where a line breaks
+        own.write_bytes(server.content[:-1000])  # d4rl itself leaves this after a broken download
         assert (
-            printed(server.url)
-            == f"{own}: not the whole file that is expected there; delete it to have it downloaded again"
+            printed(server.url) == f"{own}: the file is incomplete; delete it to download it again"
         )
-        assert len(server.asked) == 2
+        assert len(server.requests) == 2
 
 
-def test_local_names_never_claim_to_be_published() -> None:
+def test_local_names_are_not_published_names() -> None:
     with pytest.raises(CepnbError, match="not in d4rl's table"):
         load_dataset("d4rl/maze2d-umaze-local-v1", 0, 0)

@@ -1,4 +1,4 @@
-"""The reader against d4rl's own, on files in every layout that D4RL has published, and against bad files."""
+"""Tests of the HDF5 reader against d4rl's own in every published layout, and on bad files."""
 
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
 
 
 def assert_as_d4rl(path: Path, limit: int = 1000) -> None:
-    """What d4rl's own environment reads from the file, and makes transitions of, is what we read."""
+    """Compare transitions with those that d4rl's own environment reads from the file."""
     qlearning_dataset = d4rl().qlearning_dataset
     import gym
     from d4rl.offline_env import OfflineEnv
@@ -56,7 +56,7 @@ def test_equal_to_d4rl_with_timeouts(
     tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int
 ) -> None:
     arrays = example(rows, seed)
-    arrays["timeouts"][0] = False  # so that at least one transition is left
+    arrays["timeouts"][0] = False  # keeps at least one transition
     assert_as_d4rl(write(tmp_path_factory.mktemp("d4rl") / "f.hdf5", arrays))
 
 
@@ -84,17 +84,17 @@ def test_columns_metadata_and_float64_are_read_as_d4rl_reads_them(tmp_path: Path
 @pytest.mark.parametrize(
     "terminals, timeouts, limit, returns",
     [
-        ([1], [4], None, [3, 28]),  # the last piece has no end
+        ([1], [4], None, [3, 28]),  # the last piece is incomplete
         ([1, 6], [4], None, [3, 28, 96]),
-        ([1], [4, 6], None, [3, 28, 96]),  # a file without a limit is believed
-        ([1], [4, 6], 3, [3, 28, 96]),  # an end by time may be a row early
-        ([1], [4, 6], 4, [3, 28]),  # two rows are too few for one: the collection has ended
-        ([1], None, 3, [3, 28]),  # without timeouts, every three rows from the terminal on
-        ([], [], None, [127]),  # nothing is whole: what there is
+        ([1], [4, 6], None, [3, 28, 96]),  # without a limit every timeout counts
+        ([1], [4, 6], 3, [3, 28, 96]),  # an end by time may be one row early
+        ([1], [4, 6], 4, [3, 28]),  # two rows are too few: the end of the file cut the episode
+        ([1], None, 3, [3, 28]),  # without timeouts, every three rows after the terminal
+        ([], [], None, [127]),  # no episode is complete, so all pieces count
         ([], [3], 20, [15, 112]),
     ],
 )
-def test_episode_returns_are_of_whole_episodes(
+def test_episode_returns_count_complete_episodes(
     tmp_path: Path,
     terminals: list[int],
     timeouts: list[int] | None,
@@ -126,12 +126,10 @@ def test_distinct_states_cover_all_and_point_right(
     assert torch.equal(distinct[:n], dataset.observations)
     assert torch.equal(distinct[next_row], dataset.next_observations)
     dropped = int(arrays["timeouts"][:-1].sum())
-    assert (
-        len(distinct) <= n + dropped + 1
-    )  # one more state at each cut, and one at the end of the file
+    assert len(distinct) <= n + dropped + 1  # one more state per cut and at the end of the file
 
 
-def broken(key: str, change) -> dict[str, np.ndarray]:
+def changed(key: str, change) -> dict[str, np.ndarray]:
     arrays = example()
     arrays[key] = change(arrays[key])
     return arrays
@@ -149,34 +147,40 @@ def poison(value: float):
 @pytest.mark.parametrize(
     "arrays, message",
     [
-        (broken("rewards", lambda a: a[:-1]), "'rewards' has 59 rows, 'observations' 60"),
-        (broken("actions", lambda a: a[:-3]), "'actions' has 57 rows, 'observations' 60"),
-        (broken("rewards", poison(np.nan)), "'rewards' has values that are not finite"),
-        (broken("rewards", poison(np.inf)), "'rewards' has values that are not finite"),
-        (broken("observations", poison(np.nan)), "'observations' has values that are not finite"),
-        (broken("actions", lambda a: a[:, 0]), "'actions' has 1 axes, expected 2"),
-        (broken("rewards", lambda a: np.full(60, b"x")), "'rewards' is of type"),
-        ({k: v for k, v in example().items() if k != "actions"}, "'actions' is missing"),
-        ({k: v for k, v in example().items() if k != "timeouts"}, "has no 'timeouts'"),
-        ({k: v[:1] for k, v in example().items()}, "has 1 rows, expected at least 2"),
-        (broken("timeouts", np.ones_like), "no transition is left"),
         (
-            broken("rewards", lambda a: a.astype(np.complex64)),
-            "'rewards' is of type complex64, expected numbers",
+            changed("rewards", lambda a: a[:-1]),
+            "'rewards' has 59 rows but 'observations' has 60; re-export the file",
         ),
         (
-            broken("rewards", lambda a: np.full(60, 1e300)),
+            changed("actions", lambda a: a[:-3]),
+            "'actions' has 57 rows but 'observations' has 60; re-export the file",
+        ),
+        (changed("rewards", poison(np.nan)), "'rewards' has values that are not finite"),
+        (changed("rewards", poison(np.inf)), "'rewards' has values that are not finite"),
+        (changed("observations", poison(np.nan)), "'observations' has values that are not finite"),
+        (changed("actions", lambda a: a[:, 0]), "'actions' has 1 axes; expected 2"),
+        (changed("rewards", lambda a: np.full(60, b"x")), "'rewards' has type"),
+        ({k: v for k, v in example().items() if k != "actions"}, "'actions' is missing"),
+        ({k: v for k, v in example().items() if k != "timeouts"}, "'timeouts' is missing; add it"),
+        ({k: v[:1] for k, v in example().items()}, "has 1 rows; expected at least 2"),
+        (changed("timeouts", np.ones_like), "no transition is left"),
+        (
+            changed("rewards", lambda a: a.astype(np.complex64)),
+            "'rewards' has type complex64; store numbers",
+        ),
+        (
+            changed("rewards", lambda a: np.full(60, 1e300)),
             "'rewards' has values that are not finite",
         ),
-        (broken("rewards", lambda a: "abc"), "'rewards' has 0 axes, expected 1"),
-        (broken("timeouts", lambda a: 3.0), "'timeouts' has 0 axes, expected 1"),
-        (broken("observations", lambda a: "abc"), "'observations' has 0 axes, expected 2"),
-        (broken("rewards", lambda a: h5py.Reference()), "'rewards' has 0 axes, expected 1"),
+        (changed("rewards", lambda a: "abc"), "'rewards' has 0 axes; expected 1"),
+        (changed("timeouts", lambda a: 3.0), "'timeouts' has 0 axes; expected 1"),
+        (changed("observations", lambda a: "abc"), "'observations' has 0 axes; expected 2"),
+        (changed("rewards", lambda a: h5py.Reference()), "'rewards' has 0 axes; expected 1"),
         (
-            broken("observations", lambda a: a[:, :0]),
-            "'observations' has no columns, expected at least one",
+            changed("observations", lambda a: a[:, :0]),
+            "'observations' has no columns; expected at least one",
         ),
-        (broken("actions", lambda a: a[:, :0]), "'actions' has no columns, expected at least one"),
+        (changed("actions", lambda a: a[:, :0]), "'actions' has no columns; expected at least one"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
@@ -205,7 +209,7 @@ def test_missing_truncated_and_foreign_files(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "odd.hdf5", "a") as file:
         del file["rewards"]
         file.create_group("rewards")
-    with pytest.raises(CepnbError, match="odd.hdf5: 'rewards' is no array, expected numbers"):
+    with pytest.raises(CepnbError, match="odd.hdf5: 'rewards' is not an array; store numbers"):
         load_hdf5(tmp_path / "odd.hdf5")
     with h5py.File(tmp_path / "odd.hdf5", "a") as file:
         del file["rewards"]
@@ -227,31 +231,34 @@ def test_any_damage_is_one_line(tmp_path: Path) -> None:
             assert str(error).startswith(str(tmp_path)) and "\n" not in str(error)
 
 
-def test_names_that_are_no_datasets(tmp_path: Path) -> None:
+def test_unknown_dataset_names(tmp_path: Path) -> None:
     with pytest.raises(CepnbError, match="dataset 'hopper': not found"):
         load_dataset("hopper", 100, 0)
     with pytest.raises(
-        CepnbError, match="^dataset '': an empty name, expected a name that begins with local/"
+        CepnbError,
+        match="^dataset name is empty; use local/…, d4rl/…, minari/… or the path of an HDF5 file",
     ):
         load_dataset("", 100, 0)
-    with pytest.raises(CepnbError, match=f"^{tmp_path}: is a folder, expected a D4RL HDF5 file"):
+    with pytest.raises(
+        CepnbError, match=f"^{tmp_path}: is a folder; give the path of a D4RL HDF5 file"
+    ):
         load_dataset(str(tmp_path), 100, 0)
     with pytest.raises(CepnbError, match="expected one of local/maze2d-umaze, "):
         load_dataset("local/maze2d-tiny", 100, 0)
 
 
-@pytest.mark.parametrize("door", ["local", "d4rl", "minari"])
-def test_a_file_in_a_folder_that_is_called_as_a_door(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str
+@pytest.mark.parametrize("source", ["local", "d4rl", "minari"])
+def test_file_in_a_folder_named_like_a_source(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / door).mkdir()
-    write(tmp_path / door / "own.hdf5", example())
-    assert load_dataset(f"{door}/own.hdf5", 100, 0).name == f"{door}/own.hdf5"
+    (tmp_path / source).mkdir()
+    write(tmp_path / source / "own.hdf5", example())
+    assert load_dataset(f"{source}/own.hdf5", 100, 0).name == f"{source}/own.hdf5"
 
 
-def test_constant_rewards_are_refused(tmp_path: Path) -> None:
-    flat = load_hdf5(write(tmp_path / "f.hdf5", broken("rewards", np.zeros_like)))
-    with pytest.raises(CepnbError, match="all rewards are 0"):
+def test_constant_rewards_raise(tmp_path: Path) -> None:
+    flat = load_hdf5(write(tmp_path / "f.hdf5", changed("rewards", np.zeros_like)))
+    with pytest.raises(CepnbError, match="all rewards are 0; use data with rewards that differ"):
         check_rewards_vary(flat)
     check_rewards_vary(load_hdf5(write(tmp_path / "g.hdf5", example())))

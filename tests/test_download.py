@@ -1,4 +1,4 @@
-"""Downloads against a server on loopback that breaks off, stalls, changes its mind, and refuses."""
+"""Tests of downloads from a local server that cuts, stalls, changes its file and refuses."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,13 +30,11 @@ def get(server: Server, folder: Path, **options: object) -> Path:
     )
 
 
-def test_a_broken_and_a_silent_line_are_taken_up_where_they_broke(
-    server: Server, tmp_path: Path
-) -> None:
+def test_broken_and_silent_connections_resume(server: Server, tmp_path: Path) -> None:
     server.faults = [503, "cut", "stall", "ok"]
     path = get(server, tmp_path)
     assert path.read_bytes() == CONTENT
-    first, second, third, fourth = server.asked
+    first, second, third, fourth = server.requests
     assert (
         (first, second) == (None, None)
         and third == f"bytes={5 * CHUNK}-"
@@ -44,23 +42,24 @@ def test_a_broken_and_a_silent_line_are_taken_up_where_they_broke(
     )
     assert {p.name for p in tmp_path.iterdir()} - {".data.hdf5.lock"} == {"data.hdf5"}
     get(server, tmp_path)
-    assert len(server.asked) == 4  # what is there is not asked for again
+    assert len(server.requests) == 4  # no request for an existing file
 
 
-def test_a_later_call_goes_on_and_nothing_partial_is_seen(server: Server, tmp_path: Path) -> None:
+def test_later_call_resumes_and_no_partial_file_shows(server: Server, tmp_path: Path) -> None:
     server.faults = ["cut", *[503] * 3]
     with pytest.raises(
         CepnbError,
-        match=r"not downloaded after 3 attempts \(503 .*\); the 327,680 bytes so far are kept",
+        match=r"not downloaded after 3 attempts \(503 .*\); 327,680 bytes are stored, run it again to resume",
     ):
         get(server, tmp_path, attempts=3)
     assert not (tmp_path / "data.hdf5").exists()
     assert (
-        get(server, tmp_path).read_bytes() == CONTENT and server.asked[-1] == f"bytes={5 * CHUNK}-"
+        get(server, tmp_path).read_bytes() == CONTENT
+        and server.requests[-1] == f"bytes={5 * CHUNK}-"
     )
 
 
-def test_another_version_or_no_ranges_begin_anew(server: Server, tmp_path: Path) -> None:
+def test_new_version_or_server_without_ranges_restarts(server: Server, tmp_path: Path) -> None:
     server.faults = ["cut"]
     with pytest.raises(CepnbError):
         get(server, tmp_path, attempts=0)
@@ -71,19 +70,19 @@ def test_another_version_or_no_ranges_begin_anew(server: Server, tmp_path: Path)
     assert get(server, tmp_path).read_bytes() == CONTENT[::-1]
 
 
-def test_a_server_that_never_gets_further_is_given_up(server: Server, tmp_path: Path) -> None:
+def test_server_without_progress_raises(server: Server, tmp_path: Path) -> None:
     server.ranges, server.faults = False, ["cut early", "cut"] * 50
     with pytest.raises(CepnbError, match="not downloaded after 5 attempts"):
         get(server, tmp_path)
-    assert len(server.asked) < 10
+    assert len(server.requests) < 10
     server.ranges, server.faults = True, ["gzip"]
     with pytest.raises(
-        CepnbError, match=r"not downloaded \(it was sent in the encoding gzip, expected none\)$"
+        CepnbError, match=r"not downloaded \(the server sent the encoding gzip; expected none\)$"
     ):
         get(server, tmp_path)
 
 
-def test_a_part_that_is_whole_or_too_long(server: Server, tmp_path: Path) -> None:
+def test_part_that_is_complete_or_too_long(server: Server, tmp_path: Path) -> None:
     server.faults = ["cut"]
     with pytest.raises(CepnbError):
         get(server, tmp_path, attempts=0)
@@ -98,15 +97,13 @@ def test_a_part_that_is_whole_or_too_long(server: Server, tmp_path: Path) -> Non
     assert get(server, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_range_that_is_shorter_than_what_is_missing_is_not_the_end(
-    server: Server, tmp_path: Path
-) -> None:
+def test_range_shorter_than_requested_is_not_the_end(server: Server, tmp_path: Path) -> None:
     server.faults = ["cut", "part", "part"]
     assert get(server, tmp_path).read_bytes() == CONTENT
-    assert server.asked == [None, *(f"bytes={chunks * CHUNK}-" for chunks in (5, 8, 11))]
+    assert server.requests == [None, *(f"bytes={chunks * CHUNK}-" for chunks in (5, 8, 11))]
 
 
-def test_an_end_that_was_not_announced_is_one_only_if_the_file_is_whole(
+def test_end_without_announced_size_counts_only_if_the_file_is_whole(
     server: Server, tmp_path: Path
 ) -> None:
     with h5py.File(tmp_path / "source.hdf5", "w") as file:
@@ -114,34 +111,36 @@ def test_an_end_that_was_not_announced_is_one_only_if_the_file_is_whole(
     server.content, server.faults = (tmp_path / "source.hdf5").read_bytes(), ["unsized", "unsized"]
     path = get(server, tmp_path, accept=is_whole_hdf5)
     assert path.read_bytes() == server.content
-    assert server.asked == [None, *(f"bytes={times * (5 * CHUNK + 100)}-" for times in (1, 2))]
+    assert server.requests == [None, *(f"bytes={times * (5 * CHUNK + 100)}-" for times in (1, 2))]
     path.unlink()
     server.content = server.content[:-100]
     for fault, requests in (("unsized", 2), ("chunked", 1)):
-        server.faults, server.asked = [fault], []
-        with pytest.raises(CepnbError, match="not the kind of file that is expected"):
+        server.faults, server.requests = [fault], []
+        with pytest.raises(
+            CepnbError, match="the server sent another kind of file; check the address"
+        ):
             get(server, tmp_path, accept=is_whole_hdf5)
-        assert not path.exists() and len(server.asked) == requests
-    path.write_bytes(server.content)  # as d4rl itself leaves a file where the line breaks
+        assert not path.exists() and len(server.requests) == requests
+    path.write_bytes(server.content)  # d4rl itself leaves this after a broken download
     with pytest.raises(
         CepnbError,
-        match=f"^{path}: not the whole file that is expected there; delete it to have it downloaded",
+        match=f"^{path}: the file is incomplete; delete it to download it again",
     ):
         get(server, tmp_path, accept=is_whole_hdf5)
     assert path.exists()
 
 
-def test_a_refusal_is_not_repeated_and_nobody_there_is_one_line(
+def test_refusal_is_not_retried_and_unreachable_server_raises_one_line(
     server: Server, tmp_path: Path
 ) -> None:
     server.faults = [404]
     with pytest.raises(CepnbError, match=r"data.hdf5: not downloaded \(404 Not Found\)$"):
         get(server, tmp_path)
-    assert len(server.asked) == 1
+    assert len(server.requests) == 1
     with pytest.raises(CepnbError, match="not downloaded after 2 attempts") as caught:
         download("http://127.0.0.1:9/x", tmp_path / "x", progress=False, attempts=2, pause=0.01)
     assert "\n" not in str(caught.value)
-    with pytest.raises(CepnbError, match="not the kind of file that is expected"):
+    with pytest.raises(CepnbError, match="the server sent another kind of file; check the address"):
         get(server, tmp_path, accept=lambda path: False)
     assert not {".data.hdf5.part", "data.hdf5"} & {path.name for path in tmp_path.iterdir()}
     (tmp_path / "file").write_text("in the way")

@@ -1,4 +1,4 @@
-"""Locomotion: the batch against single gymnasium environments, agents, and datasets by D4RL's recipe."""
+"""Tests of locomotion: batches against single gymnasium environments, agents, local datasets."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ from cepnb.envs.locomotion import TASKS, LocomotionEnv
 from cepnb.envs.maze import MazeEnv, PointMass
 from cepnb.envs.registry import ENVIRONMENTS, episodes_of, family_of
 from cepnb.errors import CepnbError
-from cepnb.qgpo.evaluation import evaluate, rollout
-from cepnb.qgpo.settings import tuning_of
+from cepnb.qgpo.evaluation import PolicyBatch, evaluate, rollout
+from cepnb.qgpo.settings import qgpo_settings
 from cepnb.qgpo.transitions import Scaling, prepare
 from cepnb.storage.files import save_tensors, write_json
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_batch_is_so_many_single_environments(name: str) -> None:
+def test_batch_equals_single_environments(name: str) -> None:
     env, random = LocomotionEnv(name, 2, seed=3, copies=2), np.random.default_rng(0)
     start = env.reset()
     assert np.array_equal(start[:2], start[2:]) and not np.array_equal(start[0], start[1])
@@ -47,7 +47,7 @@ def test_a_batch_is_so_many_single_environments(name: str) -> None:
         single.reset(seed=seed)
     ended = np.zeros(4, dtype=bool)
     for _ in range(60):
-        actions = random.uniform(-1.2, 1.2, (4, env.action_dim))  # some outside, which are clipped
+        actions = random.uniform(-1.2, 1.2, (4, env.action_dim))  # some are clipped
         observations, rewards, terminated, truncated = env.step(actions)
         for row, single in enumerate(singles):
             if ended[row]:
@@ -57,13 +57,13 @@ def test_a_batch_is_so_many_single_environments(name: str) -> None:
             assert np.array_equal(observations[row], expected[0]) and rewards[row] == expected[1]
             assert terminated[row] == expected[2] and not truncated[row]
         ended |= terminated
-    assert ended.any() == (name != "halfcheetah")  # thrown about at random, the other two fall
+    assert ended.any() == (name != "halfcheetah")  # random actions make the other two fall
 
 
-def test_making_them_says_and_writes_nothing(
+def test_creation_prints_and_writes_nothing(
     tmp_path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
-    """The engine warns of halfcheetah's model, on the screen and in a file."""
+    """MuJoCo would warn of halfcheetah's model on standard error and in a file."""
     monkeypatch.chdir(tmp_path)
     LocomotionEnv("halfcheetah", 2, 0)
     assert not list(tmp_path.iterdir())
@@ -71,16 +71,13 @@ def test_making_them_says_and_writes_nothing(
 
 
 def test_names_and_dimensions() -> None:
-    assert [family_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 3 + ["locomotion"] * 3 + [
-        "antmaze"
-    ] * 6
-    assert [tuning_of(name) for name in ENVIRONMENTS] == ["maze2d"] * 2 + ["maze2d-large"] + [
-        "locomotion"
-    ] * 3 + ["antmaze"] * 6
-    assert [
-        (e.state_dim, e.action_dim, e.max_steps)
-        for e in (episodes_of(name, 1, 0) for name in ENVIRONMENTS)
-    ] == [
+    families = ["maze2d"] * 3 + ["locomotion"] * 3 + ["antmaze"] * 6
+    assert [family_of(name) for name in ENVIRONMENTS] == families
+    for name, family in zip(ENVIRONMENTS, families, strict=True):
+        own_settings = qgpo_settings("ci", name) != qgpo_settings("ci", family)
+        assert own_settings == (name == "maze2d-large")
+    environments = [episodes_of(name, 1, 0) for name in ENVIRONMENTS]
+    assert [(e.state_dim, e.action_dim, e.max_steps) for e in environments] == [
         (4, 2, 300),
         (4, 2, 600),
         (4, 2, 800),
@@ -101,45 +98,46 @@ def test_names_and_dimensions() -> None:
         assert reference_scores(name) == reference_scores("hopper-expert-v2")
 
 
-def test_bad_actions_and_a_failing_engine_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_actions_and_failing_engine_raise_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     env = LocomotionEnv("hopper", 2, 0)
     env.reset()
-    with pytest.raises(
-        CepnbError,
-        match="^hopper: actions of values that are not finite, expected finite numbers of shape",
-    ):
+    with pytest.raises(CepnbError, match="^hopper: actions are not finite; check the policy$"):
         env.step(np.array([[0.0, np.nan, 0.0], [0.0, 0.0, 0.0]]))
-    with pytest.raises(CepnbError, match=r"^hopper: actions of shape \(3, 3\), expected"):
+    with pytest.raises(
+        CepnbError, match=r"^hopper: actions have shape \(3, 3\), expected \(2, 3\)$"
+    ):
         env.step(np.zeros((3, 3)))
 
     def broken(action: np.ndarray) -> None:
         raise RuntimeError("unstable")
 
-    monkeypatch.setattr(env._bodies[1], "step", broken)
+    monkeypatch.setattr(env._simulators[1], "step", broken)
     with pytest.raises(CepnbError, match=r"^hopper: step 1 failed \(RuntimeError: unstable\)"):
         env.step(np.zeros((2, 3)))
 
 
-def test_a_rollout_asks_no_more_for_the_dead_and_does_not_hang() -> None:
-    scaling, asked = Scaling(torch.zeros(11), torch.ones(11)), []
+def test_rollout_samples_no_actions_for_ended_episodes_and_terminates() -> None:
+    scaling, batches = Scaling(torch.zeros(11), torch.ones(11)), []
 
     def policy_of(rows: torch.Tensor):
-        asked.append(len(rows))
+        batches.append(len(rows))
         return lambda states, generator: torch.full((len(states), 3), 0.8)
 
     returns, path = rollout(
         policy_of, LocomotionEnv("hopper", 3, 0), scaling, torch.Generator(), progress=False
     )
     assert (
-        asked[0] == 3 and asked == sorted(asked, reverse=True) and len(path) == len(asked) < 200
-    )  # it falls soon
+        batches[0] == 3
+        and batches == sorted(batches, reverse=True)
+        and len(path) == len(batches) < 200
+    )  # the hopper falls soon
     single = gymnasium.make("Hopper-v4").unwrapped
     single.reset(seed=int(np.random.SeedSequence(0).generate_state(3)[1]))
     total, done = 0.0, False
     while not done:
         _, reward, done, *_ = single.step(np.full(3, np.float32(0.8), dtype=float))
         total += reward
-    assert returns[1].item() == pytest.approx(total, rel=1e-5)  # summed in single precision
+    assert returns[1].item() == pytest.approx(total, rel=1e-5)  # float32 sum
 
     class Endless(LocomotionEnv):
         max_steps = 5
@@ -153,11 +151,11 @@ def test_a_rollout_asks_no_more_for_the_dead_and_does_not_hang() -> None:
     ):
         rollout(policy_of, Endless("hopper", 3, 0), scaling, torch.Generator(), progress=False)
     bad = lambda rows: lambda states, generator: torch.full((len(states), 3), torch.nan)
-    with pytest.raises(CepnbError, match="^hopper: actions of values that are not finite"):
+    with pytest.raises(CepnbError, match="^hopper: actions are not finite"):
         rollout(bad, LocomotionEnv("hopper", 2, 0), scaling, torch.Generator(), progress=False)
 
 
-def test_a_policy_that_is_not_finite_is_named_and_the_others_are_scored() -> None:
+def test_policy_that_is_not_finite_is_named_and_others_are_scored() -> None:
     scaling = Scaling(torch.zeros(11), torch.ones(11))
     policies = [("behaviour", 0.0), ("cep", 1.0), ("cep", 3.0)]
 
@@ -166,27 +164,24 @@ def test_a_policy_that_is_not_finite_is_named_and_the_others_are_scored() -> Non
             scales[:, None] == 3, torch.nan, scales[:, None].expand(-1, 3) / 10
         )
 
-    def scored(batches: list, faults: list[str] | None) -> list[dict]:
-        return evaluate(
-            batches, "hopper", 2, scaling, 0, torch.Generator(), progress=False, faults=faults
-        )
+    def scored(policies: list[tuple[str, float]]) -> tuple[list[dict], list[str]]:
+        batches, generator = [PolicyBatch(policies, policy_at)], torch.Generator()
+        return evaluate(batches, "hopper", 2, scaling, 0, generator, progress=False)
 
-    faults: list[str] = []
-    assert scored([(policies, policy_at)], faults) == scored([(policies[:2], policy_at)], None)
+    records, faults = scored(policies)
+    assert records == scored(policies[:2])[0]
     assert faults == ["cep at s = 3: actions that are not finite"]
-    with pytest.raises(CepnbError, match="^cep at s = 3: actions that are not finite$"):
-        scored([(policies, policy_at)], None)
 
 
 @pytest.mark.parametrize("moment", ["reset", "step"])
-def test_an_engine_that_raises_is_named(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
+def test_failing_engine_is_named(monkeypatch: pytest.MonkeyPatch, moment: str) -> None:
     for env, part in ((LocomotionEnv("hopper", 1, 0), None), (MazeEnv("umaze", 1, 0), PointMass)):
 
         def fail(*_: object, **__: object) -> None:
             raise RuntimeError("broken\nthing")
 
         name = "set_state" if moment == "reset" and part else moment
-        monkeypatch.setattr(part or type(env._bodies[0]), name, fail)
+        monkeypatch.setattr(part or type(env._simulators[0]), name, fail)
         with pytest.raises(
             CepnbError, match=f"^{env.name}: {moment}( 1)? failed .RuntimeError: broken thing.$"
         ):
@@ -194,8 +189,8 @@ def test_an_engine_that_raises_is_named(monkeypatch: pytest.MonkeyPatch, moment:
             env.step(np.zeros((1, env.action_dim)))
 
 
-def test_an_agent_is_the_squashed_gaussian_of_its_weights() -> None:
-    """Against torch's transformed distribution: same mean of log-probabilities' argument, sampled many times."""
+def test_agent_is_the_squashed_gaussian_of_its_weights() -> None:
+    """Compare median and quantiles of arctanh of sampled actions with torch's forward pass."""
     g = torch.Generator().manual_seed(0)
     shapes = [(5, 8), (8,), (8, 8), (8,), (8, 2), (2,), (8, 2), (2,)]
     weights = [torch.randn(shape, generator=g, dtype=torch.float64) / 2 for shape in shapes]
@@ -206,7 +201,7 @@ def test_an_agent_is_the_squashed_gaussian_of_its_weights() -> None:
         np.repeat(state.numpy()[None], 20_000, 0), np.random.default_rng(0)
     )
     before = np.arctanh(np.clip(actions, -1 + 1e-12, 1 - 1e-12))
-    inside = np.abs(before) < 10  # beyond that tanh has no digits left
+    inside = np.abs(before) < 10  # float64 tanh saturates beyond
     assert inside.mean() > 0.99
     np.testing.assert_allclose(
         np.median(before, 0), mean, atol=4 * deviation.max().item() / 20_000**0.5
@@ -216,7 +211,7 @@ def test_an_agent_is_the_squashed_gaussian_of_its_weights() -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_shipped_agents_are_what_their_recipe_says(name: str) -> None:
+def test_shipped_agents_match_their_recipe(name: str) -> None:
     history = shipped_agents(name)
     expert = reference_scores(f"local/{name}")[1]
     before = [steps for steps in history.agents if steps <= history.medium]
@@ -275,29 +270,33 @@ def test_datasets_by_recipe() -> None:
     assert not np.array_equal(other["observations"], again["observations"][:100])
 
 
-def test_agents_of_another_seed_are_not_taken_for_those_asked_for(tmp_path: Path) -> None:
-    kept = tmp_path / "hopper-training"
+def test_training_folder_of_another_seed_or_length_is_rejected(tmp_path: Path) -> None:
+    training = tmp_path / "hopper-training"
     write_json(
-        kept / "settings.json",
+        training / "settings.json",
         {"environment": "hopper", "steps": 2_000, "seed": 0, "settings": SETTINGS},
     )
-    write_json(kept / "ended.json", {})
-    for seed, steps, complaint in ((7, 2_000, "seed 0, now 7"), (0, 9_000, "steps 2000, now 9000")):
+    write_json(training / "ended.json", {})
+    for seed, steps, difference in (
+        (7, 2_000, "seed 0, now 7"),
+        (0, 9_000, "steps 2000, now 9000"),
+    ):
         with pytest.raises(
             CepnbError,
-            match=f"hopper-training/settings.json: made with {complaint}; use another folder",
+            match=f"hopper-training/settings.json: made with {difference}; use another folder",
         ):
             make_history("hopper", steps, seed, tmp_path, progress=False)
     with pytest.raises(
-        CepnbError, match="hopper: no agent has reached a return of 1078 in 2000 steps"
+        CepnbError,
+        match="hopper: no agent reaches a return of 1078 in 2000 steps; train for more steps",
     ):
         make_history("hopper", 2_000, 0, tmp_path, progress=False)
 
 
-def test_a_file_that_holds_no_agents(tmp_path) -> None:
+def test_file_without_agents(tmp_path) -> None:
     save_tensors(tmp_path / "a.safetensors", {"w": torch.zeros(1)})
     with pytest.raises(
-        CepnbError, match="a.safetensors: has no 'recipe', expected a history of agents"
+        CepnbError, match="a.safetensors: 'recipe' is missing; use a file of agents"
     ):
         read_history(tmp_path / "a.safetensors")
     with pytest.raises(
@@ -306,6 +305,6 @@ def test_a_file_that_holds_no_agents(tmp_path) -> None:
         shipped_agents("ant")
 
 
-def test_normalised_scores_are_d4rls() -> None:
+def test_normalised_scores_equal_d4rls() -> None:
     assert normalised_score("local/walker2d", 1.629008) == pytest.approx(0, abs=1e-6)
     assert normalised_score("local/hopper", 3234.3) == pytest.approx(100, abs=1e-3)

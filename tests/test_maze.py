@@ -1,7 +1,6 @@
-"""The maze against D4RL's own model file and reference scores."""
+"""Tests of the maze against D4RL's own model file and reference scores."""
 
 import importlib.util
-import re
 from pathlib import Path
 
 import mujoco
@@ -14,14 +13,14 @@ from cepnb.errors import CepnbError
 
 
 def d4rl_source(name: str):
-    """A module of d4rl by itself: the package's `pointmaze` cannot be imported without MuJoCo 2.1, its parts can."""
+    """Locate a module of d4rl, whose package `pointmaze` does not import without MuJoCo 2.1."""
     path = Path(d4rl().__file__).parent / "pointmaze" / name
     spec = importlib.util.spec_from_file_location("d4rl_part", path)
     return path, spec
 
 
 def d4rl_model(layout: str) -> mujoco.MjModel:
-    """The MuJoCo model that d4rl's own source writes for a maze, compiled by today's MuJoCo."""
+    """Compile the maze that d4rl's own source writes with the modern MuJoCo."""
     _, spec = d4rl_source("dynamic_mjc.py")
     dynamic_mjc = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(dynamic_mjc)
@@ -33,14 +32,13 @@ def d4rl_model(layout: str) -> mujoco.MjModel:
     spec_text = names[{"umaze": "U_MAZE", "medium": "MEDIUM_MAZE", "large": "LARGE_MAZE"}[layout]]
     with names["point_maze"](spec_text).asfile() as file:
         xml = Path(file.name).read_text()
-    return mujoco.MjModel.from_xml_string(
-        re.sub(r'coordinate="local"', "", xml)
-    )  # an attribute that MuJoCo dropped
+    xml = xml.replace('coordinate="local"', "")  # MuJoCo no longer reads this attribute
+    return mujoco.MjModel.from_xml_string(xml)
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_trajectories_equal_those_of_d4rls_model(name: str) -> None:
-    """The same random actions for 300 steps, walls hit on the way, through d4rl's step: clip velocity, simulate."""
+    """Follow 300 random actions into walls by d4rl's step: clip the velocity, then simulate."""
     model, random = d4rl_model(name), np.random.default_rng(0)
     data, mass = mujoco.MjData(model), PointMass(name)
     i, j = LAYOUTS[name].cells[0]
@@ -55,11 +53,11 @@ def test_trajectories_equal_those_of_d4rls_model(name: str) -> None:
         mujoco.mj_step(model, data)
         state = mass.step(*push)
         worst = max(worst, np.abs(np.array(state) - np.concatenate([data.qpos, data.qvel])).max())
-    assert worst < 1e-9  # one compiler, one solver, the same constants: only rounding may differ
+    assert worst < 1e-9  # the compiler, solver and constants are equal, so only rounding differs
 
 
 @pytest.mark.parametrize("name, episodes", [("umaze", 400), ("medium", 300)])
-def test_a_random_policy_scores_as_d4rl_says(name: str, episodes: int) -> None:
+def test_random_policy_has_d4rls_reference_score(name: str, episodes: int) -> None:
     random, env = np.random.default_rng(1), MazeEnv(name, episodes, seed=1)
     env.reset()
     returns, over = np.zeros(episodes), np.zeros(episodes, dtype=bool)
@@ -87,7 +85,7 @@ def test_rules() -> None:
     env.set_state(np.array([[1.0, 1.0, 0, 0], [3.0, 3.0, 9.0, 0]]))
     observation, reward, terminated, truncated = env.step(np.array([[0.0, 0.0], [50.0, 0.0]]))
     assert reward.tolist() == [1, 0] and not terminated.any() and not truncated.any()
-    assert abs(observation[1, 2]) <= 5.5  # clipped to 5 before the step, and one step's push on top
+    assert abs(observation[1, 2]) <= 5.5  # clipped to 5 before the step, which then accelerates
     for _ in range(299):
         truncated = env.step(np.zeros((2, 2)))[3]
     assert truncated.all()
@@ -98,9 +96,7 @@ def test_walls_hold() -> None:
     env.set_state(np.array([[2.0, 1.0, 0.0, 0.0]]))
     for _ in range(200):
         observation = env.step(np.array([[0.0, 1.0]]))[0]
-    assert observation[0, 1] == pytest.approx(
-        1.3, abs=0.01
-    )  # the wall's face: the soft contact gives by the radius
+    assert observation[0, 1] == pytest.approx(1.3, abs=0.01)  # the wall, with a soft contact
 
 
 def test_bad_input_is_named() -> None:
@@ -110,9 +106,7 @@ def test_bad_input_is_named() -> None:
         MazeEnv("umaze", 0, 0)
     env = MazeEnv("umaze", 2, 0)
     env.reset()
-    with pytest.raises(CepnbError, match="not finite"):
+    with pytest.raises(CepnbError, match="maze2d-umaze: actions are not finite; check the policy"):
         env.step(np.full((2, 2), np.nan))
-    with pytest.raises(
-        CepnbError, match=r"shape \(3, 2\), expected finite numbers of shape \(2, 2\)"
-    ):
+    with pytest.raises(CepnbError, match=r"actions have shape \(3, 2\), expected \(2, 2\)"):
         env.step(np.zeros((3, 2)))

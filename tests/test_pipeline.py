@@ -1,4 +1,4 @@
-"""The five steps in one folder: killed anywhere they go on to the same numbers, and refuse what does not fit."""
+"""The five steps in one folder: killed runs resume to the same numbers, and misfits are refused."""
 
 import json
 import math
@@ -14,12 +14,14 @@ from killing import kills_until_done
 
 from cepnb.datasets.dataset import OfflineDataset
 from cepnb.datasets.registry import load_dataset
+from cepnb.envs.base import Episodes
+from cepnb.envs.registry import episodes_of
 from cepnb.errors import CepnbError
 from cepnb.experiments.scores import rows_of
-from cepnb.qgpo import pipeline
-from cepnb.qgpo.pipeline import Steps, configuration_of, run_qgpo, scores_text
-from cepnb.qgpo.record import cached_run
-from cepnb.qgpo.settings import LATER, Settings, qgpo_settings
+from cepnb.qgpo import evaluation, pipeline
+from cepnb.qgpo.pipeline import Steps, configuration_of, evaluate_run, run_qgpo, scores_text
+from cepnb.qgpo.record import cached_run, read_metrics
+from cepnb.qgpo.settings import Settings, coerce, qgpo_settings
 from cepnb.storage.files import load_tensors, read_json, save_tensors, write_json
 from cepnb.storage.runs import Run
 
@@ -39,14 +41,33 @@ def run(folder: Path, **changes: object) -> dict:
     return run_qgpo(dataset(chosen), "maze2d-umaze", chosen, "ci", 0, folder, progress=False)
 
 
+def copy_files(source: Path, target: Path, *names: str) -> None:
+    """Copy the files of the named steps, or of all steps."""
+    for path in (*source.glob("*.safetensors"), *source.glob("*.npy")):
+        if not names or path.stem in names:
+            shutil.copy(path, target)
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("unbroken")
     return folder, run(folder)
 
 
+@pytest.fixture
+def short_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the evaluation, for tests that do not compare its returns."""
+
+    def short(*args: object) -> Episodes:
+        env = episodes_of(*args)
+        env.max_steps = 10
+        return env
+
+    monkeypatch.setattr(evaluation, "episodes_of", short)
+
+
 def _run_until_killed(folder: Path, writes: int) -> None:
-    """Run, and die by SIGKILL in the middle of write number `writes`, with its temporary file half written."""
+    """Run, and die by SIGKILL during write number `writes`, with the temporary file half written."""
     import cepnb.storage.files
 
     torch.set_num_threads(1)
@@ -64,7 +85,7 @@ def _run_until_killed(folder: Path, writes: int) -> None:
     run(folder)
 
 
-def test_killed_again_and_again_it_ends_with_the_numbers_of_an_unbroken_run(
+def test_a_run_killed_several_times_ends_with_the_same_numbers(
     tmp_path: Path, unbroken: tuple[Path, dict]
 ) -> None:
     assert kills_until_done(_run_until_killed, (tmp_path, 5), 10) >= 3
@@ -74,6 +95,8 @@ def test_killed_again_and_again_it_ends_with_the_numbers_of_an_unbroken_run(
     for path in folder.glob("*.safetensors"):
         stored, again = load_tensors(path)[0], load_tensors(tmp_path / path.name)[0]
         assert all(torch.equal(stored[name], again[name]) for name in stored), path.name
+    for path in folder.glob("*.npy"):
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes(), path.name
 
 
 def test_the_numbers_of_a_run(unbroken: tuple[Path, dict]) -> None:
@@ -126,7 +149,7 @@ def test_the_numbers_of_a_run(unbroken: tuple[Path, dict]) -> None:
     assert len(lines) == 1 + len(expected) and all(len(line) < 80 for line in lines)
 
 
-def test_a_finished_run_is_shown_and_not_made_again(
+def test_a_finished_run_is_returned_and_not_repeated(
     unbroken: tuple[Path, dict], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, metrics = unbroken
@@ -134,27 +157,19 @@ def test_a_finished_run_is_shown_and_not_made_again(
     assert run(folder) == metrics
 
 
-def test_only_what_is_missing_is_made(
+def test_only_missing_steps_run(
     unbroken: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, metrics = unbroken
-    for name in (
-        "settings.json",
-        "behaviour.safetensors",
-        "support.safetensors",
-        "critic.safetensors",
-        "energy_support.safetensors",
-        "energy_cep.safetensors",
-        "energy_mse.safetensors",
-    ):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    copy_files(folder, tmp_path)
+    shutil.copy(folder / "settings.json", tmp_path)
     for step in ("train_behaviour", "sample_support", "train_critic", "train_energy"):
-        monkeypatch.setattr(pipeline, step, None)
+        monkeypatch.setattr(pipeline, step, lambda *_, name=step: pytest.fail(f"{name} ran"))
     again = run(tmp_path)
     assert again["scores"] == metrics["scores"] and list(again["seconds"]) == ["evaluation"]
 
 
-def test_the_last_step_asks_for_all_before_it_and_two_processes_share_a_folder(
+def test_two_processes_share_a_folder_and_the_last_step_runs_all_before_it(
     unbroken: tuple[Path, dict], tmp_path: Path
 ) -> None:
     chosen = ci()
@@ -174,18 +189,18 @@ def test_the_last_step_asks_for_all_before_it_and_two_processes_share_a_folder(
     for process in others:
         process.join()
     assert [process.exitcode for process in others] == [0, 0]
-    for name in ("behaviour", "support", "critic", "energy_support", "energy_cep", "energy_mse"):
-        path = f"{name}.safetensors"
-        assert (tmp_path / path).read_bytes() == (unbroken[0] / path).read_bytes()
+    files = {path.name for path in unbroken[0].iterdir() if path.suffix in (".safetensors", ".npy")}
+    assert len(files) == 7
+    for name in files:
+        assert (tmp_path / name).read_bytes() == (unbroken[0] / name).read_bytes()
     assert set(Run(tmp_path, configuration).seconds) == set(unbroken[1]["seconds"]) - {"evaluation"}
 
 
-def test_the_other_energies_from_the_same_models(
-    unbroken: tuple[Path, dict], tmp_path: Path
+def test_other_energies_reuse_the_same_models(
+    unbroken: tuple[Path, dict], tmp_path: Path, short_episodes: None
 ) -> None:
     """Behaviour, support set and critic do not depend on how the policy is guided."""
-    for name in ("behaviour", "support", "critic", "energy_support"):
-        shutil.copy(unbroken[0] / f"{name}.safetensors", tmp_path)
+    copy_files(unbroken[0], tmp_path, "behaviour", "support", "critic", "energy_support")
     found = run(tmp_path, guidance=("cep", "exp_mse", "dps"), labels="state_value", episodes=2)
     assert [record["method"] for record in found["scores"]] == [
         "behaviour",
@@ -212,8 +227,7 @@ def test_the_other_energies_from_the_same_models(
 def test_without_best_of_k_the_other_scores_stay(
     unbroken: tuple[Path, dict], tmp_path: Path
 ) -> None:
-    for path in unbroken[0].glob("*.safetensors"):
-        shutil.copy(path, tmp_path)
+    copy_files(unbroken[0], tmp_path)
     assert run(tmp_path, best_of=0)["scores"] == unbroken[1]["scores"][:-1]
 
 
@@ -235,7 +249,7 @@ def test_another_setting_in_the_same_folder_is_refused(
         run(unbroken[0], **changes)
 
 
-def test_metrics_of_another_setting_are_refused_without_settings_beside_them(
+def test_metrics_of_another_setting_are_refused_without_a_settings_file(
     unbroken: tuple[Path, dict], tmp_path: Path
 ) -> None:
     shutil.copy(unbroken[0] / "metrics.json", tmp_path)
@@ -256,25 +270,25 @@ def test_other_data_under_the_same_name_is_refused(unbroken: tuple[Path, dict]) 
         run_qgpo(other, "maze2d-umaze", ci(), "ci", 0, unbroken[0], progress=False)
 
 
-def test_a_folder_older_than_a_setting_is_gone_on_with_as_it_was_made(
+def test_a_setting_missing_in_an_older_run_has_its_default(
     unbroken: tuple[Path, dict], tmp_path: Path
 ) -> None:
-    """Also finished: the metrics are those that are there. Asked for otherwise it is refused."""
+    """The finished run is returned, and refused for another value of that setting."""
+    later = ("behaviour_precision", "support_precision", "support_storage", "place_frequencies")
     for name in ("settings.json", "metrics.json"):
         older = read_json(unbroken[0] / name)
-        assert older["settings"].keys() > LATER.keys()
-        older["settings"] = {
-            key: value for key, value in older["settings"].items() if key not in LATER
-        }
+        for setting in later:
+            older["settings"].pop(setting)
         older.pop("digest")
         write_json(tmp_path / name, older)
     assert run(tmp_path)["scores"] == unbroken[1]["scores"]
-    assert LATER.items() <= rows_of(read_json(tmp_path / "metrics.json"))[0].items()
+    row = rows_of(read_json(tmp_path / "metrics.json"))[0]
+    assert all(row[setting] == getattr(Settings(), setting) for setting in later)
     with pytest.raises(CepnbError, match="made with support_precision float32, now bfloat16"):
         run(tmp_path, support_precision="bfloat16")
 
 
-def test_a_cached_run_is_shared_by_those_who_ask_for_the_same(
+def test_a_cached_run_is_shared_by_callers_of_the_same_configuration(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CEPNB_CACHE", str(tmp_path))
@@ -309,18 +323,17 @@ def test_weights_of_another_shape_are_refused(unbroken: tuple[Path, dict], tmp_p
         run(tmp_path)
 
 
-def test_an_energy_that_is_not_finite_costs_its_own_scores_alone(
-    unbroken: tuple[Path, dict], tmp_path: Path
+def test_an_energy_that_is_not_finite_loses_only_its_own_scores(
+    unbroken: tuple[Path, dict], tmp_path: Path, short_episodes: None
 ) -> None:
-    for path in unbroken[0].glob("*.safetensors"):
-        shutil.copy(path, tmp_path)
+    copy_files(unbroken[0], tmp_path)
     tensors, metadata = load_tensors(tmp_path / "energy_cep.safetensors")
     save_tensors(
         tmp_path / "energy_cep.safetensors",
         tensors | {"out.bias": torch.zeros(1), "out.weight": tensors["out.weight"] * math.nan},
         metadata,
     )
-    for _ in range(2):  # what is there is not forgotten by a second call
+    for _ in range(2):  # the second call reads the stored metrics
         with pytest.raises(
             CepnbError,
             match=r"metrics.json: cep at s = 1: actions that are not finite; .*; all other scores are there$",
@@ -335,7 +348,7 @@ def test_an_energy_that_is_not_finite_costs_its_own_scores_alone(
     )
 
 
-def test_a_full_disk_is_one_line_and_what_was_there_stays(
+def test_a_full_disk_is_one_line_and_keeps_finished_files(
     unbroken: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, _ = unbroken
@@ -368,7 +381,9 @@ def test_constant_rewards_and_other_widths_are_refused(tmp_path: Path) -> None:
         data.terminals,
         data.episode_returns,
     )
-    with pytest.raises(CepnbError, match="flat: all rewards are 1, expected some that differ"):
+    with pytest.raises(
+        CepnbError, match="flat: all rewards are 1; use data with rewards that differ"
+    ):
         run_qgpo(flat, "maze2d-umaze", ci(), "ci", 0, tmp_path, progress=False)
     wide = OfflineDataset(
         "wide",
@@ -392,10 +407,11 @@ def test_constant_rewards_and_other_widths_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_critic_and_energies_trained_together(unbroken: tuple[Path, dict], tmp_path: Path) -> None:
-    """One step more: the networks are made and scored; and the critic is the one of the same stream without energies."""
-    for name in ("behaviour", "support", "energy_support"):
-        shutil.copy(unbroken[0] / f"{name}.safetensors", tmp_path)
+def test_critic_and_energies_trained_together(
+    unbroken: tuple[Path, dict], tmp_path: Path, short_episodes: None
+) -> None:
+    """The networks of joint training are scored, and another energy trains from their Q."""
+    copy_files(unbroken[0], tmp_path, "behaviour", "support", "energy_support")
     found = run(tmp_path, training="joint", guidance=("cep", "mse", "dps"), episodes=2)
     assert set(found["seconds"]) == {"joint", "evaluation"}
     assert [record["method"] for record in found["scores"]][1:-1] == [
@@ -414,5 +430,69 @@ def test_critic_and_energies_trained_together(unbroken: tuple[Path, dict], tmp_p
         Run(tmp_path),
         progress=False,
     )
-    again = steps.energy("exp_mse")  # not among the trained: made after them, from their Q
+    again = steps.energy("exp_mse")  # not in `guidance`: trained afterwards
     assert (tmp_path / "energy_exp_mse.safetensors").exists() and again is not steps.energy("cep")
+
+
+def test_a_trained_folder_is_scored_later_without_its_data(
+    unbroken: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training needs no environment; later scores are those of a single call."""
+    copy_files(unbroken[0], tmp_path)
+    chosen, data = ci(), dataset(ci())
+
+    def trained(environment: str | None = None) -> dict:
+        return run_qgpo(
+            data, environment, chosen, "ci", 0, tmp_path, progress=False, evaluation=False
+        )
+
+    with pytest.raises(CepnbError, match="has no metrics.json; finish the training first"):
+        evaluate_run(tmp_path, "maze2d-umaze", progress=False)
+    metrics = trained()
+    assert metrics["scores"] == [] and "environment" not in metrics
+    assert metrics["gains"] == unbroken[1]["gains"] and metrics == trained()
+    with pytest.raises(CepnbError, match="has no score in it, .*; evaluate the run first"):
+        read_metrics(tmp_path / "metrics.json")
+    with pytest.raises(CepnbError, match=r"width \(4, 2\), expected \(11, 3\) for hopper"):
+        evaluate_run(tmp_path, "hopper", progress=False)
+    with pytest.raises(CepnbError, match="environment is missing"):
+        run_qgpo(data, None, chosen, "ci", 0, tmp_path, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "Steps", None)
+        found = evaluate_run(tmp_path, "maze2d-umaze", progress=False)
+    assert found["scores"] == unbroken[1]["scores"] and "evaluation" in found["seconds"]
+    assert found.keys() == unbroken[1].keys()
+    assert found["environment"] == read_json(tmp_path / "settings.json")["environment"]
+    monkeypatch.setattr(pipeline, "score", None)  # later calls read the stored scores
+    assert evaluate_run(tmp_path, "maze2d-umaze", progress=False) == found
+    assert run(tmp_path) == found == trained() == trained("maze2d-umaze")
+    with pytest.raises(CepnbError, match="belongs to maze2d-umaze, not maze2d-medium"):
+        evaluate_run(tmp_path, "maze2d-medium", progress=False)
+    metrics = read_json(tmp_path / "metrics.json")
+    for damage, reason in (
+        ({"seed": "0"}, r"Expected `int`, got `str` - at `\$.seed`"),
+        ({"gains": [{"method": "cep"}]}, r"missing required field `scale` - at `\$.gains\[0\]`"),
+        ({"q_mean": math.inf}, r"Expected `float` <= .* - at `\$.q_mean`"),
+    ):
+        (tmp_path / "metrics.json").write_text(json.dumps(metrics | damage))
+        expected = f"metrics.json: .*{reason}, expected the metrics.json of a finished run"
+        with pytest.raises(CepnbError, match=expected):
+            run(tmp_path)
+
+
+def test_settings_of_files_and_the_command_line_are_converted() -> None:
+    found = coerce({"scales": [1, 3.0], "beta": 3, "K": 5, "guidance": ["cep"], "labels": "x"})
+    assert found == {"scales": (1.0, 3.0), "beta": 3.0, "K": 5, "guidance": ("cep",), "labels": "x"}
+    assert type(found["beta"]) is float and type(found["scales"][0]) is float
+    for changes, reason in (
+        ({"beta": "3"}, "^beta: found '3', expected float$"),
+        ({"K": True}, "^K: found True, expected int$"),
+        ({"scales": [1, True]}, r"^scales: found \[1, True\], expected a list of float$"),
+        ({"betta": 3}, "^setting 'betta': expected one of transitions, "),
+    ):
+        with pytest.raises(CepnbError, match=reason):
+            coerce(changes)
+    with pytest.raises(CepnbError, match="^environment 'maze3d': expected one of maze2d-umaze"):
+        qgpo_settings("ci", "maze3d")
+    assert qgpo_settings("ci") == qgpo_settings("ci", "maze2d-medium")
+    assert qgpo_settings("ci", "hopper") == qgpo_settings("ci", "locomotion")

@@ -1,4 +1,4 @@
-"""The doors of datasets: d4rl's table and limits, a published file over the line, and Minari's own format."""
+"""Tests of the sources of datasets: d4rl's table and limits, downloads, Minari's format."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from cepnb.envs import d4rl_package
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
 
-# d4rl registers its environments only where mujoco_py can be imported; any module of that name will do for the limits.
+# d4rl registers its environments only if mujoco_py imports; for the limits, any module will do.
 REGISTRY = """
 import importlib, json, sys, warnings
 from unittest.mock import MagicMock
@@ -42,7 +42,7 @@ print(json.dumps({name: specs[name] for name in dataset_urls() if name in specs}
 """
 
 
-def test_episode_limits_are_those_that_d4rl_registers() -> None:
+def test_episode_limits_equal_those_that_d4rl_registers() -> None:
     found = subprocess.run(
         [sys.executable, "-c", REGISTRY], capture_output=True, text=True, check=True
     )
@@ -62,7 +62,7 @@ def test_episode_limits_are_those_that_d4rl_registers() -> None:
 def test_environments_by_name() -> None:
     with pytest.raises(
         CepnbError,
-        match="^dataset 'd4rl/maze2d-umaze-dense-v1': of dense rewards, expected an environment with it",
+        match="^dataset 'd4rl/maze2d-umaze-dense-v1': rewards are dense, but environments have sparse rewards",
     ):
         evaluated_in("d4rl/maze2d-umaze-dense-v1")
     assert evaluated_in("d4rl/maze2d-umaze-dense-v1", "maze2d-umaze") == "maze2d-umaze"
@@ -82,12 +82,14 @@ def test_environments_by_name() -> None:
 
 
 def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Through the table, a server on loopback that breaks off, and the reader; a second time, and from d4rl's own folder,
-    without the line. What is not whole there says so."""
+    """Download over a connection that breaks, then load from both folders without a request.
+
+    Incomplete files in d4rl's folder raise.
+    """
     source, rows, name = tmp_path / "served.hdf5", 25, "kitchen-complete-v0"
     with h5py.File(
         source, "w"
-    ) as file:  # as old files are: no timeouts, columns of rewards, bytes as metadata
+    ) as file:  # like old files: no timeouts, rewards as columns, bytes as metadata
         file["observations"], file["actions"] = np.random.rand(rows, 3), np.random.rand(rows, 2)
         file["rewards"], file["terminals"] = np.random.rand(rows, 1), np.zeros((rows, 1), bool)
         file["metadata/algorithm"], file["infos/qpos"] = np.bytes_(b"SAC"), np.random.rand(100_000)
@@ -98,7 +100,9 @@ def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         server.faults = ["cut"]
         data = load_dataset(f"d4rl/{name}", 0, 0)
         assert (
-            len(data.rewards) == rows - 1 and data.name == f"d4rl/{name}" and len(server.asked) == 2
+            len(data.rewards) == rows - 1
+            and data.name == f"d4rl/{name}"
+            and len(server.requests) == 2
         )
         assert (tmp_path / "cache/d4rl/data.hdf5").read_bytes() == server.content
         load_dataset(f"d4rl/{name}", 0, 0)
@@ -111,7 +115,7 @@ def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         own.write_bytes(server.content[:-1000])
         with pytest.raises(
             CepnbError,
-            match=f"^{own}: not the whole file that is expected there; delete it to have it",
+            match=f"^{own}: the file is incomplete; delete it to download it again",
         ):
             load_dataset(f"d4rl/{name}", 0, 0)
         with h5py.File(own, "w") as file:
@@ -119,13 +123,13 @@ def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
                 file.create_dataset(key, (10**13,), np.float32, chunks=(1000,))
         with pytest.raises(
             CepnbError,
-            match=rf"^{own}: not a whole HDF5 file \(MemoryError.*\); delete it to have it",
+            match=rf"^{own}: not a whole HDF5 file \(MemoryError.*\); delete it to download it again",
         ):
             load_dataset(f"d4rl/{name}", 0, 0)
-        assert len(server.asked) == 2 and os.listdir(own.parent) == ["data.hdf5"]
+        assert len(server.requests) == 2 and os.listdir(own.parent) == ["data.hdf5"]
     with pytest.raises(
         CepnbError,
-        match="dataset 'd4rl/hopper-medium': not in d4rl's table, expected a name such as hopper-medium-v",
+        match="dataset 'd4rl/hopper-medium': not in d4rl's table; use a name such as hopper-medium-v",
     ):
         load_dataset("d4rl/hopper-medium", 0, 0)
 
@@ -172,14 +176,14 @@ def store(
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def minari_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_minari_vectors_and_goals(shelf: Path) -> None:
+def test_minari_vectors_and_goals(minari_folder: Path) -> None:
     for name, space in (("test/vector-v0", VECTOR), ("test/goal-v0", GOALS)):
         buffers, data = store(name, space), load_dataset(f"minari/{name}", 0, 0)
         whole = [
@@ -199,7 +203,7 @@ def test_minari_vectors_and_goals(shelf: Path) -> None:
             np.testing.assert_array_equal(ours.numpy(), theirs.astype(np.float32))
         assert data.terminals.nonzero().flatten().tolist() == [
             7
-        ]  # the end of the second episode alone
+        ]  # only the second episode terminates
         np.testing.assert_allclose(
             data.episode_returns.numpy(), [np.sum(b.rewards) for b in buffers], rtol=1e-5
         )
@@ -208,34 +212,34 @@ def test_minari_vectors_and_goals(shelf: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
+def test_unusable_minari_datasets_raise_one_line(minari_folder: Path) -> None:
     store("test/discrete-v0", VECTOR, spaces.Discrete(4))
     store("test/image-v0", spaces.Box(0, 255, (8, 8, 3), np.uint8))
     store("test/nan-v0", VECTOR, spoil=np.nan)
     store("test/uneven-v0", spaces.Box(np.zeros((2, 4)), np.arange(8.0).reshape(2, 4)))
     store("test/narrow-v0", spaces.Box(-9, 9, (0,), np.float32))
     store("test/cut-v0", VECTOR)
-    path = shelf / "test/cut-v0/data/main_data.hdf5"
+    path = minari_folder / "test/cut-v0/data/main_data.hdf5"
     path.write_bytes(path.read_bytes()[:3_000])
     store("test/half-v0", VECTOR)
-    (shelf / "test/half-v0/data/main_data.hdf5").unlink()
-    (shelf / "test/empty-v0").mkdir()
+    (minari_folder / "test/half-v0/data/main_data.hdf5").unlink()
+    (minari_folder / "test/empty-v0").mkdir()
     for name, message in (
-        ("discrete-v0", r"actions of the space Discrete\(4\), expected vectors"),
-        ("image-v0", "observations of the space Box.*, expected vectors"),
-        ("nan-v0", "'rewards' has values that are not finite"),
-        ("none-v0", "neither here nor downloaded"),
-        ("narrow-v0", "'observations' has no columns, expected at least one"),
-        ("uneven-v0", "observations of the space Box"),
-        ("cut-v0", f"not whole .*; delete {shelf}/test/cut-v0 to"),
-        ("half-v0", f"neither here nor downloaded .*; delete {shelf}/test/half-v0 to"),
-        ("empty-v0", r"neither here nor downloaded \([^;]*\)$"),
-        ("", "no name"),
-        ("..", "no name"),
-        ("../test", "no name"),
+        ("discrete-v0", r"actions have the space Discrete\(4\); expected vectors"),
+        ("image-v0", "observations have the space Box.*; expected vectors"),
+        ("nan-v0", "'rewards' has values that are not finite; remove them"),
+        ("none-v0", "not downloaded"),
+        ("narrow-v0", "'observations' has no columns; expected at least one"),
+        ("uneven-v0", "observations have the space Box"),
+        ("cut-v0", f"files are incomplete .*; delete {minari_folder}/test/cut-v0 to"),
+        ("half-v0", f"not downloaded .*; delete {minari_folder}/test/half-v0 to"),
+        ("empty-v0", r"not downloaded \([^;]*\)$"),
+        ("", "the name has no version"),
+        ("..", "the name has no version"),
+        ("../test", "the name has no version"),
         (
             "none",
-            "no name of a Minari dataset, expected one with a version, such as minari/mujoco/hopper/med",
+            "the name has no version; use a name such as minari/mujoco/hopper/medium-v0",
         ),
     ):
         with pytest.raises(CepnbError, match=f"^dataset 'minari/test/{name}': {message}") as caught:
@@ -244,28 +248,28 @@ def test_minari_that_cannot_be_used_is_one_line(shelf: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_takes_actions_in_the_unit_of_its_environment(shelf: Path) -> None:
-    """Whatever door they come by. Rounding is no fault, nor is another unit to who only reads."""
+def test_runs_reject_actions_outside_the_environments_range(minari_folder: Path) -> None:
+    """Check files and Minari; rounding is accepted, and `load_dataset` accepts any range."""
     random, chosen = np.random.default_rng(0), qgpo_settings("ci")
     for name, largest in (("rounded", 1 + 1e-6), ("other", 2.0)):
-        with h5py.File(shelf / f"{name}.hdf5", "w") as file:
+        with h5py.File(minari_folder / f"{name}.hdf5", "w") as file:
             file["observations"], file["rewards"] = random.random((9, 4)), random.random(9)
             file["actions"], file["terminals"] = (
                 np.linspace(-largest, 0, 18).reshape(9, 2),
                 np.zeros(9, bool),
             )
-    load_task(f"{shelf}/rounded.hdf5", "maze2d-umaze", chosen.transitions, chosen.data_seed)
+    load_task(f"{minari_folder}/rounded.hdf5", "maze2d-umaze", chosen.transitions, chosen.data_seed)
     store("test/pusher-v0", VECTOR, spaces.Box(-2, 2, (2,), np.float32))
-    for name in (f"{shelf}/other.hdf5", "minari/test/pusher-v0"):
+    for name in (f"{minari_folder}/other.hdf5", "minari/test/pusher-v0"):
         with pytest.raises(
             CepnbError,
-            match=rf"^dataset '{name}': has actions of size [12]\S*, expected them in \[-1, 1\], as ",
+            match=rf"^dataset '{name}': actions reach [12]\S*, but 'maze2d-umaze' takes \[-1, 1\]; rescale them$",
         ):
             load_task(name, "maze2d-umaze", chosen.transitions, chosen.data_seed)
         load_dataset(name, 0, 0, episode_limit=300)
 
 
-def test_importing_the_doors_is_cheap() -> None:
+def test_importing_the_sources_is_cheap() -> None:
     code = "import cepnb.datasets.registry, sys; print([m for m in ('minari', 'd4rl', 'gym', 'gymnasium') if m in sys.modules])"
     assert (
         subprocess.run(

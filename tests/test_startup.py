@@ -42,9 +42,6 @@ ALLOWED = {
     "tools.book": HEAVY,
     "d4rl_compat": HEAVY,
     "envs.mujoco_py_standin": HEAVY,
-    "datasets.download": {"requests"},
-    "datasets.d4rl": {"requests"},
-    "datasets.registry": {"requests"},
 }
 # Imports the modules one after the other into one process that has torch, and says what is new with each.
 SCRIPT = """

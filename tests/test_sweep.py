@@ -24,6 +24,7 @@ from cepnb.experiments.step_reuse import rounds, step_path
 from cepnb.experiments.sweep import Job, jobs_of, run_job, run_sweep
 from cepnb.experiments.sweep_file import read_sweep
 from cepnb.qgpo import pipeline
+from cepnb.qgpo.pretrained import Networks
 from cepnb.qgpo.record import read_metrics
 from cepnb.qgpo.settings import coerce, qgpo_settings
 from cepnb.storage.files import read_json, write_json, write_text
@@ -49,7 +50,7 @@ beta = 3
 """
 
 
-def score(trained: pipeline.Steps, *_: object) -> list[dict]:
+def score(trained: Networks, *_: object) -> tuple[list[dict], list[str]]:
     """Replace the simulator, which is slow: scores that depend on the networks."""
     nets = [("behaviour", 0.0, trained.eps), ("best_of_k", None, trained.q)]
     nets += [
@@ -61,7 +62,7 @@ def score(trained: pipeline.Steps, *_: object) -> list[dict]:
         (scale or 1.0) * sum(p.double().norm().item() for p in net.parameters())
         for _, scale, net in nets
     ]
-    return [
+    records = [
         {
             "method": method,
             "scale": scale,
@@ -73,6 +74,7 @@ def score(trained: pipeline.Steps, *_: object) -> list[dict]:
         }
         for (method, scale, _), size in zip(nets, sizes)
     ]
+    return records, []
 
 
 def quick_job(job: Job) -> None:
@@ -396,11 +398,15 @@ def refusal(**changes: object) -> str:
             '["local/maze2d-tiny"]',
             "datasets: environment 'maze2d-tiny': expected one of maze2d-umaze",
         ),
-        ('["local/maze2d-umaze"]', '["nowhere.hdf5"]', "datasets: dataset 'nowhere.hdf5': "),
+        (
+            '["local/maze2d-umaze"]',
+            '["nowhere.hdf5"]',
+            "datasets: dataset 'nowhere.hdf5': the name gives no environment; add one",
+        ),
         (
             '["local/maze2d-umaze"]',
             '[{dataset = "nowhere.hdf5", environment = "maze2d-umaze"}]',
-            "datasets: dataset 'nowhere.hdf5': not found",
+            "datasets: dataset 'nowhere.hdf5': not found; use local/",
         ),
         (
             '["local/maze2d-umaze"]',

@@ -1,6 +1,7 @@
-"""Methods on toy densities: what they are made of, how they are measured, and the command that runs them."""
+"""Methods on toy densities: metrics, networks, training, the benchmark and its command."""
 
 import json
+import math
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from cepnb.diffusion.guidance import dps_energy, energy_gradient
 from cepnb.diffusion.schedule import VPSchedule
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
+from cepnb.storage.runs import Run
 
 SCHEDULE = VPSchedule()
 
@@ -40,13 +42,12 @@ def test_mmd_and_effective_samples_and_intervals() -> None:
     assert mmd(x, x) == pytest.approx(0, abs=1e-3) and 0 < mmd(x, y) < 0.06 < mmd(x, y + 0.5)
     assert effective_samples(torch.full((7,), -3.0)).item() == pytest.approx(7)
     assert effective_samples(torch.tensor([0.0, -100.0])).item() == pytest.approx(1)
-    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx(
-        (2.0, 2.4841), abs=1e-3
-    )  # t of 2 degrees: 4.3027/√3
-    assert mean_interval([5.0])[1] != mean_interval([5.0])[1]
+    # The quantile of t with 2 degrees of freedom is 4.3027, over √3.
+    assert mean_interval([1.0, 2.0, 3.0]) == pytest.approx((2.0, 2.4841), abs=1e-3)
+    assert math.isnan(mean_interval([5.0])[1])
 
 
-def test_a_share_of_the_times_is_even_in_half_log_snr() -> None:
+def test_a_share_of_the_times_is_uniform_in_half_log_snr() -> None:
     t = SCHEDULE.draw_times(40_000, torch.Generator().manual_seed(0), early=0.5)
     assert SCHEDULE.t_min <= t.min() and t.max() <= 1
     lam = SCHEDULE.half_log_snr(t[:20_000].double())
@@ -61,17 +62,14 @@ def test_a_share_of_the_times_is_even_in_half_log_snr() -> None:
 @pytest.mark.parametrize("make", [score_net, toy_energy_net])
 def test_networks_of_the_plane_take_any_leading_axes(make) -> None:
     net = make(density("moons"), toy_settings("ci"), 0)
-    x, t = (
-        torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0)),
-        torch.tensor([0.1, 0.4, 0.7, 1.0]),
-    )
-    together = net(x, t)
-    apart = torch.stack([torch.stack([net(x[i, j], t[i]) for j in range(3)]) for i in range(4)])
-    torch.testing.assert_close(together, apart)
+    x = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
+    t = torch.tensor([0.1, 0.4, 0.7, 1.0])
+    single = torch.stack([net(x[i, j], t[i]) for i in range(4) for j in range(3)])
+    torch.testing.assert_close(net(x, t), single.unflatten(0, (4, 3)))
 
 
 def test_an_untrained_score_is_bounded_at_the_end_of_time() -> None:
-    """x̂_0 = (x − σε)/α must not magnify the network's errors by 1/α_1 = 150."""
+    """x̂_0 = (x − σε)/α does not multiply the error of the network by 1/α_1 = 150."""
     net = score_net(density("rings"), toy_settings("ci"), 0)
     x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
     t = torch.tensor(1.0)
@@ -81,7 +79,7 @@ def test_an_untrained_score_is_bounded_at_the_end_of_time() -> None:
 
 @pytest.mark.parametrize("method", LEARNED)
 def test_every_learned_method_learns(method: str) -> None:
-    """Under the tiny profile, guided by each, samples are nearer to p_0 than without guidance."""
+    """Under the ci profile, guided samples are closer to p_0 than unguided ones."""
     q, settings, beta = density("8gaussians"), toy_settings("ci"), 3.0
     f = train_toy_energy(method, q, beta, settings, 0, progress=False).requires_grad_(False)
     exact, _ = q.tilted(beta).sample(settings.samples, seeded(0, "exact"))
@@ -92,7 +90,7 @@ def test_every_learned_method_learns(method: str) -> None:
     assert distances[1] < 0.75 * distances[0]
 
 
-def test_shipped_networks_are_of_the_current_settings_and_good() -> None:
+def test_shipped_networks_match_the_settings_and_sample_well() -> None:
     for name in DENSITIES:
         models = benchmark.shipped(name)
         stored = json.loads((models.run.folder / "settings.json").read_text())
@@ -111,7 +109,7 @@ def test_shipped_networks_are_of_the_current_settings_and_good() -> None:
         assert mmd(x, sets[0]) < min(4 * mmd(sets[1], sets[0]), 0.5 * mmd(unguided, sets[0]))
 
 
-def test_the_command_makes_the_files_that_are_shipped(
+def test_the_command_writes_the_files_that_are_shipped(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     command = [
@@ -141,27 +139,21 @@ def test_the_command_makes_the_files_that_are_shipped(
         path.name for path in folder.iterdir()
     }
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    assert (
-        main(command) == 0 and json.loads(capsys.readouterr().out) == found
-    )  # read, not made again
+    assert main(command) == 0
+    assert json.loads(capsys.readouterr().out) == found  # read, not measured again
     assert before == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     other = [*command, "--seed", "1"]
     assert main(other) == 0 and (tmp_path / "moons/seed1/score.safetensors").exists()
 
 
 def test_exact_rows_are_exact(tmp_path: Path) -> None:
-    models = Models(
-        density("moons"), toy_settings("ci"), 0, tmp_path, {"settings": {}}, progress=False
-    )
+    q = density("moons")
+    models = Models(q, toy_settings("ci"), 0, Run(tmp_path), progress=False)
     eps, gradient = models.guidance("exact", 3.0)
-    q, x, t = (
-        models.density,
-        torch.randn(20, 2, generator=torch.Generator().manual_seed(0)),
-        torch.tensor(0.3),
-    )
+    x, t = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
     torch.testing.assert_close(gradient(x, t), q.intermediate_energy_gradient(x, t, 3.0))
     torch.testing.assert_close(eps(x, t), q.eps(x, t))
-    with pytest.raises(CepnbError, match="method 'cpe': expected one of exact, "):
+    with pytest.raises(CepnbError, match="method 'cpe' is unknown; use one of exact, "):
         models.guidance("cpe", 3.0)
 
 
@@ -188,7 +180,7 @@ def test_table_of_two_seeds() -> None:
 
 
 def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
-    """What is kept of a table is its records and settings: those are enough to go on, and other settings are refused."""
+    """The records and settings of a table are enough to add seeds; other settings raise."""
     cases = dict(methods=("exact",), names=("moons",), betas=(1.0,), progress=False)
     (first,) = benchmark.table(toy_settings("ci"), "ci", [0], tmp_path, **cases)
     shutil.rmtree(tmp_path / "moons")
@@ -204,7 +196,7 @@ def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
     [
         (
             ["--density", "moon", "--method", "mse", "--beta", "1"],
-            "density 'moon': expected one of",
+            "density 'moon' is unknown; use one of",
         ),
         (["--density", "moons", "--method", "msе", "--beta", "1"], "method 'msе': expected one of"),
         (
@@ -217,7 +209,7 @@ def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
         ),
         (
             ["--density", "moons", "--method", "exact", "--beta", "1", "--scale", "-1"],
-            "scale -1.0: expected a finite number",
+            "scale -1.0 is no guidance scale",
         ),
         (["--density", "moons", "--method", "mse"], "--beta is missing"),
         (["--table", "--profile", "big"], "profile 'big': expected one of"),
@@ -245,13 +237,11 @@ def test_bad_input_is_one_line(
 
 
 def test_cep_with_the_prior_as_normaliser_is_info_nce() -> None:
-    """Averaged over classes, Eq. 12 with labels q(c|x)/q(c) is the mean over pairs of cross-entropy among K candidates."""
+    """Averaged over classes c, Eq. 12 with labels q(c | x)/q(c) is a cross-entropy."""
     g = torch.Generator().manual_seed(0)
-    f, posterior, prior = (
-        torch.randn(5, 3, generator=g),
-        torch.randn(5, 3, generator=g).softmax(1),
-        torch.rand(3, generator=g).softmax(0),
-    )
+    f = torch.randn(5, 3, generator=g)
+    posterior = torch.randn(5, 3, generator=g).softmax(1)
+    prior = torch.rand(3, generator=g).softmax(0)
     ours = sum(
         prior[c] * losses.cep(f[:, c], -posterior[:, c].log(), prior[c].log()) for c in range(3)
     )
@@ -270,53 +260,42 @@ def test_one_network_for_all_beta_is_conditioned_on_it() -> None:
     assert set(METHODS) >= set(LEARNED)
 
 
-def test_optima_of_mse_and_dps_and_where_they_are_exact() -> None:
-    """MSE's optimum, by regression on samples, is the mean of βE given x_t and never below E_t. For a linear energy on one
-    Gaussian DPS (and with it MSE) has the exact gradient; for a quadratic one it has not."""
+def test_the_optimum_of_mse_is_the_mean_energy_and_never_below_the_exact_one() -> None:
+    """Least squares on the samples of a small cell, a mean, gives E[βE | x_t] ≥ E_t."""
     q, t, beta = density("8gaussians"), torch.tensor(0.3), 5.0
     x0, energy = q.sample(400_000, torch.Generator().manual_seed(0))
-    xt = SCHEDULE.add_noise(
-        x0, t, torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
-    )
-    cell = ((xt - torch.tensor([0.0, 1.0])).abs() < 0.1).all(
-        dim=1
-    )  # least squares on one small cell is a mean
+    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(1))
+    xt = SCHEDULE.add_noise(x0, t, eps)
     centre = torch.tensor([0.0, 1.0])
+    cell = ((xt - centre).abs() < 0.1).all(dim=1)
     optimum = beta * q.log_joint(centre, t).softmax(-1) @ q.energies
-    spread = beta * energy[cell].std() / cell.sum().sqrt()
-    assert (
-        abs(beta * energy[cell].mean() - optimum) < 4 * spread + 0.02
-    )  # and a little for the width of the cell
+    error = beta * energy[cell].std() / cell.sum().sqrt()
+    # 0.02 allows for the width of the cell.
+    assert abs(beta * energy[cell].mean() - optimum) < 4 * error + 0.02
     plane = 2 * torch.randn(1000, 2, generator=torch.Generator().manual_seed(2))
-    assert (
-        beta * q.log_joint(plane, t).softmax(-1) @ q.energies
-        - q.intermediate_energy(plane, t, beta)
-    ).min() > -1e-5
+    mean_energy = beta * q.log_joint(plane, t).softmax(-1) @ q.energies
+    assert (mean_energy - q.intermediate_energy(plane, t, beta)).min() > -1e-5
 
-    one = dict(
+
+@pytest.mark.parametrize(
+    "extra, exact", [({"linear": torch.tensor([0.7, -0.4])}, True), ({"quadratic": 1.0}, False)]
+)
+def test_dps_is_exact_for_a_linear_energy_on_a_gaussian_alone(extra: dict, exact: bool) -> None:
+    gaussian = GaussianMixture(
         log_weights=torch.zeros(1),
         energies=torch.zeros(1),
         means=torch.tensor([[0.5, -0.3]]),
         deviations=torch.tensor([1.2]),
+        **extra,
     )
-    for extra, exact in (
-        ({"linear": torch.tensor([0.7, -0.4])}, True),
-        ({"quadratic": 1.0}, False),
-    ):
-        gaussian = GaussianMixture(**one, **extra)
-        f = dps_energy(gaussian.eps, gaussian.energy, 3.0, SCHEDULE)
-        error = gradient_error(
-            energy_gradient(f),
-            gaussian,
-            3.0,
-            torch.tensor([0.2, 0.5]),
-            generator=torch.Generator().manual_seed(0),
-        )
-        assert (error.max() < 1e-8) if exact else (error.min() > 0.1)
+    gradient = energy_gradient(dps_energy(gaussian.eps, gaussian.energy, 3.0, SCHEDULE))
+    times, generator = torch.tensor([0.2, 0.5]), torch.Generator().manual_seed(0)
+    error = gradient_error(gradient, gaussian, 3.0, times, generator=generator)
+    assert (error.max() < 1e-8) if exact else (error.min() > 0.1)
 
 
 def test_classifier_guidance_is_the_energy_of_a_class() -> None:
-    """With E = 0 for one component and E → ∞ for the others, E_t = −log q(c | x_t): a classifier of noised samples."""
+    """With E = 0 for component c and E → ∞ for the others, E_t = −log q(c | x_t)."""
     q = DENSITIES["8gaussians"](torch.float64)
     x = 2 * torch.randn(50, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     time = torch.tensor(0.4, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The trained agents whose rollouts are the local locomotion data, as they come with the package."""
+"""The trained agents that ship with the package; their rollouts are the local locomotion data."""
 
 import hashlib
 import json
@@ -16,16 +16,18 @@ from cepnb.storage.files import load_tensors
 
 QUALITIES = ("medium", "medium-replay", "medium-expert")
 FOLDER = Path(__file__).parents[1] / "assets/agents"
-SHIPPED = tuple(
-    name for name in TASKS if (FOLDER / f"{name}.safetensors").exists()
-)  # tasks with agents
-TOGETHER = 20  # episodes stepped together
+SHIPPED = tuple(name for name in TASKS if (FOLDER / f"{name}.safetensors").exists())
+BATCH = 20  # episodes stepped together
+KEYS = ("observations", "actions", "next_observations", "rewards", "terminals", "timeouts")
 
 
 @dataclass(frozen=True)
 class Agent:
-    """A policy a = tanh(m(s) + e^{l(s)} z), z ~ N(0, I), of soft actor-critic (Haarnoja et al. 2018): two ReLU layers,
-    then a linear one each for m and l (held in [-20, 2]). `weights` are W_i and b_i in that order: s W + b."""
+    """A soft actor-critic policy a = tanh(m(s) + e^{l(s)} z), z ~ N(0, I) (Haarnoja et al. 2018).
+
+    Two ReLU layers, then a linear layer each for m and for l, which is clipped to [-20, 2].
+    `weights` are W_1, b_1, W_2, b_2, W_m, b_m, W_l, b_l of layers s W + b.
+    """
 
     weights: tuple[Float[Array, "..."], ...]
 
@@ -41,15 +43,16 @@ class Agent:
 
 @dataclass(frozen=True)
 class History:
-    """One training run: agents by the number of environment steps they had had, and how the run was made."""
+    """The agents of one training run by their environment steps, and the recipe of the run."""
 
     agents: dict[int, Agent]
-    medium: int  # steps of the first agent to reach a third of D4RL's expert
-    expert: int  # steps of the best one at the end of the run
+    medium: int  # steps of the first agent that reaches a third of D4RL's expert return
+    expert: int  # steps of the best agent near the end of the run
     recipe: dict
+    sha256: str  # of the file, weights and recipe alike
 
     def of(self, quality: str) -> list[Agent]:
-        """Agents that share the rows of a dataset equally, in this order."""
+        """Return the agents that share the rows of a dataset equally, in order."""
         if quality == "medium":
             return [self.agents[self.medium]]
         if quality == "medium-expert":
@@ -58,52 +61,46 @@ class History:
 
 
 def shipped_agents(name: str) -> History:
-    """The agents of a task. Made by `python -m cepnb agent --environment NAME --out FOLDER`.
+    """Load the shipped agents of a task, made by `python -m cepnb agent --environment NAME`.
 
-    Raises `CepnbError` on a task that has none, or if their file is damaged.
+    Raises `CepnbError` on a task without agents or a damaged file.
     """
     if name not in SHIPPED:
         raise CepnbError(f"agents of '{name}': expected one of {', '.join(SHIPPED)}")
     return read_history(FOLDER / f"{name}.safetensors")
 
 
-def shipped_digest(name: str) -> str:
-    """SHA-256 of the file of a task's agents, weights and recipe alike. The task must be in `SHIPPED`."""
-    return hashlib.sha256((FOLDER / f"{name}.safetensors").read_bytes()).hexdigest()
-
-
 def read_history(path: Path) -> History:
-    """What `cepnb.datasets.sac` has written; raises `CepnbError` on another file."""
+    """Read a file that `cepnb.datasets.sac` wrote; raises `CepnbError` on another file."""
     tensors, metadata = load_tensors(path)
     try:
-        recipe = json.loads(metadata["recipe"])
-        agents = {
-            int(steps): Agent(tuple(tensors[f"{steps}.{i}"].double().numpy() for i in range(8)))
-            for steps in recipe["returns"]
-        }
-        return History(agents, recipe["medium"], recipe["expert"], recipe)
+        recipe, agents = json.loads(metadata["recipe"]), {}
+        for steps in recipe["returns"]:
+            weights = (tensors[f"{steps}.{i}"].double().numpy() for i in range(8))
+            agents[int(steps)] = Agent(tuple(weights))
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        return History(agents, recipe["medium"], recipe["expert"], recipe, sha256)
     except KeyError as error:
-        raise CepnbError(f"{path}: has no {error}, expected a history of agents") from error
+        raise CepnbError(f"{path}: {error} is missing; use a file of agents") from error
 
 
 def roll(
     name: str, agent: Agent, transitions: int, seed: int, progress: bool = True
 ) -> dict[str, Array]:
-    """`transitions` rows of whole episodes of an agent, the last one cut, as arrays in D4RL's layout.
+    """Collect `transitions` rows of an agent's episodes, the last one cut, in D4RL's layout.
 
-    A fall is a terminal; the end of an episode by time, or by the cut, is a timeout. Raises `CepnbError` on fewer than two
-    rows, on an unknown task, and where the simulator fails.
+    A fall is a terminal. The end of an episode by time, or by the cut, is a timeout. Raises
+    `CepnbError` on fewer than two rows, an unknown task or a failing simulator.
     """
     if transitions < 2:
         raise CepnbError(f"transitions {transitions}: expected at least 2")
     parts, rows, batch = [], 0, 0
-    with tqdm(
-        total=transitions, desc=name, disable=not progress, leave=False, mininterval=0.5
-    ) as bar:
+    with tqdm(total=transitions, desc=name, disable=not progress, leave=False) as bar:
         while rows < transitions:
-            for episode in _episodes(name, agent, np.random.SeedSequence((seed, batch))):
-                parts.append(episode)
-                rows += len(episode["rewards"])
+            seeds = np.random.SeedSequence((seed, batch))
+            episodes = _episodes(name, agent, seeds, BATCH, transitions - rows)
+            parts += episodes
+            rows += sum(len(episode["rewards"]) for episode in episodes)
             bar.update(min(rows, transitions) - bar.n)
             batch += 1
     arrays = {key: np.concatenate([part[key] for part in parts])[:transitions] for key in parts[0]}
@@ -114,54 +111,49 @@ def roll(
 def collect_locomotion(
     name: str, quality: str, transitions: int, seed: int, progress: bool = True
 ) -> dict[str, Array]:
-    """`transitions` rows of a local locomotion dataset.
+    """Collect `transitions` rows of a local locomotion dataset by D4RL's recipe.
 
-    By D4RL's recipe: "medium" is an agent that has reached a third of the expert; "medium-expert" half of it and half of
-    the best agent; "medium-replay" what the learner has seen up to the medium agent. The last is made again here, by
-    rolling out the agents of the run at even distances: the buffer itself is not kept.
+    "medium": the first agent that reaches a third of the expert's return. "medium-expert": half
+    from this agent, half from the best one. "medium-replay": all data up to the medium agent. The
+    replay buffer is not stored, so agents at equal distances along the run are rolled out instead.
     """
-    agents = shipped_agents(name).of(quality)
-    counts = [
-        transitions * (i + 1) // len(agents) - transitions * i // len(agents)
-        for i in range(len(agents))
-    ]
-    parts = [
-        roll(name, agent, count, 1000 * seed + i, progress)
-        for i, (agent, count) in enumerate(zip(agents, counts))
-    ]
+    agents, parts = shipped_agents(name).of(quality), []
+    bounds = [transitions * i // len(agents) for i in range(len(agents) + 1)]
+    for i, agent in enumerate(agents):
+        parts.append(roll(name, agent, bounds[i + 1] - bounds[i], 1000 * seed + i, progress))
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def episode_returns(name: str, agent: Agent, episodes: int, seed: int) -> Float[Array, "episodes"]:
-    """Undiscounted returns of whole episodes."""
-    found = _episodes(name, agent, np.random.SeedSequence(seed), episodes)
-    return np.array([episode["rewards"].sum(dtype=np.float64) for episode in found])
+    """Return the undiscounted returns of `episodes` complete episodes."""
+    arrays = _episodes(name, agent, np.random.SeedSequence(seed), episodes)
+    return np.array([episode["rewards"].sum(dtype=np.float64) for episode in arrays])
 
 
 def _episodes(
-    name: str, agent: Agent, seeds: np.random.SeedSequence, count: int = TOGETHER
+    name: str, agent: Agent, seeds: np.random.SeedSequence, count: int, rows: int | None = None
 ) -> list[dict[str, Array]]:
+    """Step `count` episodes together and return each one's rows in D4RL's layout.
+
+    Stops early once the episodes, one after the other, have `rows` rows.
+    """
     start, noise = seeds.spawn(2)
-    env, random = (
-        LocomotionEnv(name, count, int(start.generate_state(1)[0])),
-        np.random.default_rng(noise),
-    )
+    env = LocomotionEnv(name, count, int(start.generate_state(1)[0]))
+    random = np.random.default_rng(noise)
     states, alive, steps = env.reset(), np.ones(count, dtype=bool), []
-    while alive.any():
+    lengths, first_alive = np.zeros(count, dtype=int), 0
+    while alive.any() and (rows is None or lengths[: first_alive + 1].sum() < rows):
         actions = agent(states, random)
-        after, rewards, terminated, truncated = env.step(actions)
-        steps.append(
-            (states, actions, after, rewards, terminated, truncated & ~terminated, alive.copy())
-        )
-        alive &= ~(terminated | truncated)
-        states = after
+        next_states, rewards, terminals, truncated = env.step(actions)
+        timeouts = truncated & ~terminals
+        steps.append((states, actions, next_states, rewards, terminals, timeouts, alive.copy()))
+        lengths += alive
+        alive &= ~(terminals | truncated)
+        first_alive = alive.argmax()
+        states = next_states
     *columns, alive = (np.stack(column) for column in zip(*steps))
-    keys = ("observations", "actions", "next_observations", "rewards", "terminals", "timeouts")
-    kinds = (np.float32,) * 4 + (bool,) * 2
-    return [
-        {
-            key: column[alive[:, row], row].astype(kind)
-            for key, column, kind in zip(keys, columns, kinds)
-        }
-        for row in range(count)
-    ]
+    arrays = {
+        key: column if column.dtype == bool else column.astype(np.float32)
+        for key, column in zip(KEYS, columns)
+    }
+    return [{key: arrays[key][alive[:, row], row] for key in KEYS} for row in range(count)]

@@ -1,48 +1,51 @@
-"""D4RL's published files: the table of their addresses, and the download of one by name."""
+"""D4RL's published files: download one by name and load it."""
 
 import difflib
 import importlib
 from pathlib import Path
 
+from cepnb.datasets.dataset import OfflineDataset
 from cepnb.datasets.download import download
-from cepnb.envs.d4rl_package import d4rl
+from cepnb.datasets.hdf5 import load_hdf5
+from cepnb.envs.d4rl_package import d4rl, episode_limit
 from cepnb.errors import CepnbError
 from cepnb.storage.files import HDF5_DAMAGE, cache_dir
 
+EXAMPLES = ("maze2d-umaze-v1", "hopper-medium-v2", "antmaze-umaze-v2")
+
+
+def load_published(name: str) -> OfflineDataset:
+    """Load a published dataset; raises as `published_file` and `load_hdf5`."""
+    remedy = "; delete it to download it again"
+    return load_hdf5(published_file(name), f"d4rl/{name}", episode_limit(name), remedy)
+
 
 def dataset_urls() -> dict[str, str]:
-    """d4rl's table of published files: dataset name → address."""
+    """Return d4rl's table of published files: dataset name → address."""
     d4rl()
     return dict(importlib.import_module("d4rl.infos").DATASET_URLS)
 
 
-def published_file(name: str, progress: bool = True) -> Path:
-    """The file of a dataset in d4rl's table, such as hopper-medium-v2, downloaded if it is not there.
+def published_file(name: str) -> Path:
+    """Return the file of a published dataset such as hopper-medium-v2, downloaded at first use.
 
-    A file in d4rl's own folder (`$D4RL_DATASET_DIR`, else ~/.d4rl/datasets) is used where it lies; a new one is kept in
-    the cache folder. d4rl publishes no checksums: what arrives must have the announced size and be a whole HDF5 file.
-    Raises `CepnbError` on a name that the table has not, if the file cannot be had, or if one is there that is not whole.
+    Searches d4rl's own folder (`$D4RL_DATASET_DIR`, else ~/.d4rl/datasets), then the cache folder,
+    which receives downloads. d4rl publishes no checksums, so a file must have the announced size
+    and be complete HDF5. Raises `CepnbError` on an unknown name, a failed download or a cut file.
     """
     urls = dataset_urls()
     if name not in urls:
-        near = difflib.get_close_matches(name, urls, n=3) or [
-            "maze2d-umaze-v1",
-            "hopper-medium-v2",
-            "antmaze-umaze-v2",
-        ]
-        raise CepnbError(
-            f"dataset 'd4rl/{name}': not in d4rl's table, expected a name such as {', '.join(near)}"
-        )
-    url = urls[name]
-    file = url.rpartition("/")[2]
-    own = Path(importlib.import_module("d4rl.offline_env").DATASET_PATH) / file
-    return download(
-        url, own if own.exists() else cache_dir() / "d4rl" / file, is_whole_hdf5, progress
-    )
+        close = ", ".join(difflib.get_close_matches(name, urls, n=3) or EXAMPLES)
+        raise CepnbError(f"dataset 'd4rl/{name}': not in d4rl's table; use a name such as {close}")
+    file_name = urls[name].rpartition("/")[2]
+    path = Path(importlib.import_module("d4rl.offline_env").DATASET_PATH) / file_name
+    if not path.exists():
+        path = cache_dir() / "d4rl" / file_name
+    return download(urls[name], path, is_whole_hdf5)
 
 
 def is_whole_hdf5(path: Path) -> bool:
-    """Whether a file is HDF5 and as long as it says itself."""
+    """Return whether a file is HDF5 and has the length that its header states."""
     import h5py
 
     try:

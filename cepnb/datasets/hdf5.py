@@ -1,4 +1,4 @@
-"""D4RL HDF5 files, local or published, read as d4rl reads them, but vectorised."""
+"""Read D4RL HDF5 files, local or published, as d4rl reads them, but vectorised."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray as Array
 
-from cepnb.datasets.dataset import OfflineDataset
+from cepnb.datasets.dataset import OfflineDataset, check_arrays
 from cepnb.errors import CepnbError, in_a_line
 from cepnb.storage.files import HDF5_DAMAGE
 
@@ -17,15 +17,20 @@ KEYS = ("observations", "actions", "rewards", "terminals")
 def load_hdf5(
     path: Path, name: str | None = None, episode_limit: int | None = None, remedy: str = ""
 ) -> OfflineDataset:
-    """Read a D4RL HDF5 file; the transitions equal `d4rl.qlearning_dataset` on it, row for row.
+    """Load a D4RL HDF5 file; the transitions equal `d4rl.qlearning_dataset`, row for row.
 
-    A row whose `timeouts` is set is dropped: the next row begins another episode. Older files have no `timeouts`; an
-    episode then ends after `episode_limit` rows, counted as d4rl counts them. Returns are those of whole episodes, which end by
-    a terminal or by time: what the end of a collection has cut, without a flag or before `episode_limit` if that is given, counts
-    for nothing unless there is nothing else. Raises `CepnbError` naming file, key and fault on anything missing, damaged, of
-    unequal length or not finite; of a damaged file it says `remedy`, too.
+    A row whose `timeouts` is set is dropped, because the next row starts another episode. Older
+    files have no `timeouts`; their episodes end after `episode_limit` rows, counted as d4rl does.
+    `episode_returns` counts complete episodes, which end by a terminal or by time. Episodes cut by
+    the end of the file, or by a timeout before `episode_limit`, count only if none is complete.
+    Raises `CepnbError` naming file and key if something is missing, damaged, of unequal length or
+    not finite. For a damaged file the message ends with `remedy`.
     """
     arrays = _read(path, remedy)
+    check_arrays(str(path), arrays)
+    rows = len(arrays["rewards"])
+    if rows < 2:
+        raise CepnbError(f"{path}: has {rows} rows; expected at least 2")
     observations, actions, rewards = (
         arrays[key].astype(np.float32, copy=False) for key in KEYS[:3]
     )
@@ -35,21 +40,16 @@ def load_hdf5(
     elif episode_limit is not None:
         timeouts = _counted_timeouts(terminals, episode_limit)
     else:
-        raise CepnbError(f"{path}: has no 'timeouts', expected them or a limit of steps an episode")
-    kept = ~timeouts[:-1]
-    if not kept.any():
-        raise CepnbError(f"{path}: no transition is left, expected two rows of one episode")
-    columns = (
-        observations[:-1][kept],
-        actions[:-1][kept],
-        rewards[:-1][kept],
-        observations[1:][kept],
-        terminals[:-1][kept],
-    )
+        raise CepnbError(f"{path}: 'timeouts' is missing; add it or give a limit of steps")
+    same_episode = ~timeouts[:-1]
+    if not same_episode.any():
+        raise CepnbError(f"{path}: no transition is left; an episode needs two rows")
+    before = [column[:-1][same_episode] for column in (observations, actions, rewards)]
+    columns = (*before, observations[1:][same_episode], terminals[:-1][same_episode])
     returns = _episode_returns(rewards, terminals, arrays.get("timeouts"), episode_limit)
     return OfflineDataset(
         name or str(path),
-        *(torch.from_numpy(np.ascontiguousarray(c)) for c in columns),
+        *(torch.from_numpy(np.ascontiguousarray(column)) for column in columns),
         torch.from_numpy(returns.astype(np.float32)),
     )
 
@@ -60,41 +60,43 @@ def _episode_returns(
     timeouts: Shaped[Array, "n"] | None,
     limit: int | None,
 ) -> Float[Array, "episodes"]:
-    """Of whole episodes, every row counted; of all pieces if none is whole. An end by time may be a row short of the limit."""
+    """Sum the rewards of complete episodes, or of all pieces if none is complete.
+
+    An episode that ends by time may be one row shorter than the limit.
+    """
     if timeouts is None:
-        rows, begun = np.arange(len(rewards)), np.concatenate([[True], terminals[:-1]])
-        timed = (rows - np.maximum.accumulate(np.where(begun, rows, 0))) % limit == limit - 1
+        rows, is_start = np.arange(len(rewards)), np.concatenate([[True], terminals[:-1]])
+        starts = np.maximum.accumulate(np.where(is_start, rows, 0))
+        timed_out = (rows - starts) % limit == limit - 1
     else:
-        timed = timeouts.astype(bool)
-    last = np.nonzero(terminals | timed)[0]
+        timed_out = timeouts.astype(bool)
+    last = np.nonzero(terminals | timed_out)[0]
     if not len(last) or last[-1] != len(rewards) - 1:
         last = np.append(last, len(rewards) - 1)
-    starts = np.concatenate([[0], last[:-1] + 1])
-    returns, lengths = np.add.reduceat(rewards.astype(np.float64), starts), last - starts + 1
-    whole = terminals[last] | (timed[last] & (lengths >= (limit or 1) - 1))
-    return returns[whole] if whole.any() else returns
+    first = np.concatenate([[0], last[:-1] + 1])
+    returns, lengths = np.add.reduceat(rewards.astype(np.float64), first), last - first + 1
+    complete = terminals[last] | (timed_out[last] & (lengths >= (limit or 1) - 1))
+    return returns[complete] if complete.any() else returns
 
 
 def _read(path: Path, remedy: str) -> dict[str, Array]:
+    """Read the arrays of a file, columns as vectors where d4rl expects vectors."""
     if not path.is_file():
-        raise CepnbError(
-            f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, expected a D4RL HDF5 file"
-        )
-    import h5py  # here, so that all who may read a file import this quickly
+        problem = "is a folder" if path.is_dir() else "no such file"
+        raise CepnbError(f"{path}: {problem}; give the path of a D4RL HDF5 file")
+    import h5py
 
+    arrays = {}
     try:
         with h5py.File(path) as file:
-            missing = [key for key in KEYS if key not in file]
-            if missing:
-                raise CepnbError(f"{path}: '{missing[0]}' is missing, expected {', '.join(KEYS)}")
-            arrays = {}
             for key in (*KEYS, "timeouts"):
                 if key in file:
-                    if not isinstance(file[key], h5py.Dataset) or file[key].shape is None:
-                        raise CepnbError(f"{path}: '{key}' is no array, expected numbers")
-                    arrays[key] = np.asarray(
-                        file[key][()]
-                    )  # of one text or reference it is no array
+                    item = file[key]
+                    if not isinstance(item, h5py.Dataset) or item.shape is None:
+                        raise CepnbError(f"{path}: '{key}' is not an array; store numbers")
+                    arrays[key] = np.asarray(item[()])  # h5py reads a single text as no array
+                elif key in KEYS:
+                    raise CepnbError(f"{path}: '{key}' is missing; expected {', '.join(KEYS)}")
     except CepnbError:
         raise
     except HDF5_DAMAGE as error:
@@ -102,37 +104,18 @@ def _read(path: Path, remedy: str) -> dict[str, Array]:
     for key in ("rewards", "terminals", "timeouts"):
         if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
             arrays[key] = arrays[key][:, 0]  # some published files store columns
-    rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
-    for key, value in arrays.items():
-        axes = 2 if key in ("observations", "actions") else 1
-        if value.ndim != axes:
-            raise CepnbError(f"{path}: '{key}' has {value.ndim} axes, expected {axes}")
-        if len(value) != rows:
-            raise CepnbError(f"{path}: '{key}' has {len(value)} rows, 'observations' {rows}")
-        if not all(value.shape[1:]):
-            raise CepnbError(f"{path}: '{key}' has no columns, expected at least one")
-        if value.dtype.kind not in "biuf":
-            raise CepnbError(f"{path}: '{key}' is of type {value.dtype}, expected numbers")
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(value.astype(np.float32, copy=False)).all()
-        if not finite:
-            raise CepnbError(
-                f"{path}: '{key}' has values that are not finite, expected finite numbers"
-            )
-    if rows < 2:
-        raise CepnbError(f"{path}: has {rows} rows, expected at least 2")
     return arrays
 
 
 def _counted_timeouts(terminals: Bool[Array, "n"], limit: int) -> Bool[Array, "n"]:
-    """Where d4rl's counter stands at limit − 1. It restarts at 0 behind a timeout, but at 1 behind a terminal."""
+    """Mark the rows where d4rl's step counter reaches limit − 1.
+
+    The counter restarts at 0 after a timeout, but at 1 after a terminal.
+    """
     if limit < 2:
         raise CepnbError(f"episode limit {limit}: expected at least 2 steps")
     timeouts, start, counter = np.zeros(len(terminals), dtype=bool), 0, 0
-    for end in (
-        *np.nonzero(terminals)[0].tolist(),
-        len(terminals) - 1,
-    ):  # one turn an episode, not a row
+    for end in np.append(np.nonzero(terminals)[0], len(terminals) - 1).tolist():
         if end < start:
             break
         timeouts[start + limit - 1 - counter : end + 1 : limit] = True

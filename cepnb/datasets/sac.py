@@ -1,4 +1,4 @@
-"""How the agents of the local locomotion data are trained: soft actor-critic of the library sbx, an optional extra."""
+"""Train the agents of the local locomotion data: soft actor-critic of sbx, an optional extra."""
 
 import json
 import warnings
@@ -17,127 +17,108 @@ from cepnb.storage.files import load_tensors, read_json, save_tensors, write_jso
 from cepnb.storage.runs import Run
 
 STEPS = {"hopper": 400_000, "walker2d": 300_000, "halfcheetah": 300_000}
-EVERY = 2_000  # steps between the agents that are kept while training
-KEPT = 20  # of these up to the medium one
-EPISODES = 10  # by which an agent is judged
+EVERY = 2_000  # steps between two saved agents
+REPLAY_AGENTS = 20  # at most as many agents make up "medium-replay"
+EPISODES = 10  # an agent's return is the mean over these
+# Small networks, because two cores train them and the package ships them.
 SETTINGS = dict(
     policy_kwargs={"net_arch": {"pi": [64, 64], "qf": [128, 128]}},
     learning_starts=5_000,
     batch_size=128,
     train_freq=8,
     gradient_steps=8,
-)  # small networks: two cores, and agents that are shipped
+)
 LAYERS = ("Dense_0", "Dense_1", "Dense_2", "Dense_3")
 
 
 def make_history(
     name: str, steps: int | None, seed: int, folder: Path, progress: bool = True
 ) -> Path:
-    """Train on a locomotion task, judge the agents on the way, and write those that the datasets are made of.
+    """Train on a locomotion task, score the agents, and write those that make up the datasets.
 
-    Into `folder`/NAME.safetensors: the medium agent is the first whose mean return over `EPISODES` episodes is a third of
-    D4RL's expert, the expert the best of the last fifth, and at most `KEPT` others lie at even distances up to the
-    medium one. A killed training begins anew; judging goes on where it was. Raises `CepnbError` on an unknown task, without
-    the extra, if no agent gets as far as the medium one, and on what another seed or number of steps has left in `folder`.
+    Writes `folder`/NAME.safetensors. The medium agent is the first whose mean return reaches a
+    third of D4RL's expert. The expert is the best agent of the last fifth. Up to `REPLAY_AGENTS`
+    others are at equal distances up to the medium agent. Killed training restarts; scoring resumes.
+    Raises `CepnbError` on an unknown task, without the extra, and if no agent becomes medium. Also
+    raises if `folder` holds a training with another seed or number of steps.
     """
-    task(name)
+    environment = task(name)
     steps = STEPS[name] if steps is None else steps
     if steps < EVERY:
         raise CepnbError(f"steps {steps}: expected at least {EVERY}")
-    kept = folder / f"{name}-training"
-    Run(kept, {"environment": name, "steps": steps, "seed": seed, "settings": SETTINGS})
-    if not (kept / "ended.json").exists():
-        for path in kept.glob("*.safetensors"):
-            path.unlink()  # of a training that was killed
-        _train(name, steps, seed, kept, progress)
-    paths = sorted(kept.glob("*.safetensors"))
-    judged: dict[str, float] = (
-        read_json(kept / "returns.json") if (kept / "returns.json").exists() else {}
-    )
-    wanted = reference_scores(f"local/{name}")[1] / 3
+    training = folder / f"{name}-training"
+    Run(training, {"environment": name, "steps": steps, "seed": seed, "settings": SETTINGS})
+    if not (training / "ended.json").exists():
+        for path in training.glob("*.safetensors"):
+            path.unlink()  # from killed training
+        _train(name, steps, seed, training, progress)
+    paths, scored = sorted(training.glob("*.safetensors")), training / "returns.json"
+    returns: dict[str, float] = read_json(scored) if scored.exists() else {}
 
     def mean_return(path: Path) -> float:
-        if path.stem not in judged:
-            judged[path.stem] = float(
-                episode_returns(name, agent_of(path), EPISODES, seed=1).mean()
-            )
-            write_json(kept / "returns.json", judged)
-        return judged[path.stem]
+        if path.stem not in returns:
+            found = episode_returns(name, agent_of(path), EPISODES, seed=1)
+            returns[path.stem] = float(found.mean())
+            write_json(scored, returns)
+        return returns[path.stem]
 
-    medium = next(
-        (
-            path
-            for path in tqdm(paths, desc="judging", disable=not progress)
-            if mean_return(path) >= wanted
-        ),
-        None,
-    )
-    if medium is None:
-        raise CepnbError(
-            f"{name}: no agent has reached a return of {wanted:.0f} in {steps} steps, expected more steps"
-        )
+    target = reference_scores(f"local/{name}")[1] / 3
+    for medium in tqdm(paths, desc="scoring", disable=not progress):
+        if mean_return(medium) >= target:
+            break
+    else:
+        problem = f"no agent reaches a return of {target:.0f} in {steps} steps"
+        raise CepnbError(f"{name}: {problem}; train for more steps")
     expert = max(paths[-len(paths) // 5 :], key=mean_return)
-    before = paths[: paths.index(medium) + 1]
-    chosen = {before[-1 - i * len(before) // KEPT] for i in range(KEPT)} | {medium, expert}
+    count = paths.index(medium) + 1
+    replay = {paths[count - 1 - i * count // REPLAY_AGENTS] for i in range(REPLAY_AGENTS)}
+    chosen, tensors = sorted(replay | {medium, expert}), {}
+    for path in chosen:
+        for i, weight in enumerate(agent_of(path).weights):
+            tensors[f"{int(path.stem)}.{i}"] = torch.from_numpy(weight.astype(np.float32))
     recipe = {
-        "environment": task(name),
+        "environment": environment,
         "algorithm": "SAC",
         "settings": SETTINGS,
         "steps": steps,
         "seed": seed,
         "medium": int(medium.stem),
         "expert": int(expert.stem),
-        "returns": {str(int(path.stem)): round(mean_return(path), 1) for path in sorted(chosen)},
-        "versions": read_json(kept / "ended.json"),
-    }
-    tensors = {
-        f"{int(path.stem)}.{i}": torch.from_numpy(w.astype(np.float32))
-        for path in sorted(chosen)
-        for i, w in enumerate(agent_of(path).weights)
+        "returns": {str(int(path.stem)): round(mean_return(path), 1) for path in chosen},
+        "versions": read_json(training / "ended.json"),
     }
     save_tensors(folder / f"{name}.safetensors", tensors, {"recipe": json.dumps(recipe)})
     return folder / f"{name}.safetensors"
 
 
 def agent_of(path: Path) -> Agent:
-    """The agent that sbx's actor is, from the file that the training keeps."""
+    """Load sbx's actor from a file of the training as an `Agent`."""
     tensors = load_tensors(path)[0]
-    return Agent(
-        tuple(
-            tensors[f"params/{layer}/{part}"].double().numpy()
-            for layer in LAYERS
-            for part in ("kernel", "bias")
-        )
-    )
+    names = [f"params/{layer}/{part}" for layer in LAYERS for part in ("kernel", "bias")]
+    return Agent(tuple(tensors[name].double().numpy() for name in names))
 
 
 def _train(name: str, steps: int, seed: int, folder: Path, progress: bool) -> None:
+    """Train with sbx and save the actor every `EVERY` steps; `ended.json` marks the end."""
     try:
         import gymnasium
         import jax
         from sbx import SAC
         from stable_baselines3.common.callbacks import BaseCallback
     except ImportError as error:
-        raise CepnbError(
-            f"{error.name}: not installed, expected the extra: pip install 'cepnb[agents]'"
-        ) from error
+        remedy = "install the extra: pip install 'cepnb[agents]'"
+        raise CepnbError(f"{error.name}: not installed; {remedy}") from error
 
-    class Keep(BaseCallback):
-        """Keeps the actor's weights every so often."""
-
+    class SaveActor(BaseCallback):
         def _on_step(self) -> bool:
             bar.update()
             if self.num_timesteps % EVERY == 0:
-                leaves = jax.tree_util.tree_flatten_with_path(self.model.policy.actor_state.params)[
-                    0
-                ]
-                save_tensors(
-                    folder / f"{self.num_timesteps:07d}.safetensors",
-                    {
-                        "/".join(str(key.key) for key in keys): torch.from_numpy(np.array(leaf))
-                        for keys, leaf in leaves
-                    },
-                )
+                params = self.model.policy.actor_state.params
+                tensors = {}
+                for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+                    tensor_name = "/".join(str(key.key) for key in keys)
+                    tensors[tensor_name] = torch.from_numpy(np.array(leaf))
+                save_tensors(folder / f"{self.num_timesteps:07d}.safetensors", tensors)
             return True
 
     with (
@@ -145,10 +126,7 @@ def _train(name: str, steps: int, seed: int, folder: Path, progress: bool) -> No
         tqdm(total=steps, desc=f"SAC, {name}", disable=not progress, mininterval=0.5) as bar,
     ):
         warnings.simplefilter("ignore")
-        SAC("MlpPolicy", gymnasium.make(task(name)), seed=seed, **SETTINGS).learn(
-            steps, callback=Keep()
-        )
-    write_json(
-        folder / "ended.json",
-        {package: version(package) for package in ("sbx-rl", "jax", "gymnasium", "mujoco")},
-    )
+        model = SAC("MlpPolicy", gymnasium.make(task(name)), seed=seed, **SETTINGS)
+        model.learn(steps, callback=SaveActor())
+    packages = ("sbx-rl", "jax", "gymnasium", "mujoco")
+    write_json(folder / "ended.json", {package: version(package) for package in packages})

@@ -1,4 +1,4 @@
-"""D4RL's maze2d recipe: a waypoint controller that runs from one random goal to the next."""
+"""D4RL's maze2d recipe: a waypoint controller runs from one random goal to the next."""
 
 from collections import deque
 
@@ -13,19 +13,19 @@ NOISE = 0.5  # standard deviation of the action noise of the noisy variant
 ARRIVED = 0.1  # a waypoint or goal counts as reached within this distance
 
 Cell = tuple[int, int]
-Place = tuple[float | int, float | int]  # a cell is a place too
+Place = tuple[float | int, float | int]  # cells are places
 
 
 class WaypointController:
-    """Proportional-derivative control a = clip(10 (w − x) − v, −1, 1) along the shortest path of cells to a goal.
+    """Steer along the shortest path of cells: a = clip(10 (w − x) − v, −1, 1) to waypoint w.
 
-    Each waypoint w is a cell less a uniform draw from [0, 0.2)²; the last is the goal cell. Gains, thresholds and the
-    draw are those of D4RL's controller. `act` returns the action and whether the goal is reached.
+    Each waypoint is a cell minus a uniform draw from [0, 0.2)²; the last one is the goal cell.
+    Gains, thresholds and draws are D4RL's. `act` returns the action and whether it is at the goal.
     """
 
     def __init__(self, maze: Layout, random: np.random.Generator) -> None:
         self._maze, self._random = maze, random
-        self._steps_to: dict[Cell, dict[Cell, Cell]] = {}  # shortest paths of a goal are found once
+        self._steps_to: dict[Cell, dict[Cell, Cell]] = {}  # next cells by goal, for reuse
         self._goal: Cell | None = None
         self._waypoints: list[Place] = []
         self._next = 0
@@ -36,19 +36,18 @@ class WaypointController:
         goal = (round(target[0]), round(target[1]))
         if goal != self._goal:
             self._plan((round(x), round(y)), goal)
-        reached = _within(x, y, goal, ARRIVED)
+        reached = _near(x, y, goal)
         wx, wy = goal if reached else self._waypoints[self._next]
         ax, ay = 10 * (wx - x) - vx, 10 * (wy - y) - vy
-        if (
-            not reached
-            and self._next < len(self._waypoints) - 1
-            and _within(x, y, (wx, wy), ARRIVED)
-        ):
+        waypoints_left = self._next < len(self._waypoints) - 1
+        if not reached and waypoints_left and _near(x, y, (wx, wy)):
             self._next += 1
         return max(-1.0, min(1.0, ax)), max(-1.0, min(1.0, ay)), reached
 
     def _plan(self, start: Cell, goal: Cell) -> None:
-        steps = self._steps_to.setdefault(goal, _steps_towards(self._maze, goal))
+        if goal not in self._steps_to:
+            self._steps_to[goal] = _steps_towards(self._maze, goal)
+        steps = self._steps_to[goal]
         self._goal, self._next, self._waypoints = goal, 0, []
         cell = start
         while cell != goal:
@@ -61,13 +60,14 @@ class WaypointController:
 def collect_maze(
     name: str, transitions: int, seed: int, noisy: bool = False, progress: bool = True
 ) -> dict[str, Array]:
-    """`transitions` rows of maze2d-{name} as a dictionary of arrays in D4RL's layout.
+    """Collect `transitions` rows of maze2d-{name} as arrays in D4RL's layout.
 
-    One endless trajectory: whenever the goal is reached, or after a time limit, the row is marked as a timeout and a
-    new goal is drawn (a free cell ± 0.1), the point mass going on where it is. Rewards are for the fixed target of the
-    environment, at the observation of the row, as D4RL relabels them; nothing is terminal. Unlike D4RL's script, the
-    row after a timeout holds the state as it is then, not the one before it. `noisy` adds N(0, 0.5²) to the actions.
-    Raises `CepnbError` on fewer than two rows and on an unknown maze.
+    The data is one endless trajectory. When the goal is reached, or after a time limit, the row is
+    marked as a timeout. Then a new goal is drawn (a free cell ± 0.1); the state continues. Rewards
+    are those of the environment's fixed target at the row's observation, as D4RL relabels them.
+    Nothing is terminal. Unlike in D4RL's script, the row after a timeout stores the current state.
+    `noisy` adds N(0, 0.5²) to the actions. Raises `CepnbError` on fewer than two rows and on an
+    unknown maze.
     """
     if transitions < 2:
         raise CepnbError(f"transitions {transitions}: expected at least 2")
@@ -83,16 +83,12 @@ def collect_maze(
     mass.set_state(*state)
     target, elapsed = draw_cell(), 0
     observations = np.empty((transitions, 4), dtype=np.float32)
-    actions, goals = (np.empty((transitions, 2), dtype=np.float32) for _ in range(2))
+    actions = np.empty((transitions, 2), dtype=np.float32)
+    goals = np.empty((transitions, 2), dtype=np.float32)
     timeouts = np.zeros(transitions, dtype=bool)
     noise = NOISE * random.standard_normal((transitions, 2)) if noisy else None
-    for i in tqdm(
-        range(transitions),
-        desc=f"maze2d-{name}",
-        disable=not progress,
-        leave=False,
-        mininterval=0.5,
-    ):
+    bar = dict(desc=f"maze2d-{name}", disable=not progress, leave=False, mininterval=0.5)
+    for i in tqdm(range(transitions), **bar):
         ax, ay, done = controller.act(*state, target)
         if noisy:
             ax, ay = np.clip(noise[i] + (ax, ay), -1.0, 1.0).tolist()
@@ -114,12 +110,12 @@ def collect_maze(
     }
 
 
-def _within(x: float, y: float, place: Place, distance: float) -> bool:
-    return (x - place[0]) ** 2 + (y - place[1]) ** 2 < distance**2
+def _near(x: float, y: float, place: Place) -> bool:
+    return (x - place[0]) ** 2 + (y - place[1]) ** 2 < ARRIVED**2
 
 
 def _steps_towards(maze: Layout, goal: Cell) -> dict[Cell, Cell]:
-    """For every free cell the next one on a shortest path to `goal`, by breadth-first search from it."""
+    """Return each free cell's next cell on a shortest path to `goal`, by breadth-first search."""
     free, step, queue = set(maze.cells), {goal: goal}, deque([goal])
     while queue:
         i, j = queue.popleft()

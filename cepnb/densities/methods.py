@@ -1,9 +1,12 @@
-"""The methods side by side on one density: how each comes by the gradient that guides (Table 1, arXiv:2304.12824).
+"""The methods of Table 1 (arXiv:2304.12824) on one density: training, guidance and sampling.
 
-All learned energies have the same network, samples, times and number of steps; they differ in the loss alone.
+All energies trained at one β use the same network, samples, times and number of steps. They differ
+in the loss alone.
 """
 
 import math
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor
 
 from cepnb.densities.mixtures import Density
 from cepnb.densities.settings import ToySettings
+from cepnb.diffusion import losses
 from cepnb.diffusion.features import PlaneFeatures
 from cepnb.diffusion.guidance import (
     EnergyFunction,
@@ -20,13 +24,6 @@ from cepnb.diffusion.guidance import (
     energy_gradient,
     guided,
 )
-from cepnb.diffusion.losses import (
-    cep,
-    cep_self_normalised,
-    exponentiated_mse,
-    mse,
-    noise_prediction,
-)
 from cepnb.diffusion.networks import EnergyNet, PlaneEpsNet
 from cepnb.diffusion.samplers import dpm_solver_pp, last
 from cepnb.diffusion.training import Plan, StepLoss, initialised, seeded, train
@@ -34,17 +31,17 @@ from cepnb.errors import CepnbError
 from cepnb.storage.runs import Run
 
 METHODS = {
-    "exact": "exact ε and exact ∇E_t: what the sampler alone leaves",
-    "exact_energy": "learned ε_θ, exact ∇E_t: what learning the score leaves",
+    "exact": "exact ε and exact ∇E_t: the error of the sampler alone",
+    "exact_energy": "trained ε_θ, exact ∇E_t: adds the error of the score",
     "cep_raw": "CEP with labels e^{−βE} (Eq. 12)",
     "cep_self": "CEP with self-normalised labels (Eq. 13)",
-    "cep_independent": "CEP with a normaliser from other samples than the contrasted ones",
+    "cep_independent": "CEP with a normaliser from samples other than the contrasted ones",
     "cep_beta": "CEP, one network for all β (an extension beyond the paper)",
     "mse": "regression on βE",
     "exp_mse": "regression on e^{−βE}",
     "dps": "βE at the mean of x_0 given x_t, no training",
 }
-LEARNED = ("cep_raw", "cep_self", "cep_independent", "mse", "exp_mse")  # one network for each β
+LEARNED = ("cep_raw", "cep_self", "cep_independent", "mse", "exp_mse")  # one network per β
 
 
 def train_score(
@@ -54,24 +51,20 @@ def train_score(
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> PlaneEpsNet:
-    """ε_θ of q_0 by noise prediction: once a density, whatever is done with it afterwards."""
+    """Train ε_θ of q_0 by noise prediction. All methods and all β share it."""
     net = score_net(density, settings, seed)
 
-    def step_loss(generator: torch.Generator) -> Tensor:
+    def loss(generator: torch.Generator) -> Tensor:
         x0, _ = density.sample(settings.score_batch, generator)
         t = density.schedule.draw_times(len(x0), generator, settings.score_early)
         eps = torch.randn(x0.shape, generator=generator)
-        return noise_prediction(net(density.schedule.add_noise(x0, t, eps), t), eps)
+        xt = density.schedule.add_noise(x0, t, eps)
+        return losses.noise_prediction(net(xt, t), eps)
 
     plan = Plan(settings.score_steps, settings.score_rate, settings.final)
+    generator, label = seeded(seed, "toy score"), "training the score"
     train(
-        step_loss,
-        {"net": net},
-        plan,
-        seeded(seed, "toy score"),
-        checkpoint=checkpoint,
-        label="score",
-        progress=progress,
+        loss, {"net": net}, plan, generator, checkpoint=checkpoint, label=label, progress=progress
     )
     return net
 
@@ -85,23 +78,13 @@ def train_toy_energy(
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> EnergyNet:
-    """f_φ at one β by one of `LEARNED`: `groups` sets a step of `K` samples each, one t a set.
-
-    "cep_independent" divides the labels by the mean of e^{−βE} over as many fresh samples; the regression on
-    exponentials by that of the first 100,000. Raises `CepnbError` on another method.
-    """
-    if method not in LEARNED:
-        raise CepnbError(f"method '{method}': expected one of {', '.join(LEARNED)}")
+    """Train f_φ at one β by a method of `LEARNED`. Raises `CepnbError` on another method."""
     net = toy_energy_net(density, settings, seed)
+    loss = toy_energy_loss(method, net, density, beta, settings, seed)
     plan = Plan(settings.steps, settings.rate, settings.final)
+    generator, label = seeded(seed, "toy energy"), f"training {method} at β = {beta:g}"
     train(
-        toy_energy_loss(method, net, density, beta, settings, seed),
-        {"net": net},
-        plan,
-        seeded(seed, "toy energy"),
-        checkpoint=checkpoint,
-        label=f"{method}, beta = {beta:g}",
-        progress=progress,
+        loss, {"net": net}, plan, generator, checkpoint=checkpoint, label=label, progress=progress
     )
     return net
 
@@ -109,24 +92,35 @@ def train_toy_energy(
 def toy_energy_loss(
     method: str, net: EnergyNet, density: Density, beta: float, settings: ToySettings, seed: int
 ) -> StepLoss:
-    """The losses of the sets of one step, one value a set."""
-    offset = _log_mean(-beta * density.sample(100_000, seeded(seed, "toy normaliser"))[1])
+    """Return the loss of one training step of f_φ by a method of `LEARNED`: one value per group.
+
+    A step draws `groups` groups of K samples; the samples of a group share one t. "cep_raw" is Eq.
+    12 and "cep_self" Eq. 13 of arXiv:2304.12824. "cep_independent" normalises by the mean of
+    e^{−βE} over new samples at each step, "exp_mse" by its mean over 100,000 samples, drawn once.
+    Raises `CepnbError` on another method.
+    """
+    if method not in LEARNED:
+        raise CepnbError(f"method '{method}' trains no energy; use one of {', '.join(LEARNED)}")
+    if method == "exp_mse":
+        _, fixed_energy = density.sample(100_000, seeded(seed, "toy normaliser"))
+        log_normaliser = _log_mean_exp(-beta * fixed_energy)
 
     def step_loss(generator: torch.Generator) -> Tensor:
-        xt, t, energy = _contrast(density, settings, generator)
-        f, beta_energy = net(xt, t), beta * energy
+        xt, t, energy = _draw_groups(density, settings, generator)
+        f = net(xt, t)
+        beta_energy = beta * energy
         match method:
             case "cep_raw":
-                return cep(f, beta_energy)
+                return losses.cep(f, beta_energy)
             case "cep_self":
-                return cep_self_normalised(f, beta_energy)
+                return losses.cep_self_normalised(f, beta_energy)
             case "cep_independent":
-                _, other = density.sample(energy.numel(), generator)
-                return cep(f, beta_energy, _log_mean(-beta * other))
+                _, other_energy = density.sample(energy.numel(), generator)
+                return losses.cep(f, beta_energy, _log_mean_exp(-beta * other_energy))
             case "mse":
-                return mse(f, beta_energy).mean(dim=1)
+                return losses.mse(f, beta_energy).mean(dim=1)
             case "exp_mse":
-                return exponentiated_mse(f, beta_energy, offset).mean(dim=1)
+                return losses.exponentiated_mse(f, beta_energy, log_normaliser).mean(dim=1)
 
     return step_loss
 
@@ -138,53 +132,45 @@ def train_conditioned(
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> EnergyNet:
-    """One f_φ(x_t, t, β) for all β in [0, `beta_max`], by the same contrast: each set has a β of its own.
+    """Train one f_φ(x_t, t, β) for all β in [0, `beta_max`] by CEP: an extension beyond the paper.
 
-    An extension beyond the paper. Given β, Theorem 3.2 holds as it stands; the normaliser is E[e^{−βE}] at each set's
-    own β, over fresh samples, so that no β outweighs another. β = beta_max · u² for u uniform: small β change p_0 most.
+    Each group draws its own β, and Theorem 3.2 holds at each β. The labels are divided by
+    E[e^{−βE}], estimated over new samples, so that all β have the same weight. β = beta_max · u²
+    for u uniform, because small β change p_0 the most.
     """
     net = toy_energy_net(density, settings, seed, condition_dim=2)
 
-    def step_loss(generator: torch.Generator) -> Tensor:
-        xt, t, energy = _contrast(density, settings, generator)
-        beta = settings.beta_max * torch.rand(settings.groups, 1, generator=generator).square()
-        _, other = density.sample(settings.groups * settings.K, generator)
+    def loss(generator: torch.Generator) -> Tensor:
+        xt, t, energy = _draw_groups(density, settings, generator)
+        u = torch.rand(settings.groups, 1, generator=generator)
+        beta = settings.beta_max * u.square()  # (groups, 1)
+        _, other_energy = density.sample(energy.numel(), generator)
+        log_normaliser = _log_mean_exp(-beta * other_energy)  # (groups,)
         f = net(xt, t, beta_features(beta).unsqueeze(1))
-        return cep(f, beta * energy, (-beta * other).logsumexp(1) - math.log(len(other)))
+        return losses.cep(f, beta * energy, log_normaliser)
 
     plan = Plan(settings.conditioned_steps, settings.rate, settings.final)
+    generator, label = seeded(seed, "toy energy of all beta"), "training CEP for all β"
     train(
-        step_loss,
-        {"net": net},
-        plan,
-        seeded(seed, "toy energy of all beta"),
-        checkpoint=checkpoint,
-        label="CEP for all beta",
-        progress=progress,
+        loss, {"net": net}, plan, generator, checkpoint=checkpoint, label=label, progress=progress
     )
     return net
 
 
 def score_net(density: Density, settings: ToySettings, seed: int) -> PlaneEpsNet:
-    """An untrained ε_θ."""
-    return initialised(
-        seed,
-        "toy score",
-        lambda: PlaneEpsNet(
-            2,
-            settings.score_width,
-            settings.score_depth,
-            _deviation(density),
-            settings.score_features,
-            schedule=density.schedule,
-        ),
-    )
+    """Build an untrained ε_θ."""
+
+    def build() -> PlaneEpsNet:
+        size = (settings.score_width, settings.score_depth, _deviation(density))
+        return PlaneEpsNet(2, *size, settings.score_features, schedule=density.schedule)
+
+    return initialised(seed, "toy score", build)
 
 
 def toy_energy_net(
     density: Density, settings: ToySettings, seed: int, condition_dim: int = 0
 ) -> EnergyNet:
-    """An untrained f_φ(x_t, t), or f_φ(x_t, t, β) conditioned on the two `beta_features`."""
+    """Build an untrained f_φ(x_t, t), or with `condition_dim` = 2 an untrained f_φ(x_t, t, β)."""
 
     def build() -> EnergyNet:
         plane = PlaneFeatures(density.schedule, 2, settings.features, 0.5, _deviation(density))
@@ -195,84 +181,81 @@ def toy_energy_net(
     return initialised(seed, "toy energy", build)
 
 
+def check_scale(scale: float) -> None:
+    """Raise `CepnbError` unless the guidance scale is finite and not negative."""
+    if not 0 <= scale < math.inf:
+        raise CepnbError(f"scale {scale} is no guidance scale; use a finite number, 0 or more")
+
+
 def beta_features(beta: Float[Tensor, "*shape 1"]) -> Float[Tensor, "*shape 2"]:
-    """(β/10, log(1 + β)): the first tells large β apart, the second small ones."""
+    """Return (β/10, log(1 + β)). The first resolves large β, the second small β."""
     return torch.cat([beta / 10, torch.log1p(beta)], dim=-1)
 
 
 def at_beta(net: EnergyNet, beta: float) -> EnergyFunction:
-    """f_φ(·, ·, β) as an energy function of (x_t, t) alone."""
+    """Fix β in f_φ(x_t, t, β) and return a function of (x_t, t)."""
     features = beta_features(torch.tensor([beta]))
-    return lambda xt, t, condition=None: net(xt, t, features)
+
+    def energy(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        return net(xt, t, features)
+
+    return energy
 
 
+@dataclass(frozen=True)
 class Models:
-    """The trained networks of one density and seed in a folder: made when first asked for, loaded after that.
+    """The networks of one density and seed, trained on first use and then loaded from `run`."""
 
-    `configuration` says what they were made of; `CepnbError` if the folder holds those of another.
-    """
-
-    def __init__(
-        self,
-        density: Density,
-        settings: ToySettings,
-        seed: int,
-        folder: Path,
-        configuration: dict,
-        progress: bool = True,
-    ) -> None:
-        self.density, self.settings, self.seed, self.progress = density, settings, seed, progress
-        self.run = Run(folder, configuration)
+    density: Density
+    settings: ToySettings
+    seed: int
+    run: Run
+    progress: bool = True
 
     def score(self) -> PlaneEpsNet:
-        """ε_θ of the density."""
-        return self.run.module(
-            "score",
-            lambda: score_net(self.density, self.settings, self.seed),
-            lambda path: train_score(self.density, self.settings, self.seed, path, self.progress),
-        )
+        """Return ε_θ of the density."""
+        fixed = (self.density, self.settings, self.seed)
+        train_it = lambda path: train_score(*fixed, path, self.progress)
+        return self.run.module("score", lambda: score_net(*fixed), train_it)
 
     def energy(self, method: str, beta: float) -> EnergyFunction:
-        """f of a method that has one, learned or DPS's."""
+        """Return f(x_t, t) of a method of `LEARNED`, of "cep_beta" or of "dps"."""
+        density, settings, seed = self.density, self.settings, self.seed
         if method == "dps":
-            smooth = lambda x: self.density.energy(x, self.settings.dps_width)
-            return dps_energy(self.score(), smooth, beta, self.density.schedule)
+            smooth_energy = partial(density.energy, width=settings.dps_width)
+            return dps_energy(self.score(), smooth_energy, beta, density.schedule)
         if method == "cep_beta":
-            return at_beta(
-                self.run.module(
-                    method,
-                    lambda: toy_energy_net(self.density, self.settings, self.seed, 2),
-                    lambda path: train_conditioned(
-                        self.density, self.settings, self.seed, path, self.progress
-                    ),
-                ),
-                beta,
+            net = self.run.module(
+                method,
+                lambda: toy_energy_net(density, settings, seed, condition_dim=2),
+                lambda path: train_conditioned(density, settings, seed, path, self.progress),
             )
-        return self.run.module(
-            f"{method}_{beta:g}",
-            lambda: toy_energy_net(self.density, self.settings, self.seed),
-            lambda path: train_toy_energy(
-                method, self.density, beta, self.settings, self.seed, path, self.progress
-            ),
-        )
+            return at_beta(net, beta)
+
+        def fit(checkpoint: Path) -> EnergyNet:
+            return train_toy_energy(
+                method, density, beta, settings, seed, checkpoint, self.progress
+            )
+
+        build = partial(toy_energy_net, density, settings, seed)
+        return self.run.module(f"{method}_{beta:g}", build, fit)
 
     def guidance(self, method: str, beta: float) -> tuple[EpsFunction, EpsFunction]:
-        """(ε, ∇f) of any of `METHODS`. Raises `CepnbError` on another."""
+        """Return (ε, ∇f) of a method. Raises `CepnbError` unless it is one of `METHODS`."""
         if method not in METHODS:
-            raise CepnbError(f"method '{method}': expected one of {', '.join(METHODS)}")
-        if method in ("exact", "exact_energy"):
-            q, p = self.density, self.density.tilted(beta)
-            eps = q.eps if method == "exact" else self.score()
-            return eps, lambda xt, t, condition=None: q.score(xt, t) - p.score(xt, t)
-        return self.score(), energy_gradient(self.energy(method, beta))
+            raise CepnbError(f"method '{method}' is unknown; use one of {', '.join(METHODS)}")
+        if method not in ("exact", "exact_energy"):
+            return self.score(), energy_gradient(self.energy(method, beta))
+        q, p = self.density, self.density.tilted(beta)
+
+        def exact_gradient(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+            return q.score(xt, t) - p.score(xt, t)
+
+        return q.eps if method == "exact" else self.score(), exact_gradient
 
     def seconds(self, method: str, beta: float) -> float:
-        """How long the training took of what this method needs: the score, and the energy if it has one."""
-        steps = (
-            []
-            if method == "exact"
-            else ["score", method if method == "cep_beta" else f"{method}_{beta:g}"]
-        )
+        """Return the seconds that training took for the score and the energy of a method."""
+        steps = ("score", method, f"{method}_{beta:g}") if method != "exact" else ()
         return float(sum(self.run.seconds.get(step, 0.0) for step in steps))
 
 
@@ -284,34 +267,31 @@ def guided_samples(
     generator: torch.Generator,
     scale: float = 1.0,
 ) -> Float[Tensor, "n 2"]:
-    """`settings.samples` samples by DPM-Solver++ under the guided score (Eq. 11)."""
+    """Draw `settings.samples` samples by DPM-Solver++ under the guided score (Eq. 11)."""
+    schedule = density.schedule
     start = torch.randn(settings.samples, 2, generator=generator)
-    times = density.schedule.times(settings.sampler_steps)
-    return last(
-        dpm_solver_pp(
-            guided(eps, gradient, density.schedule, scale), start, times, density.schedule
-        )
-    )
+    guided_eps = guided(eps, gradient, schedule, scale)
+    return last(dpm_solver_pp(guided_eps, start, schedule.times(settings.sampler_steps), schedule))
 
 
 def _deviation(density: Density) -> float:
-    """Standard deviation of q_0, one number for both coordinates, to one decimal: a scale for the networks."""
+    """Standard deviation of q_0 per coordinate, to one decimal: the unit of the networks."""
     x, _ = density.sample(10_000, seeded(0, "toy deviation"))
     return round(x.std(dim=0).mean().item(), 1)
 
 
-def _contrast(
+def _draw_groups(
     density: Density, settings: ToySettings, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Noised samples (groups, K, 2), their times (groups,) and the energies (groups, K) of the clean ones."""
-    x0, energy = (
-        pool.unflatten(0, (settings.groups, settings.K))
-        for pool in density.sample(settings.groups * settings.K, generator)
-    )
+    """Draw x_t (groups, K, 2), t (groups,) and the energies E(x_0) (groups, K)."""
+    shape = (settings.groups, settings.K)
+    x0, energy = density.sample(settings.groups * settings.K, generator)
+    x0, energy = x0.unflatten(0, shape), energy.unflatten(0, shape)
     t = density.schedule.draw_times(settings.groups, generator, settings.early)
-    return density.schedule.add_noise(x0, t, torch.randn(x0.shape, generator=generator)), t, energy
+    xt = density.schedule.add_noise(x0, t, torch.randn(x0.shape, generator=generator))
+    return xt, t, energy
 
 
-def _log_mean(log_values: Tensor) -> Tensor:
-    """log of the mean of exponentials over all entries."""
-    return log_values.logsumexp(dim=tuple(range(log_values.ndim))) - math.log(log_values.numel())
+def _log_mean_exp(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
+    """log of the mean of exponentials over the last axis."""
+    return values.logsumexp(dim=-1) - math.log(values.shape[-1])

@@ -1,4 +1,4 @@
-"""Measures of exactness: small pure functions of samples."""
+"""Distances between samples, errors of a guidance, and confidence intervals: pure functions."""
 
 import math
 from collections.abc import Callable
@@ -11,67 +11,53 @@ from torch import Tensor
 from cepnb.densities.mixtures import Density
 from cepnb.errors import CepnbError
 
-BLOCK = 2_000  # points of the one sample that are held against all of the other at a time
+WIDTHS = (0.1, 0.3, 1.0, 3.0)  # of the kernels of `mmd`
+BLOCK = 2_000  # rows of a kernel matrix in memory at a time
 
 
 def w2(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
-    """2-Wasserstein distance of two samples by exact optimal transport: (min Σ P_ij ‖x_i − y_j‖²)^½.
+    """2-Wasserstein distance by exact optimal transport: (min_P Σ P_ij ‖x_i − y_j‖²)^½ ≥ 0.
 
-    Two samples of one distribution are a positive distance apart, falling about as n^{−1/2} in two dimensions: read it
-    as a ratio to `w2` of two independent exact samples of the same size. Cost grows as n² in memory, about n³ in time.
-    Raises `CepnbError` on an empty sample.
+    Two samples of one distribution are a positive distance apart, which falls about as n^{−1/2} in
+    the plane. So compare it with `w2` of two independent exact samples of the same size. Memory
+    grows as n², time about as n³. Raises `CepnbError` on an empty sample.
     """
-    import ot  # here, because it takes a second, and every process of a sweep imports this module
+    import ot  # slow to import
 
-    if len(x) == 0 or len(y) == 0:
-        raise CepnbError(
-            f"samples of sizes {len(x)} and {len(y)}: expected at least one point in each"
-        )
-    cost = (
-        torch.cdist(x.double(), y.double(), compute_mode="donot_use_mm_for_euclid_dist")
-        .square()
-        .numpy()
-    )
-    uniform = [np.full(size, 1 / size) for size in cost.shape]
+    _check_sizes(x, y)
+    uniform = [np.full(size, 1 / size) for size in (len(x), len(y))]
+    cost = _squared_distances(x.double(), y.double()).numpy()
     return float(np.sqrt(max(0.0, ot.emd2(*uniform, cost, numItermax=10_000_000))))
 
 
-def mmd(
-    x: Float[Tensor, "n dim"],
-    y: Float[Tensor, "m dim"],
-    widths: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0),
-) -> float:
-    """Maximum mean discrepancy of two samples, (mean k(x,x') + mean k(y,y') − 2 mean k(x,y))^½ ≥ 0.
+def mmd(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
+    """Maximum mean discrepancy (mean k(x,x') + mean k(y,y') − 2 mean k(x,y))^½ ≥ 0.
 
-    k is the mean of Gaussian kernels of the given deviations, so that both sharp and broad faults count (Gretton et al.
-    2012, Eq. 5, the biased estimate). Read it, too, as a ratio to that of two exact samples. Time grows as n², memory as n.
-    Raises `CepnbError` on an empty sample.
+    k is the mean of Gaussian kernels of `WIDTHS`, so it measures both fine and coarse differences
+    (the biased estimate, Eq. 5 of Gretton et al. 2012). Compare it, too, with `mmd` of two exact
+    samples. Time grows as n², memory as n. Raises `CepnbError` on an empty sample.
     """
-    if len(x) == 0 or len(y) == 0:
-        raise CepnbError(
-            f"samples of sizes {len(x)} and {len(y)}: expected at least one point in each"
-        )
+    _check_sizes(x, y)
 
-    def mean_kernel(a: Tensor, b: Tensor) -> float:
-        square = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
-        return sum(torch.exp(-0.5 * square / width**2).mean().item() for width in widths) / len(
-            widths
-        )
+    def block_mean(a: Tensor, b: Tensor) -> float:
+        square = _squared_distances(a, b)
+        means = [torch.exp(-0.5 * square / width**2).mean().item() for width in WIDTHS]
+        return sum(means) / len(WIDTHS)
 
-    def mean_of_all(a: Tensor, b: Tensor) -> float:
-        return sum(mean_kernel(part, b) * (len(part) / len(a)) for part in a.split(BLOCK))
+    def kernel_mean(a: Tensor, b: Tensor) -> float:
+        return sum(block_mean(block, b) * (len(block) / len(a)) for block in a.split(BLOCK))
 
-    return max(0.0, mean_of_all(x, x) + mean_of_all(y, y) - 2 * mean_of_all(x, y)) ** 0.5
+    return max(0.0, kernel_mean(x, x) + kernel_mean(y, y) - 2 * kernel_mean(x, y)) ** 0.5
 
 
 def effective_samples(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
-    """(Σ w)²/Σ w²: how many equally weighted samples n weighted ones are worth, from 1 to n (Kong 1992)."""
+    """Effective sample size (Σ w)²/Σ w² of n weighted samples, from 1 to n (Kong 1992)."""
     return (2 * log_weights.logsumexp(-1) - (2 * log_weights).logsumexp(-1)).exp()
 
 
 def mean_interval(values: list[float]) -> tuple[float, float]:
-    """Mean of independent runs, and half the width of its 95 % interval by Student's t (NaN for a single run)."""
-    from scipy import stats  # here, because it takes a second
+    """Mean of runs and half the width of its 95 % interval by Student's t (NaN for one run)."""
+    from scipy import stats  # slow to import
 
     mean = float(np.mean(values))
     if len(values) < 2:
@@ -80,9 +66,9 @@ def mean_interval(values: list[float]) -> tuple[float, float]:
 
 
 def interquartile_mean(scores: Float[np.ndarray, "*sets runs tasks"]) -> Float[np.ndarray, "*sets"]:
-    """Mean of the middle half of all runs on all tasks: one lucky or failed run moves it little (Agarwal et al. 2021).
+    """Mean of the middle half of all runs on all tasks, robust to outliers (Agarwal et al. 2021).
 
-    A quarter of the runs × tasks scores, rounded down, is left out at each end.
+    A quarter of the runs × tasks scores, rounded down, is dropped at each end.
     """
     ordered = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
     cut = ordered.shape[-1] // 4
@@ -92,17 +78,16 @@ def interquartile_mean(scores: Float[np.ndarray, "*sets runs tasks"]) -> Float[n
 def stratified_interval(
     scores: Float[np.ndarray, "runs tasks"], random: np.random.Generator, draws: int = 10_000
 ) -> tuple[float, float]:
-    """95 % interval of the interquartile mean by stratified bootstrap: runs are drawn anew within each task.
+    """95 % interval of the interquartile mean by stratified bootstrap.
 
-    The tasks are fixed, so that it says how the mean would vary with other runs of the same tasks (Agarwal et al. 2021).
-    Few runs make it too narrow; one run gives NaN.
+    Runs are resampled within each task. The tasks are fixed, so the interval is about other runs of
+    the same tasks (Agarwal et al. 2021). With few runs it is too narrow; with one run it is NaN.
     """
     if len(scores) < 2:
         return math.nan, math.nan
     rows = random.integers(len(scores), size=(draws, *scores.shape))
-    low, high = np.quantile(
-        interquartile_mean(np.take_along_axis(scores[None], rows, axis=1)), (0.025, 0.975)
-    )
+    resampled = np.take_along_axis(scores[None], rows, axis=1)  # (draws, runs, tasks)
+    low, high = np.quantile(interquartile_mean(resampled), (0.025, 0.975))
     return float(low), float(high)
 
 
@@ -114,7 +99,10 @@ def gradient_moments(
     count: int = 1000,
     generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, "m"], Float[Tensor, "m"]]:
-    """E_{p_t} ‖∇f − ∇E_t‖² and E_{p_t} ‖∇E_t‖² at each time, by `count` samples of p_t: where guided samples really go."""
+    """Return E ‖∇f − ∇E_t‖² and E ‖∇E_t‖² at each time, over `count` samples of p_t.
+
+    `gradient(x_t, t)` is ∇f. The samples are of p_t, where exact guidance leads the sampler.
+    """
     p, errors, sizes = exact.tilted(beta), [], []
     for t in times:
         x0, _ = p.sample(count, generator)
@@ -125,7 +113,23 @@ def gradient_moments(
     return torch.stack(errors), torch.stack(sizes)
 
 
-def gradient_error(*args, **kwargs) -> Float[Tensor, "m"]:
-    """The first of `gradient_moments` over the second: 0 is exact, 1 is as wrong as no guidance at all."""
-    error, size = gradient_moments(*args, **kwargs)
+def gradient_error(
+    gradient: Callable[[Tensor, Tensor], Tensor],
+    exact: Density,
+    beta: float,
+    times: Float[Tensor, "m"],
+    count: int = 1000,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, "m"]:
+    """Relative error E ‖∇f − ∇E_t‖²/E ‖∇E_t‖² at each time: 0 is exact, 1 is no guidance."""
+    error, size = gradient_moments(gradient, exact, beta, times, count, generator)
     return error / size
+
+
+def _check_sizes(x: Tensor, y: Tensor) -> None:
+    if len(x) == 0 or len(y) == 0:
+        raise CepnbError(f"samples of sizes {len(x)} and {len(y)}: one is empty; pass points")
+
+
+def _squared_distances(x: Tensor, y: Tensor) -> Float[Tensor, "n m"]:
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()

@@ -1,7 +1,8 @@
-"""Exact answers in closed form: mixtures of Gaussians or boxes stay mixtures under noise and under an energy.
+"""Exact answers in closed form for mixtures of Gaussians or boxes.
 
-Noise acts on each component alone, and so does the factor e^{−βE}. Hence q_t, p_0 and p_t are all mixtures again, and the
-intermediate energy is their quotient: E_t = log q_t − log p_t − log Z (Theorem 3.1 read backwards).
+Noise maps each component to a component, and so does the factor e^{−βE}. Hence q_t, p_0 and p_t are
+mixtures too. Their quotient gives the intermediate energy, E_t = log q_t − log p_t − log Z (Theorem
+3.1, arXiv:2304.12824).
 """
 
 import math
@@ -14,145 +15,131 @@ from torch import Tensor
 from cepnb.diffusion.schedule import VPSchedule, expand_as
 from cepnb.errors import CepnbError
 
+Points = Float[Tensor, "*batch dim"]
+Values = Float[Tensor, "*batch"]
+Samples = tuple[Float[Tensor, "count dim"], Float[Tensor, "count"]]  # pairs (x_0, E)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Density:
-    """q_0 with an energy E, and all that follows exactly: the interface of every toy density.
+    """A density q_0 = Σ_c w_c q_c with an energy E, and its exact q_t, p_t and E_t.
 
-    A sample is a pair (x_0, E). E may be a function of x_0, or belong to the component that x_0 was drawn from; then
-    `energy` is its mean given x_0, and p_0 is the density of samples that are reweighted by their own e^{−βE}.
+    This is the interface of all densities. A sample is a pair (x_0, E). Each of the C components
+    adds a constant E_c to the energy. So E may depend on x_0 and on the component that x_0 comes
+    from; `energy` is its mean given x_0. p_0 reweights each sample by its own e^{−βE}. Subclasses
+    define the methods that raise `NotImplementedError` here.
     """
 
+    log_weights: Float[Tensor, "C"]  # log w_c up to a constant
+    energies: Float[Tensor, "C"]  # E_c
     schedule: VPSchedule = VPSchedule()
 
-    def sample(
-        self, count: int, generator: torch.Generator | None = None
-    ) -> tuple[Float[Tensor, "count dim"], Float[Tensor, "count"]]:
-        """Independent pairs (x_0, E)."""
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Samples:
+        """Draw independent pairs (x_0, E)."""
         raise NotImplementedError
 
-    def energy(self, x: Float[Tensor, "*batch dim"], width: float = 0.0) -> Float[Tensor, "*batch"]:
-        """E as a function of x; smoothed over a Gaussian of deviation `width` under q_0 for what needs a slope (DPS)."""
+    def energy(self, x: Points, width: float = 0.0) -> Values:
+        """Return E[E | x_0 = x].
+
+        With `width` > 0, condition on x = x_0 + N(0, width² I) instead: smooth, for methods that
+        need a slope.
+        """
         raise NotImplementedError
 
     def tilted(self, beta: float) -> "Density":
-        """p_0 ∝ q_0 e^{−βE} with the same energy (β = 0 gives q_0)."""
+        """Return p_0 ∝ q_0 e^{−βE} with the same energy (β = 0 gives q_0)."""
         raise NotImplementedError
 
-    def mean_energy(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
-        """E[E(x_0) | x_t], which is dE_t/dβ at β = 0; times β it is what regression on βE learns, whatever the β."""
+    def score(self, xt: Points, t: Tensor) -> Points:
+        """Return the score ∇ log q_t(x_t)."""
         raise NotImplementedError
 
-    def log_partition(self, beta: float) -> Float[Tensor, ""]:
-        """log Z = log E[e^{−βE}] under q_0, which is −βF of physics."""
+    def _log_components(self, x: Tensor, scale: Tensor, variance: Tensor) -> Tensor:
+        """(*batch, C): log density at x of scale · x_0 + N(0, variance I) for each component."""
         raise NotImplementedError
-
-    def log_q(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
-        """log q_t(x_t), normalised. t has leading axes of x_t, or none."""
-        raise NotImplementedError
-
-    def score(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch dim"]:
-        """∇ log q_t(x_t)."""
-        raise NotImplementedError
-
-    def eps(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        """The exact noise prediction ε = −σ_t ∇ log q_t, for the samplers."""
-        return -expand_as(self.schedule.sigma(t), xt) * self.score(xt, t)
-
-    def intermediate_energy(
-        self, xt: Float[Tensor, "*batch dim"], t: Tensor, beta: float
-    ) -> Float[Tensor, "*batch"]:
-        """E_t(x_t) = −log E[e^{−βE} | x_t] (Eq. 9, arXiv:2304.12824) = log q_t − log p_t − log Z."""
-        return self.log_q(xt, t) - self.tilted(beta).log_q(xt, t) - self.log_partition(beta)
-
-    def intermediate_energy_gradient(
-        self, xt: Float[Tensor, "*batch dim"], t: Tensor, beta: float
-    ) -> Float[Tensor, "*batch dim"]:
-        """∇E_t = ∇ log q_t − ∇ log p_t (Eq. 11, arXiv:2304.12824)."""
-        return self.score(xt, t) - self.tilted(beta).score(xt, t)
-
-
-@dataclass(frozen=True)
-class _Mixture(Density):
-    """What mixtures share: Σ_c w_c q_c, an energy E_c attached to each component. C components."""
-
-    log_weights: Float[Tensor, "C"]
-    energies: Float[Tensor, "C"]
-
-    def log_joint(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch C"]:
-        """log of w_c times the noised density of component c, with normalised weights."""
-        scale, variance = self.schedule.alpha(t), self.schedule.sigma(t) ** 2
-        return self.log_weights.log_softmax(0) + self._log_components(
-            xt, expand_as(scale, xt), expand_as(variance, xt)
-        )
-
-    def log_q(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
-        """log q_t(x_t), normalised."""
-        return self.log_joint(xt, t).logsumexp(-1)
-
-    def mean_energy(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
-        """E[E(x_0) | x_t] = Σ_c q(c | x_t) E_c."""
-        return self.log_joint(xt, t).softmax(-1) @ self.energies
-
-    def log_partition(self, beta: float) -> Float[Tensor, ""]:
-        """log Z = log Σ_c w_c E_c[e^{−βE}], E_c being the mean over component c."""
-        return (self.log_weights.log_softmax(0) + self._log_factors(beta)).logsumexp(0)
 
     def _log_factors(self, beta: float) -> Float[Tensor, "C"]:
         """log of the mean of e^{−βE} over each component."""
         return -beta * self.energies
 
-    def _log_components(
-        self, x: Tensor, scale: Tensor, variance: Tensor
-    ) -> Float[Tensor, "*batch C"]:
-        """log density at x of scale · x_0 + N(0, variance) for x_0 from each component."""
-        raise NotImplementedError
+    def log_joint(self, xt: Points, t: Tensor) -> Float[Tensor, "*batch C"]:
+        """Return log [w_c q_{t,c}(x_t)], normalised; its softmax over c is q(c | x_t)."""
+        scale, variance = self.schedule.alpha(t), self.schedule.sigma(t) ** 2
+        components = self._log_components(xt, expand_as(scale, xt), expand_as(variance, xt))
+        return self.log_weights.log_softmax(0) + components
 
-    def _mean_energy(self, x: Tensor, width: float) -> Float[Tensor, "*batch"]:
-        """E[E_c | x] for x = x_0 + N(0, width²)."""
+    def log_q(self, xt: Points, t: Tensor) -> Values:
+        """Return log q_t(x_t), normalised. t has the leading axes of x_t, or none."""
+        return self.log_joint(xt, t).logsumexp(-1)
+
+    def mean_energy(self, xt: Points, t: Tensor) -> Values:
+        """Return E[E(x_0) | x_t] = Σ_c q(c | x_t) E_c.
+
+        It is dE_t/dβ at β = 0. Times β, it is the minimiser of the regression on βE (Table 1,
+        arXiv:2304.12824).
+        """
+        return self.log_joint(xt, t).softmax(-1) @ self.energies
+
+    def log_partition(self, beta: float) -> Float[Tensor, ""]:
+        """Return log Z = log E_{q_0}[e^{−βE}] = log Σ_c w_c E[e^{−βE} | c], or −β × free energy."""
+        return (self.log_weights.log_softmax(0) + self._log_factors(beta)).logsumexp(0)
+
+    def eps(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Return the exact noise prediction ε = −σ_t ∇ log q_t(x_t), for the samplers."""
+        return -expand_as(self.schedule.sigma(t), xt) * self.score(xt, t)
+
+    def intermediate_energy(self, xt: Points, t: Tensor, beta: float) -> Values:
+        """Return E_t(x_t) = −log E[e^{−βE} | x_t] = log q_t − log p_t − log Z (Eq. 9)."""
+        return self.log_q(xt, t) - self.tilted(beta).log_q(xt, t) - self.log_partition(beta)
+
+    def intermediate_energy_gradient(self, xt: Points, t: Tensor, beta: float) -> Points:
+        """Return ∇E_t = ∇ log q_t − ∇ log p_t (Eq. 11)."""
+        return self.score(xt, t) - self.tilted(beta).score(xt, t)
+
+    def _smooth_energy(self, x: Tensor, width: float) -> Values:
+        """E[E_c | x] for x = x_0 + N(0, width² I)."""
         one = torch.ones((), dtype=x.dtype)
         joint = self.log_weights + self._log_components(x, one, width**2 * one)
         return joint.softmax(-1) @ self.energies
 
-    def _components(self, count: int, generator: torch.Generator | None) -> Tensor:
-        return torch.multinomial(
-            self.log_weights.softmax(0), count, replacement=True, generator=generator
-        )
+    def _draw_components(self, count: int, generator: torch.Generator | None) -> Tensor:
+        weights = self.log_weights.softmax(0)
+        return torch.multinomial(weights, count, replacement=True, generator=generator)
 
 
-@dataclass(frozen=True)
-class GaussianMixture(_Mixture):
-    """q_0 = Σ_c w_c N(m_c, d_c² I) with the energy E = E_c + b·x + ½ h ‖x‖².
+@dataclass(frozen=True, kw_only=True)
+class GaussianMixture(Density):
+    """A Gaussian mixture q_0 = Σ_c w_c N(m_c, d_c² I) with the energy E = E_c + b·x + ½ h ‖x‖².
 
-    Under noise, means α_t m_c and variances α_t² d_c² + σ_t². Under the energy, with k_c = 1 + βh d_c²: means
-    (m_c − β d_c² b)/k_c and variances d_c²/k_c. Deviations of 0 make point masses, for times above 0 alone.
+    With noise, the means are α_t m_c and the variances α_t² d_c² + σ_t². With the energy, let k_c =
+    1 + βh d_c²; the means are (m_c − β d_c² b)/k_c and the variances d_c²/k_c. Deviations of 0 are
+    point masses; they need t > 0. Raises `CepnbError` if a deviation is negative.
     """
 
-    means: Float[Tensor, "C dim"]
-    deviations: Float[Tensor, "C"]
+    means: Float[Tensor, "C dim"]  # m_c
+    deviations: Float[Tensor, "C"]  # d_c
     linear: Float[Tensor, "dim"] | float = 0.0  # b
     quadratic: float = 0.0  # h
 
     def __post_init__(self) -> None:
         if not bool((self.deviations >= 0).all()):
-            raise CepnbError(f"deviations {self.deviations.tolist()}: expected none below 0")
+            lowest = float(self.deviations.min())
+            raise CepnbError(f"deviations: the lowest is {lowest:g}; use values of 0 or more")
 
-    def sample(
-        self, count: int, generator: torch.Generator | None = None
-    ) -> tuple[Float[Tensor, "count dim"], Float[Tensor, "count"]]:
-        """Independent pairs (x_0, E)."""
-        component = self._components(count, generator)
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Samples:
+        """Draw independent pairs (x_0, E)."""
+        component = self._draw_components(count, generator)
         noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         x = self.means[component] + self.deviations[component, None] * noise
-        return x, self.energies[component] + self._plain_energy(x)
+        return x, self.energies[component] + self._polynomial(x)
 
-    def energy(self, x: Float[Tensor, "*batch dim"], width: float = 0.0) -> Float[Tensor, "*batch"]:
-        """E[E_c | x] + b·x + ½ h ‖x‖², the first term smoothed over `width`."""
-        return self._mean_energy(x, width) + self._plain_energy(x)
+    def energy(self, x: Points, width: float = 0.0) -> Values:
+        """Return E[E_c | x] + b·x + ½ h ‖x‖². `width` smooths the first term."""
+        return self._smooth_energy(x, width) + self._polynomial(x)
 
     def tilted(self, beta: float) -> "GaussianMixture":
-        """p_0 ∝ q_0 e^{−βE}. Raises `CepnbError` if a component then has no finite integral (h < 0 and large β)."""
-        k = self._precision_factor(beta)
+        """Return p_0 ∝ q_0 e^{−βE}. Raises `CepnbError` if it has no integral (h < 0, large β)."""
+        k = self._precision_factors(beta)
         means = (self.means - beta * self.deviations[:, None] ** 2 * self.linear) / k[:, None]
         return replace(
             self,
@@ -161,123 +148,118 @@ class GaussianMixture(_Mixture):
             deviations=self.deviations / k.sqrt(),
         )
 
-    def mean_energy(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
-        """E[E(x_0) | x_t]: given c, x_0 is Gaussian about m_c + g_c (x_t − α_t m_c)/α_t of variance d_c² (1 − g_c)."""
-        scale, variance = (
-            expand_as(self.schedule.alpha(t), xt),
-            expand_as(self.schedule.sigma(t), xt) ** 2,
-        )
-        gain = (
-            scale**2 * self.deviations**2 / (scale**2 * self.deviations**2 + variance)
-        )  # (*batch, C)
-        scale = scale.unsqueeze(-1)
-        mean = self.means + gain.unsqueeze(-1) * (xt.unsqueeze(-2) / scale - self.means)
-        spread = 0.5 * self.quadratic * self.means.shape[1] * self.deviations**2 * (1 - gain)
-        return (
-            self.log_joint(xt, t).softmax(-1) * (self.energies + self._plain_energy(mean) + spread)
-        ).sum(-1)
+    def mean_energy(self, xt: Points, t: Tensor) -> Values:
+        """Return E[E(x_0) | x_t] = Σ_c q(c | x_t) [E_c + b·μ_c + ½ h (‖μ_c‖² + dim · v_c)].
 
-    def score(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch dim"]:
-        """∇ log q_t(x_t) = Σ_c q(c | x_t) (α_t m_c − x_t)/(α_t² d_c² + σ_t²)."""
+        Given c, x_0 is Gaussian with mean μ_c = m_c + g_c (x_t/α_t − m_c) and variance v_c = d_c²
+        (1 − g_c). The gain is g_c = α_t² d_c²/(α_t² d_c² + σ_t²).
+        """
+        scale = expand_as(self.schedule.alpha(t), xt)
+        variance = expand_as(self.schedule.sigma(t), xt) ** 2
+        signal = scale**2 * self.deviations**2
+        gain = signal / (signal + variance)  # (*batch, C)
+        offset = xt.unsqueeze(-2) / scale.unsqueeze(-1) - self.means
+        mean = self.means + gain.unsqueeze(-1) * offset  # (*batch, C, dim)
+        spread = 0.5 * self.quadratic * self.means.shape[1] * self.deviations**2 * (1 - gain)
+        posterior = self.log_joint(xt, t).softmax(-1)
+        return (posterior * (self.energies + self._polynomial(mean) + spread)).sum(-1)
+
+    def score(self, xt: Points, t: Tensor) -> Points:
+        """Return ∇ log q_t(x_t) = Σ_c q(c | x_t) (α_t m_c − x_t)/(α_t² d_c² + σ_t²)."""
         scale = expand_as(self.schedule.alpha(t), xt)
         variance = scale**2 * self.deviations**2 + expand_as(self.schedule.sigma(t), xt) ** 2
-        posterior = torch.softmax(self.log_joint(xt, t), dim=-1) / variance
-        return scale * (posterior @ self.means) - xt * posterior.sum(-1, keepdim=True)
+        weights = torch.softmax(self.log_joint(xt, t), dim=-1) / variance
+        return scale * (weights @ self.means) - xt * weights.sum(-1, keepdim=True)
 
     def _log_components(self, x: Tensor, scale: Tensor, variance: Tensor) -> Tensor:
         variance = scale**2 * self.deviations**2 + variance
         offset = x.unsqueeze(-2) - scale.unsqueeze(-1) * self.means
-        return -0.5 * (
-            offset.square().sum(-1) / variance
-            + self.means.shape[1] * torch.log(2 * math.pi * variance)
-        )
+        square = offset.square().sum(-1) / variance
+        return -0.5 * (square + self.means.shape[1] * torch.log(2 * math.pi * variance))
 
     def _log_factors(self, beta: float) -> Tensor:
-        k, d2 = self._precision_factor(beta), self.deviations**2
-        b = torch.as_tensor(self.linear, dtype=self.means.dtype).expand(self.means.shape[1])
-        square = (
-            -2 * beta * self.means @ b
-            + beta**2 * (b @ b) * d2
-            - beta * self.quadratic * self.means.square().sum(1)
-        )
-        return -beta * self.energies + 0.5 * (square / k - self.means.shape[1] * k.log())
+        k, variance, dim = self._precision_factors(beta), self.deviations**2, self.means.shape[1]
+        b = torch.as_tensor(self.linear, dtype=self.means.dtype).expand(dim)
+        from_linear = -2 * beta * self.means @ b + beta**2 * (b @ b) * variance
+        from_quadratic = beta * self.quadratic * self.means.square().sum(1)
+        return -beta * self.energies + 0.5 * ((from_linear - from_quadratic) / k - dim * k.log())
 
-    def _precision_factor(self, beta: float) -> Tensor:
+    def _precision_factors(self, beta: float) -> Tensor:
+        """k_c = 1 + βh d_c², the factor of e^{−βE} on the precision of component c."""
         k = 1 + beta * self.quadratic * self.deviations**2
         if not bool((k > 0).all()):
             limit = -1 / (self.quadratic * float(self.deviations.max()) ** 2)
             raise CepnbError(
-                f"beta {beta:g}: e^(-beta E) grows too fast for p_0 to exist, expected less than {limit:g}"
+                f"beta {beta:g}: e^(-beta E) has no finite mean; use a beta below {limit:g}"
             )
         return k
 
-    def _plain_energy(self, x: Tensor) -> Tensor:
+    def _polynomial(self, x: Tensor) -> Tensor:
+        """b·x + ½ h ‖x‖²."""
         return (x * self.linear).sum(-1) + 0.5 * self.quadratic * x.square().sum(-1)
 
 
-@dataclass(frozen=True)
-class BoxMixture(_Mixture):
-    """q_0 = Σ_c w_c uniform on the box [low_c, high_c], with one energy a box: error functions under noise."""
+@dataclass(frozen=True, kw_only=True)
+class BoxMixture(Density):
+    """A mixture q_0 = Σ_c w_c U[low_c, high_c] of uniform boxes with one energy E_c per box.
+
+    With noise, its densities are differences of error functions. Raises `CepnbError` if a box is
+    empty.
+    """
 
     lows: Float[Tensor, "C dim"]
     highs: Float[Tensor, "C dim"]
 
     def __post_init__(self) -> None:
         if not bool((self.highs > self.lows).all()):
-            raise CepnbError("boxes: expected every high above its low")
+            raise CepnbError("boxes: a high is not above its low; swap or move them")
 
-    def sample(
-        self, count: int, generator: torch.Generator | None = None
-    ) -> tuple[Float[Tensor, "count dim"], Float[Tensor, "count"]]:
-        """Independent pairs (x_0, E)."""
-        component = self._components(count, generator)
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Samples:
+        """Draw independent pairs (x_0, E)."""
+        component = self._draw_components(count, generator)
         part = torch.rand(count, self.lows.shape[1], generator=generator, dtype=self.lows.dtype)
-        return torch.lerp(self.lows[component], self.highs[component], part), self.energies[
-            component
-        ]
+        x = torch.lerp(self.lows[component], self.highs[component], part)
+        return x, self.energies[component]
 
-    def energy(self, x: Float[Tensor, "*batch dim"], width: float = 0.0) -> Float[Tensor, "*batch"]:
-        """The energy of the box that holds x (of the nearest, outside all), constant in each; smooth if width > 0."""
+    def energy(self, x: Points, width: float = 0.0) -> Values:
+        """Return the energy of the nearest box, constant in each. `width` > 0 makes it smooth."""
         if width > 0:
-            return self._mean_energy(x, width)
-        outside = torch.maximum(self.lows - x.unsqueeze(-2), x.unsqueeze(-2) - self.highs).clamp(
-            min=0
-        )
+            return self._smooth_energy(x, width)
+        x = x.unsqueeze(-2)
+        outside = torch.maximum(self.lows - x, x - self.highs).clamp(min=0)  # (*batch, C, dim)
         return self.energies[outside.square().sum(-1).argmin(-1)]
 
     def tilted(self, beta: float) -> "BoxMixture":
-        """p_0 ∝ q_0 e^{−βE}: the same boxes with weights w_c e^{−βE_c}."""
+        """Return p_0 ∝ q_0 e^{−βE}: the same boxes with weights w_c e^{−βE_c}."""
         return replace(self, log_weights=(self.log_weights - beta * self.energies).log_softmax(0))
 
-    def score(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch dim"]:
-        """∇ log q_t(x_t): the mean over q(c | x_t) of the slopes of log [Φ(v) − Φ(u)]; see `_edges`."""
-        scale, deviation = (
-            expand_as(self.schedule.alpha(t), xt),
-            expand_as(self.schedule.sigma(t), xt),
-        )
+    def score(self, xt: Points, t: Tensor) -> Points:
+        """Return ∇ log q_t(x_t), the mean over q(c | x_t) of [φ(u) − φ(v)]/(σ_t [Φ(v) − Φ(u)]).
+
+        In each coordinate u = (α_t low_c − x_t)/σ_t and v = (α_t high_c − x_t)/σ_t; φ and Φ are the
+        standard normal density and its integral.
+        """
+        scale = expand_as(self.schedule.alpha(t), xt)
+        deviation = expand_as(self.schedule.sigma(t), xt)
         u, v = self._edges(xt, scale, deviation)
-        mass = _log_interval(u, v)
-        slopes = (
-            (_log_normal(u) - mass).exp() - (_log_normal(v) - mass).exp()
-        ) / deviation.unsqueeze(-1)
+        log_mass = _log_interval(u, v)
+        difference = (_log_normal(u) - log_mass).exp() - (_log_normal(v) - log_mass).exp()
+        slopes = difference / deviation.unsqueeze(-1)  # (*batch, C, dim)
         posterior = self.log_joint(xt, t).softmax(-1)
         return (posterior.unsqueeze(-2) @ slopes).squeeze(-2)
 
     def _log_components(self, x: Tensor, scale: Tensor, variance: Tensor) -> Tensor:
-        mass = _log_interval(*self._edges(x, scale, variance.sqrt()))
-        return (mass - torch.log(scale.unsqueeze(-1) * (self.highs - self.lows))).sum(-1)
+        log_mass = _log_interval(*self._edges(x, scale, variance.sqrt()))
+        return (log_mass - torch.log(scale.unsqueeze(-1) * (self.highs - self.lows))).sum(-1)
 
     def _edges(self, x: Tensor, scale: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-        """(scale · low − x)/deviation and the same for high, of shape (*batch, C, dim)."""
-        edges = (
-            scale.unsqueeze(-1) * corner - x.unsqueeze(-2) for corner in (self.lows, self.highs)
-        )
-        u, v = (edge / deviation.unsqueeze(-1) for edge in edges)
-        return u, v
+        """(scale · low − x)/deviation and (scale · high − x)/deviation, both (*batch, C, dim)."""
+        x, scale, deviation = x.unsqueeze(-2), scale.unsqueeze(-1), deviation.unsqueeze(-1)
+        return (scale * self.lows - x) / deviation, (scale * self.highs - x) / deviation
 
 
 def _log_interval(u: Tensor, v: Tensor) -> Tensor:
-    """log [Φ(v) − Φ(u)] for u < v, by the tails that do not cancel: both edges are reflected to the left of 0."""
+    """log [Φ(v) − Φ(u)] for u < v, reflected to the left of 0, where no digits cancel."""
     flip = u + v > 0
     low, high = torch.where(flip, -v, u), torch.where(flip, -u, v)
     log_high = torch.special.log_ndtr(high)
@@ -285,4 +267,5 @@ def _log_interval(u: Tensor, v: Tensor) -> Tensor:
 
 
 def _log_normal(u: Tensor) -> Tensor:
+    """log of the standard normal density."""
     return -0.5 * (u.square() + math.log(2 * math.pi))

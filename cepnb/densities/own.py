@@ -1,88 +1,150 @@
-"""A reader's own density, given by a sampler and an energy: exact answers by self-normalised sums over samples."""
+"""Your own density from a sampler and an energy: reweighted samples, and guidance by CEP."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from cepnb.densities.methods import check_scale, guided_samples, train_score, train_toy_energy
 from cepnb.densities.metrics import effective_samples
-from cepnb.densities.mixtures import Density, GaussianMixture
+from cepnb.densities.mixtures import GaussianMixture, Points, Samples, Values
+from cepnb.densities.settings import ToySettings, toy_settings
+from cepnb.diffusion.guidance import energy_gradient
+from cepnb.diffusion.losses import check_beta
+from cepnb.diffusion.networks import EnergyNet, PlaneEpsNet
+from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
+
+Sampler = Callable[[int, torch.Generator | None], Tensor]  # (count, generator) → (count, dim)
+Energy = Callable[[Tensor], Tensor]  # (*batch, dim) → (*batch,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledDensity(GaussianMixture):
+    """A density given by a sampler and an energy, approximated by point masses x_i.
+
+    `own_density` makes it. q_t becomes the mixture of N(α_t x_i, σ_t² I), and p_0 the points with
+    weights e^{−βE(x_i)}, so E_t is a self-normalised sum over the points. `effective_samples` tells
+    how accurate it is at (x_t, t, β).
+    """
+
+    sampler: Sampler
+    energy_function: Energy
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Samples:
+        """Draw new pairs (x_0, E) from the sampler."""
+        x = self.sampler(count, generator)
+        return x, self.energy_function(x).detach()
+
+    def energy(self, x: Points, width: float = 0.0) -> Values:
+        """Return E(x), or its Gaussian-weighted mean over points near x if `width` > 0."""
+        return self.energy_function(x) if width == 0 else super().energy(x, width)
+
+    def tilted(self, beta: float) -> GaussianMixture:
+        """Return the points with weights e^{−βE}."""
+        points = {field.name: getattr(self, field.name) for field in fields(GaussianMixture)}
+        return GaussianMixture(**points).tilted(beta)
+
+    def effective_samples(self, xt: Points, t: Tensor, beta: float) -> Values:
+        """Effective sample size (Σ w)²/Σ w² of E_t(x_t), with w_i = q(x_i | x_t) e^{−βE(x_i)}.
+
+        It is about one over the relative variance of the estimate of E[e^{−βE} | x_t].
+        """
+        return effective_samples(self.tilted(beta).log_joint(xt, t))
 
 
 @dataclass(frozen=True)
-class SampledDensity(Density):
-    """A reader's own density: a sampler of x_0 and an energy, and self-normalised sums over `points` for exact answers.
+class FittedGuidance:
+    """ε_θ and f_φ trained on one density at one β, ready to sample. Made by `fit_guidance`."""
 
-    q_t becomes the mixture of N(α_t x_i, σ_t² I) over the points x_i (Monte Carlo quadrature), p_0 the points reweighted
-    by e^{−βE(x_i)}. How far this may be trusted at (x_t, t, β) is said by `effective_samples`.
-    """
+    eps: PlaneEpsNet  # ε_θ(x_t, t)
+    energy: EnergyNet  # f_φ(x_t, t) ≈ E_t(x_t) up to a constant in x_t
+    density: SampledDensity
+    beta: float
+    settings: ToySettings
 
-    sampler: Callable[[int, torch.Generator | None], Tensor]
-    energy_function: Callable[[Tensor], Tensor]
-    points: GaussianMixture  # of deviations 0; made by `own_density`
+    def sample(self, n: int, *, seed: int = 0, scale: float = 1.0) -> Float[Tensor, "n 2"]:
+        """Draw n samples of p_0 ∝ q_0 e^{−βE} by DPM-Solver++ under the guided score (Eq. 11).
 
-    def sample(
-        self, count: int, generator: torch.Generator | None = None
-    ) -> tuple[Float[Tensor, "count dim"], Float[Tensor, "count"]]:
-        """Fresh pairs (x_0, E)."""
-        x = self.sampler(count, generator)
-        return x, self.energy_function(x)
-
-    def energy(self, x: Float[Tensor, "*batch dim"], width: float = 0.0) -> Float[Tensor, "*batch"]:
-        """The given energy; with `width`, its mean over the points about x, weighted by a Gaussian of that deviation."""
-        return self.energy_function(x) if width == 0 else self.points.energy(x, width)
-
-    def tilted(self, beta: float) -> GaussianMixture:
-        """The points with weights e^{−βE}."""
-        return self.points.tilted(beta)
-
-    def mean_energy(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
-        """E[E(x_0) | x_t] of the points."""
-        return self.points.mean_energy(xt, t)
-
-    def log_partition(self, beta: float) -> Float[Tensor, ""]:
-        """log of the mean of e^{−βE} over the points."""
-        return self.points.log_partition(beta)
-
-    def log_q(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch"]:
-        """log q_t(x_t) of the points."""
-        return self.points.log_q(xt, t)
-
-    def score(self, xt: Float[Tensor, "*batch dim"], t: Tensor) -> Float[Tensor, "*batch dim"]:
-        """∇ log q_t(x_t) of the points."""
-        return self.points.score(xt, t)
-
-    def effective_samples(
-        self, xt: Float[Tensor, "*batch dim"], t: Tensor, beta: float
-    ) -> Float[Tensor, "*batch"]:
-        """(Σ w)²/Σ w² of the weights w_i = q(x_i | x_t) e^{−βE(x_i)} in E_t(x_t): about 1/its relative variance."""
-        return effective_samples(self.points.tilted(beta).log_joint(xt, t))
+        `scale` = 1 is exact guidance, 0 samples q_0. Raises `CepnbError` unless 0 ≤ scale < ∞.
+        """
+        check_scale(scale)
+        settings = replace(self.settings, samples=n)
+        gradient = energy_gradient(self.energy)
+        start = seeded(seed, "fitted guidance")
+        return guided_samples(self.eps, gradient, self.density, settings, start, scale)
 
 
 def own_density(
-    sampler: Callable[[int, torch.Generator | None], Tensor],
-    energy: Callable[[Tensor], Tensor],
+    sampler: Sampler,
+    energy: Energy,
     count: int = 20_000,
     generator: torch.Generator | None = None,
 ) -> SampledDensity:
-    """The density of `sampler(count, generator)` → (count, dim) with `energy(x)`, (*batch, dim) → (*batch,).
+    """Build a density from a sampler and an energy.
 
-    `count` points are drawn once for the exact answers. Raises `CepnbError` if shapes are wrong or a value is not finite.
+    `sampler(count, generator)` returns (count, dim); `energy(x)` maps (*batch, dim) to (*batch,).
+    The exact answers are sums over `count` points, drawn once with `generator`. Raises `CepnbError`
+    if a function returns something other than a tensor of its shape and of finite numbers.
     """
     x = sampler(count, generator)
-    if x.ndim != 2 or len(x) != count:
-        raise CepnbError(f"sampler: found shape {tuple(x.shape)}, expected ({count}, dim)")
+    _check_values("sampler", x, count, axes=2)
     energies = energy(x)
-    if energies.shape != (count,):
-        raise CepnbError(
-            f"energy: found shape {tuple(energies.shape)} for {count} points, expected ({count},)"
-        )
-    for name, values in (("sampler", x), ("energy", energies)):
-        if not bool(torch.isfinite(values).all()):
-            raise CepnbError(f"{name}: found a value that is not finite")
+    _check_values("energy", energies, count, axes=1)
     zeros = torch.zeros(count, dtype=x.dtype)
-    points = GaussianMixture(log_weights=zeros, energies=energies, means=x, deviations=zeros)
-    return SampledDensity(sampler=sampler, energy_function=energy, points=points)
+    return SampledDensity(
+        log_weights=zeros,
+        energies=energies.detach(),
+        means=x,
+        deviations=zeros,
+        sampler=sampler,
+        energy_function=energy,
+    )
+
+
+def fit_guidance(
+    sampler: Sampler,
+    energy: Energy,
+    beta: float,
+    *,
+    settings: ToySettings | None = None,
+    profile: str | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> FittedGuidance:
+    """Train ε_θ and f_φ by CEP (Eq. 13, arXiv:2304.12824) to sample p_0 ∝ q_0 e^{−βE} in the plane.
+
+    `sampler(count, generator)` draws x_0 ~ q_0 of shape (count, 2), float32. `energy(x)` maps
+    (*batch, 2) to (*batch,). `settings` default to `toy_settings(profile)`; `steps`, if given, is
+    the number of training steps of each network. Equal arguments give equal networks if the sampler
+    draws from `generator` alone. Raises `CepnbError` unless 0 < β < ∞, and if a function returns
+    wrong values or another dimension than 2.
+    """
+    check_beta(beta)
+    settings = settings or toy_settings(profile)
+    if steps is not None:
+        settings = replace(settings, score_steps=steps, steps=steps)
+    density = own_density(sampler, energy, generator=seeded(seed, "own points"))
+    if density.means.shape[1] != 2:
+        found = density.means.shape[1]
+        raise CepnbError(f"sampler: returns {found} coordinates; fit_guidance needs 2, the plane")
+    if density.means.dtype != torch.float32:
+        raise CepnbError(f"sampler: returns {density.means.dtype}; convert to float32 by .float()")
+    eps = train_score(density, settings, seed, progress=progress)
+    f = train_toy_energy("cep_self", density, beta, settings, seed, progress=progress)
+    for net in (eps, f):
+        net.requires_grad_(False)
+    return FittedGuidance(eps, f, density, beta, settings)
+
+
+def _check_values(name: str, values: object, count: int, axes: int) -> None:
+    if not isinstance(values, Tensor):
+        raise CepnbError(f"{name}: returns {type(values).__name__}; return a torch.Tensor")
+    if values.ndim != axes or len(values) != count:
+        shape, needed = tuple(values.shape), f"({count}, dim)" if axes == 2 else f"({count},)"
+        raise CepnbError(f"{name}: returns shape {shape} for {count} points; return {needed}")
+    if not bool(torch.isfinite(values).all()):
+        raise CepnbError(f"{name}: returns values that are not finite; return finite ones")

@@ -1,4 +1,4 @@
-"""Hyper-parameters of the toy experiments, in three sizes chosen by `$CEPNB_PROFILE`."""
+"""Hyper-parameters of the toy experiments in three sizes, selected by `$CEPNB_PROFILE`."""
 
 from dataclasses import dataclass
 
@@ -7,36 +7,34 @@ from cepnb.profiles import profile_name
 
 @dataclass(frozen=True)
 class ToySettings:
-    """Hyper-parameters of learning scores and intermediate energies on a two-dimensional toy density."""
+    """Hyper-parameters of training, sampling and measuring on a density in the plane."""
 
-    # Noise prediction ε_θ, once a density
+    # Noise prediction ε_θ, one network per density
     score_features: int = 32  # random frequencies of x_t in the input
-    score_early: float = 0.5  # share of the training times that is uniform in λ_t, the rest in t
+    score_early: float = 0.5  # share of training times uniform in λ_t; the others are uniform in t
     score_width: int = 512
     score_depth: int = 5  # hidden layers
     score_steps: int = 100_000
     score_batch: int = 2048
-    score_rate: float = 1e-3
-    # Energy f_φ, for each method and β
+    score_rate: float = 1e-3  # Adam learning rate, falls to final × score_rate (cosine)
+    # Energy f_φ, one network per method and β
     features: int = 16
-    early: float = 0.1
-    K: int = 64  # samples of one softmax; they share one t
-    groups: int = 32  # softmaxes a step
+    early: float = 0.1  # as score_early
+    K: int = 64  # samples per softmax, which share one t
+    groups: int = 32  # softmaxes per step
     steps: int = 100_000
-    rate: float = 1e-3  # Adam learning rate, falling to final × rate (cosine)
-    final: float = 0.01  # of the score's learning rate, too
+    rate: float = 1e-3  # Adam learning rate, falls to final × rate (cosine)
+    final: float = 0.01
     width: int = 256
-    depth: int = 4  # hidden layers of f_φ
-    # One energy for all β
+    depth: int = 4  # hidden layers
+    # Energy f_φ(x_t, t, β), one network for all β
     conditioned_steps: int = 200_000
     beta_max: float = 25.0
     # Sampling and measuring
-    dps_width: float = (
-        1.0  # over which DPS sees the energy smoothed: most of those of the toys are steps
-    )
-    sampler_steps: int = 25  # DPM-Solver++ evaluations a sample
-    samples: int = 2_000  # guided samples that are measured
-    repeats: int = 10  # independent sets of them
+    dps_width: float = 1.0  # smoothing of E for DPS, which needs a slope
+    sampler_steps: int = 25  # DPM-Solver++ evaluations per sample
+    samples: int = 2_000  # guided samples per set
+    repeats: int = 10  # independent sets
 
 
 TOY_PROFILES = {
@@ -56,7 +54,7 @@ TOY_PROFILES = {
         samples=200,
         repeats=2,
     ),
-    # Many cheap steps of a narrow network: what is left is the noise of the labels far more than the size of the network.
+    # Many cheap steps of narrow networks: the noise of the labels limits the result, not the width.
     "laptop": ToySettings(
         score_width=96,
         score_depth=4,
@@ -75,5 +73,8 @@ TOY_PROFILES = {
 
 
 def toy_settings(name: str | None = None) -> ToySettings:
-    """Settings of the toy experiments under a profile."""
+    """Return the settings of profile `name`, else `$CEPNB_PROFILE`, else laptop.
+
+    Raises `CepnbError` on an unknown name.
+    """
     return TOY_PROFILES[profile_name(name)]

@@ -1,12 +1,16 @@
-"""The six toy densities with energies of arXiv:2304.12824, whose guided answers are known exactly.
+"""The paper's six toy densities with their energies (arXiv:2304.12824), as mixtures.
 
-Each is a mixture of extent about [−4, 4]², its energies between 0 and about 1. A curve with Gaussian noise across it is the
-mixture of the Gaussians along it; the nodes stand close enough (below, and in the tests) that sums over them equal the
-integrals to six digits.
+To add a density, write a function that returns a `GaussianMixture` or `BoxMixture` and name it in
+`DENSITIES`.
+
+Each density fills about [−4, 4]², with energies from 0 to about 1. A curve with Gaussian noise is a
+mixture of Gaussians at nodes along the curve. The tests check that there are enough nodes for six
+digits.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -18,48 +22,47 @@ from cepnb.errors import CepnbError
 
 
 def eight_gaussians(dtype: torch.dtype = torch.float32) -> GaussianMixture:
-    """Eight equal Gaussians on a circle of radius 4/√2, of deviation 0.5/√2; the i-th has energy i/7 (i = 0 … 7).
+    """Eight equal Gaussians of deviation 0.5/√2 on a circle of radius 4/√2, with energies i/7.
 
-    Anticlockwise from the top. As β grows, p_0 ∝ q_0 e^{−βE} empties the circle from the end backwards, until only the
-    Gaussian at the top is left.
+    They are numbered anticlockwise from the top. As β grows, p_0 ∝ q_0 e^{−βE} loses the last ones
+    first, until only the Gaussian at the top is left.
     """
     angle = math.pi / 2 + torch.arange(8, dtype=torch.float64) * math.pi / 4
-    means = 4 / math.sqrt(2) * torch.stack([angle.cos(), angle.sin()], dim=1)
-    return _mixture(means, 0.5 / math.sqrt(2), torch.arange(8) / 7, dtype=dtype)
+    means = 4 / math.sqrt(2) * _circle(angle)
+    return _mixture(means, 0.5 / math.sqrt(2), torch.arange(8) / 7, torch.ones(8), dtype)
 
 
 def swiss_roll(dtype: torch.dtype = torch.float32, nodes: int = 300) -> GaussianMixture:
-    """The spiral a (cos a, sin a)/5 for a uniform in [1.5π, 4.5π], of deviation 0.2; E = ‖x‖²/10, low inside.
+    """The spiral a (cos a, sin a)/5, a uniform in [1.5π, 4.5π], of deviation 0.2; E = ‖x‖²/10.
 
-    The energy is a function of x and quadratic, so that p_0 is a mixture still, of Gaussians that shrink and move.
+    The energy is quadratic in x, so p_0 is a mixture of Gaussians that shrink and move.
     """
     u, weights = _legendre(nodes)
     angle = 1.5 * math.pi * (1 + 2 * u)
-    means = (angle / 5)[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
-    return _mixture(means, 0.2, torch.zeros(nodes), weights, quadratic=0.2, dtype=dtype)
+    means = (angle / 5)[:, None] * _circle(angle)
+    return replace(_mixture(means, 0.2, torch.zeros(nodes), weights, dtype), quadratic=0.2)
 
 
 def moons(dtype: torch.dtype = torch.float32, nodes: int = 100) -> GaussianMixture:
-    """Two half circles of radius 2 that interlock, of deviation 0.2; the upper has energy 0, the lower 1."""
+    """Two interlocking half circles of radius 2 and deviation 0.2; E = 0 above, 1 below."""
     u, weights = _legendre(nodes)
-    upper = torch.stack([(math.pi * u).cos(), (math.pi * u).sin()], dim=1)
+    upper = _circle(math.pi * u)
     lower = torch.tensor([1.0, 0.5], dtype=torch.float64) - upper
     means = 2 * (torch.cat([upper, lower]) - torch.tensor([0.5, 0.25], dtype=torch.float64))
-    return _mixture(
-        means, 0.2, torch.arange(2).repeat_interleave(nodes), weights.repeat(2), dtype=dtype
-    )
+    energies = torch.arange(2).repeat_interleave(nodes)
+    return _mixture(means, 0.2, energies, weights.repeat(2), dtype)
 
 
 def rings(dtype: torch.dtype = torch.float32, nodes: int = 192) -> GaussianMixture:
-    """Four circles of radii 3/4, 6/4, 9/4 and 3, equally likely, of deviation 0.1; energies 0, 1/3, 2/3, 1 outwards."""
+    """Four equal circles of radii 3/4, 6/4, 9/4, 3 and deviation 0.1; E = 0, 1/3, 2/3, 1."""
     angle = 2 * math.pi * torch.arange(nodes, dtype=torch.float64) / nodes
-    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
-    means = torch.cat([0.75 * i * circle for i in range(1, 5)])
-    return _mixture(means, 0.1, torch.arange(4).repeat_interleave(nodes) / 3, dtype=dtype)
+    means = torch.cat([0.75 * i * _circle(angle) for i in range(1, 5)])
+    energies = torch.arange(4).repeat_interleave(nodes) / 3
+    return _mixture(means, 0.1, energies, torch.ones(4 * nodes), dtype)
 
 
 def checkerboard(dtype: torch.dtype = torch.float32) -> BoxMixture:
-    """Eight squares of side 2, the black ones of a board of 4 × 4; energies 0, 1/3, 2/3, 1 by column from the left."""
+    """The eight black squares, of side 2, of a 4 × 4 board; E = 0, 1/3, 2/3, 1 by column."""
     column = torch.arange(8) // 2
     row = 2 * (torch.arange(8) % 2) + column % 2
     lows = 2.0 * torch.stack([column, row], dim=1).to(dtype) - 4
@@ -72,20 +75,16 @@ def checkerboard(dtype: torch.dtype = torch.float32) -> BoxMixture:
 
 
 def two_spirals(dtype: torch.dtype = torch.float32, nodes: int = 256) -> GaussianMixture:
-    """Two arms ±θ (cos θ, sin θ)/3 with θ = 3π√u, u uniform in [0, 1], of deviation 0.15; E = 1 − √u, low outside."""
-    root, weights = _legendre(nodes)  # in √u, whose density is 2√u
+    """Two arms ±θ (cos θ, sin θ)/3, θ = 3π√u, u uniform in [0, 1], deviation 0.15; E = 1 − √u."""
+    root, weights = _legendre(nodes)  # √u, whose density is 2√u
     angle = 3 * math.pi * root
-    arm = (angle / 3)[:, None] * torch.stack([angle.cos(), angle.sin()], dim=1)
-    return _mixture(
-        torch.cat([arm, -arm]),
-        0.15,
-        (1 - root).repeat(2),
-        (2 * root * weights).repeat(2),
-        dtype=dtype,
-    )
+    arm = (angle / 3)[:, None] * _circle(angle)
+    energies, weights = (1 - root).repeat(2), (2 * root * weights).repeat(2)
+    return _mixture(torch.cat([arm, -arm]), 0.15, energies, weights, dtype)
 
 
-DENSITIES: dict[str, Callable[[], Density]] = {
+# All densities by name. Each function takes a dtype, float32 by default.
+DENSITIES: dict[str, Callable[..., Density]] = {
     "8gaussians": eight_gaussians,
     "swissroll": swiss_roll,
     "moons": moons,
@@ -96,29 +95,26 @@ DENSITIES: dict[str, Callable[[], Density]] = {
 
 
 def density(name: str) -> Density:
-    """A toy density by its name. Raises `CepnbError` on an unknown one."""
+    """Return a toy density by name. Raises `CepnbError` on an unknown name."""
     if name not in DENSITIES:
-        raise CepnbError(f"density '{name}': expected one of {', '.join(DENSITIES)}")
+        raise CepnbError(f"density '{name}' is unknown; use one of {', '.join(DENSITIES)}")
     return DENSITIES[name]()
 
 
 def _mixture(
-    means: Tensor,
-    deviation: float,
-    energies: Tensor,
-    weights: Tensor | None = None,
-    quadratic: float = 0.0,
-    dtype: torch.dtype = torch.float32,
+    means: Tensor, deviation: float, energies: Tensor, weights: Tensor, dtype: torch.dtype
 ) -> GaussianMixture:
-    count = len(means)
-    log_weights = torch.zeros(count) if weights is None else weights.log()
     return GaussianMixture(
-        log_weights=log_weights.to(dtype),
+        log_weights=weights.log().to(dtype),
         energies=energies.to(dtype),
         means=means.to(dtype),
-        deviations=torch.full((count,), deviation, dtype=dtype),
-        quadratic=quadratic,
+        deviations=torch.full((len(means),), deviation, dtype=dtype),
     )
+
+
+def _circle(angle: Tensor) -> Tensor:
+    """Points (cos a, sin a) of angles a, of shape (n, 2)."""
+    return torch.stack([angle.cos(), angle.sin()], dim=1)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""What every environment is to the evaluation: many episodes stepped together, each from a start state of its own."""
+"""The interface of all environments: many episodes stepped together."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -10,12 +10,19 @@ from numpy import ndarray as Array
 
 from cepnb.errors import CepnbError, in_a_line
 
+# Observations, rewards, terminated, truncated.
+StepResult = tuple[
+    Float[Array, "count ds"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]
+]
+
 
 class Episodes(ABC):
-    """`count` start states drawn with `seed`, and `copies` episodes from each of them: rows count · copies, copy by copy.
+    """Episodes from `count` start states drawn with `seed`, `copies` episodes from each.
 
-    An episode ends when it terminates, or is truncated after `max_steps`; the rows of ended ones stay as they are. A
-    second environment of the same count and seed has the same start states.
+    Row r starts from state r mod `count`; the attribute `count` is the number of rows. An episode
+    ends when it terminates, or is truncated after `max_steps`; then its row no longer changes.
+    Environments with the same `count` and `seed` have the same start states. Raises `CepnbError` if
+    `count` or `copies` is below 1.
     """
 
     name: str
@@ -31,84 +38,66 @@ class Episodes(ABC):
 
     @abstractmethod
     def reset(self) -> Float[Array, "count ds"]:
-        """Start all episodes afresh; returns the observations."""
+        """Restart all episodes and return their observations."""
 
     @abstractmethod
-    def step(
-        self, actions: Float[Array, "count da"]
-    ) -> tuple[
-        Float[Array, "count ds"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]
-    ]:
-        """One step of all: (observations, rewards, terminated, truncated). Actions are clipped to [-1, 1].
+    def step(self, actions: Float[Array, "count da"]) -> StepResult:
+        """Step all episodes: (observations, rewards, terminated, truncated).
 
-        Raises `CepnbError` on actions that are not finite or of another shape.
+        Actions are clipped to [-1, 1]. Raises `CepnbError` on actions of another shape or that are
+        not finite, and if the simulator fails.
         """
 
     @contextlib.contextmanager
-    def engine(self, doing: str) -> Iterator[None]:
-        """Around what the simulator does: an exception of it, of whatever kind, becomes a `CepnbError` that names this."""
+    def engine(self, action: str) -> Iterator[None]:
+        """Convert any exception of the simulator into a `CepnbError` that names `action`."""
         try:
             yield
         except CepnbError:
             raise
         except Exception as error:
-            raise CepnbError(f"{self.name}: {doing} failed ({in_a_line(error)})") from error
+            raise CepnbError(f"{self.name}: {action} failed ({in_a_line(error)})") from error
 
     def clipped(self, actions: Float[Array, "..."]) -> Float[Array, "count da"]:
-        """Actions in [-1, 1]; raises `CepnbError` if they cannot be taken."""
-        wanted = (self.count, self.action_dim)
-        if actions.shape != wanted or not np.isfinite(actions).all():
-            found = (
-                f"shape {actions.shape}"
-                if actions.shape != wanted
-                else "values that are not finite"
-            )
-            raise CepnbError(
-                f"{self.name}: actions of {found}, expected finite numbers of shape {wanted}"
-            )
+        """Clip actions to [-1, 1]; raises `CepnbError` on another shape or values not finite."""
+        shape = (self.count, self.action_dim)
+        if actions.shape != shape:
+            raise CepnbError(f"{self.name}: actions have shape {actions.shape}, expected {shape}")
+        if not np.isfinite(actions).all():
+            raise CepnbError(f"{self.name}: actions are not finite; check the policy")
         return np.clip(actions, -1.0, 1.0)
 
 
-class Bodies(Episodes):
-    """Episodes of which each has a simulator of its own, with gymnasium's `reset(seed=...)`, `step(action)` and spaces.
+class SimulatorEpisodes(Episodes):
+    """Episodes with one simulator each, which follows gymnasium's `reset(seed=...)` and `step`.
 
-    Start states are drawn by the simulators, one seed each. Those of ended episodes are not stepped any more.
+    The simulators draw the start states, one seed each. Ended episodes are not stepped.
     """
 
-    def take(self, bodies: list) -> None:
-        """The simulators, one a row."""
-        self._bodies = bodies
-        (self.state_dim,), (self.action_dim,) = (
-            bodies[0].observation_space.shape,
-            bodies[0].action_space.shape,
-        )
+    def use(self, simulators: list) -> None:
+        """Set the simulators, one a row."""
+        self._simulators = simulators
+        (self.state_dim,) = simulators[0].observation_space.shape
+        (self.action_dim,) = simulators[0].action_space.shape
         self._observations = np.empty((self.count, self.state_dim))
         self._ended, self._elapsed = np.zeros(self.count, dtype=bool), 0
 
     def reset(self) -> Float[Array, "count ds"]:
         seeds = np.random.SeedSequence(self.seed).generate_state(self.starts).tolist()
         with self.engine("reset"):
-            for row, body in enumerate(self._bodies):
-                self._observations[row] = body.reset(seed=seeds[row % self.starts])[0]
+            for row, simulator in enumerate(self._simulators):
+                self._observations[row] = simulator.reset(seed=seeds[row % self.starts])[0]
         self._ended[:], self._elapsed = False, 0
         return self._observations.copy()
 
-    def step(
-        self, actions: Float[Array, "count da"]
-    ) -> tuple[
-        Float[Array, "count ds"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]
-    ]:
-        moves, rewards, terminated = self.clipped(actions), np.zeros(self.count), self._ended.copy()
+    def step(self, actions: Float[Array, "count da"]) -> StepResult:
+        actions = self.clipped(actions)
+        rewards, terminated = np.zeros(self.count), self._ended.copy()
         with self.engine(f"step {self._elapsed + 1}"):
             for row in np.flatnonzero(~self._ended):
-                self._observations[row], rewards[row], terminated[row], *_ = self._bodies[row].step(
-                    moves[row]
-                )
+                state, reward, terminal, *_ = self._simulators[row].step(actions[row])
+                self._observations[row], rewards[row], terminated[row] = state, reward, terminal
         self._elapsed += 1
         self._ended |= terminated
-        return (
-            self._observations.copy(),
-            rewards,
-            terminated,
-            np.full(self.count, self._elapsed >= self.max_steps),
-        )
+        truncated = np.full(self.count, self._elapsed >= self.max_steps)
+        return self._observations.copy(), rewards, terminated, truncated

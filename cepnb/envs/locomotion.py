@@ -1,25 +1,23 @@
-"""Hopper, halfcheetah and walker2d as D4RL has them, on gymnasium's environments, many stepped together."""
-
-import contextlib
-import warnings
-from collections.abc import Iterator
+"""D4RL's hopper, halfcheetah and walker2d on gymnasium's environments, many stepped together."""
 
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
-from cepnb.envs.base import Bodies
+from cepnb.envs.base import SimulatorEpisodes
+from cepnb.envs.quiet import quiet
 from cepnb.errors import CepnbError
 
 CAPSULE = 3  # MuJoCo's mjGEOM_CAPSULE
-# gymnasium's "v4" are the "v2" of gym on which D4RL's data was made: same bodies, observations, rewards and ends.
+# gymnasium's "v4" equal gym's "v2", on which D4RL's data was made: bodies, rewards, terminations.
 TASKS = {"hopper": "Hopper-v4", "halfcheetah": "HalfCheetah-v4", "walker2d": "Walker2d-v4"}
 
 
-class LocomotionEnv(Bodies):
-    """Episodes of a locomotion task: reward for running forward, less for large actions, and for not falling.
+class LocomotionEnv(SimulatorEpisodes):
+    """Episodes of a locomotion task: reward for forward speed and survival, less an action cost.
 
-    Hopper and walker2d terminate when they fall. Start states are drawn by gymnasium, one seed each.
+    Hopper and walker2d terminate when they fall. Episodes are truncated after 1000 steps.
+    gymnasium draws the start states, one seed each.
     """
 
     max_steps = 1000
@@ -27,42 +25,23 @@ class LocomotionEnv(Bodies):
     def __init__(self, name: str, count: int, seed: int, copies: int = 1) -> None:
         super().__init__(count, seed, copies)
         self.name = name
-        import gymnasium  # here, since it takes long; and before warnings are silenced, since it sets how they are shown
+        import gymnasium  # outside of `quiet`, which would undo the warnings filter that it sets
 
-        with _quiet():
-            self.take([gymnasium.make(task(name)).unwrapped for _ in range(self.count)])
+        with quiet():
+            self.use([gymnasium.make(task(name)).unwrapped for _ in range(self.count)])
 
     def body(self, row: int) -> tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]:
-        """The body of one episode as it stands: both ends of each of its capsules as (x, z), and their radii, in metres."""
-        model, data = self._bodies[row].model, self._bodies[row].data
-        parts = [part for part in range(model.ngeom) if model.geom_type[part] == CAPSULE]
-        along = np.stack(
-            [data.geom_xmat[part].reshape(3, 3)[:, 2] * model.geom_size[part, 1] for part in parts]
-        )
-        centre = data.geom_xpos[parts]
-        return np.stack([centre - along, centre + along], axis=1)[..., [0, 2]], model.geom_size[
-            parts, 0
-        ].copy()
+        """Return the capsules of one episode, in metres: both ends as (x, z), and the radii."""
+        model, data = self._simulators[row].model, self._simulators[row].data
+        parts = np.flatnonzero(model.geom_type == CAPSULE)
+        axes = data.geom_xmat[parts].reshape(-1, 3, 3)[:, :, 2]
+        half, centre = axes * model.geom_size[parts, 1:2], data.geom_xpos[parts]
+        ends = np.stack([centre - half, centre + half], axis=1)
+        return ends[..., [0, 2]], model.geom_size[parts, 0].copy()
 
 
 def task(name: str) -> str:
-    """gymnasium's name of a task; raises `CepnbError` on an unknown one."""
+    """Return gymnasium's name of a task; raises `CepnbError` on an unknown one."""
     if name not in TASKS:
         raise CepnbError(f"environment '{name}': expected one of {', '.join(TASKS)}")
     return TASKS[name]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without gymnasium's warnings of its older versions, which are wanted here, and MuJoCo's of an outdated attribute in
-    their models, which it would also write into a file in the working folder."""
-    import mujoco
-
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda message: None)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        mujoco.set_mju_user_warning(before)

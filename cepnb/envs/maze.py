@@ -1,4 +1,4 @@
-"""The maze2d environments of D4RL (a point mass in a maze) on the modern `mujoco` package, many stepped together."""
+"""D4RL's maze2d: a point mass in a maze on the modern `mujoco` package, many stepped together."""
 
 from dataclasses import dataclass
 from functools import cache, partial
@@ -7,17 +7,19 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
-from cepnb.envs.base import Episodes
+from cepnb.envs.base import Episodes, StepResult
 from cepnb.errors import CepnbError
 
 MAX_SPEED = 5.0  # velocities are clipped to ±5 before every step
-GOAL_RADIUS = 0.5  # reward 1 within this distance of the target, else 0
+GOAL_RADIUS = 0.5  # distance to the target within which the reward is 1
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A maze: rows of '#' wall, 'O' free, 'G' the free cell with the target. Cell (i, j) is named by the position (i, j),
-    which lies 0.2 off its centre in both directions (see `maze_model`)."""
+    """A maze: rows of '#' for a wall, 'O' for a free cell, 'G' for the free cell with the target.
+
+    Cell (i, j) contains the position (i, j), 0.2 off its centre on both axes (see `maze_model`).
+    """
 
     rows: tuple[str, ...]
     max_steps: int  # length of an episode
@@ -28,14 +30,10 @@ class Layout:
 
     @property
     def cells(self) -> list[tuple[int, int]]:
-        """Free cells in the order in which D4RL draws from them: empty ones sorted, then the goal."""
-        found = {
-            tile: [
-                (i, j) for i, row in enumerate(self.rows) for j, t in enumerate(row) if t == tile
-            ]
-            for tile in "OG"
-        }
-        return found["O"] + found["G"]
+        """Free cells in D4RL's order of drawing: empty ones sorted, then the goal."""
+        tiles = [(t, (i, j)) for i, row in enumerate(self.rows) for j, t in enumerate(row)]
+        empty = [cell for tile, cell in tiles if tile == "O"]
+        return empty + [cell for tile, cell in tiles if tile == "G"]
 
     @property
     def target(self) -> Float[Array, "2"]:
@@ -76,31 +74,21 @@ LAYOUTS = {
 
 
 def layout(name: str) -> Layout:
-    """The layout of that name; raises `CepnbError` on an unknown one."""
+    """Return a maze's layout; raises `CepnbError` on an unknown name."""
     if name not in LAYOUTS:
         raise CepnbError(f"maze '{name}': expected one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 
-def maze_of(environment: str) -> str:
-    """The maze of an environment such as maze2d-umaze; raises `CepnbError` on another."""
-    maze = environment.removeprefix("maze2d-")
-    if maze not in LAYOUTS or maze == environment:
-        raise CepnbError(
-            f"environment '{environment}': expected one of {', '.join(f'maze2d-{m}' for m in LAYOUTS)}"
-        )
-    return maze
-
-
 @cache
 def maze_model(name: str) -> "mujoco.MjModel":
-    """The MuJoCo model with D4RL's constants: a sphere of radius 0.1 and density 1000 on two slides of damping 1,
-    motors of gear 100 limited to [-1, 1], Euler steps of 0.01 s, box walls of side 1, no gravity.
+    """Compile the MuJoCo model of a maze with D4RL's constants.
 
-    The body rests at (1.2, 1.2) and walls stand at cell + 1, so that the free cell (i, j) spans the positions
-    i − 0.7 < x < i + 0.3 and likewise in y; this is D4RL's geometry, kept as it is.
+    A sphere (radius 0.1, density 1000) on two slides (damping 1) with motors (gear 100, limited to
+    [-1, 1]). Euler steps of 0.01 s, box walls of side 1, no gravity. As in D4RL, the body rests at
+    (1.2, 1.2) and walls are at cell + 1. Cell (i, j) thus spans i − 0.7 < x < i + 0.3; same for y.
     """
-    import mujoco  # here, since it takes half a second
+    import mujoco
 
     boxes = "".join(
         f'<geom type="box" conaffinity="1" pos="{i + 1} {j + 1} 0" size="0.5 0.5 0.2"/>'
@@ -131,43 +119,38 @@ def maze_model(name: str) -> "mujoco.MjModel":
 
 
 class PointMass:
-    """One point mass: `set_state(x, y, vx, vy)` and `step(ax, ay)`, the latter returning the new (x, y, vx, vy)."""
+    """One point mass with state (x, y, vx, vy) and action (ax, ay); a step takes 0.01 s."""
 
     def __init__(self, name: str) -> None:
         import mujoco
 
         self.model = maze_model(name)
         self.data = mujoco.MjData(self.model)
-        self._clear, self._advance = (
-            partial(f, self.model, self.data) for f in (mujoco.mj_resetData, mujoco.mj_step)
-        )
-        self._position, self._velocity, self._force = (
-            self.data.qpos,
-            self.data.qvel,
-            self.data.ctrl,
-        )  # live views
+        self._clear = partial(mujoco.mj_resetData, self.model, self.data)
+        self._advance = partial(mujoco.mj_step, self.model, self.data)
+        # Views of MuJoCo's own arrays.
+        self._position, self._velocity = self.data.qpos, self.data.qvel
+        self._force = self.data.ctrl
 
     def set_state(self, x: float, y: float, vx: float, vy: float) -> None:
-        self._clear()  # solver history too, so that a state has one future
+        self._clear()  # also the solver's history, so that a state determines its future
         self._position[:], self._velocity[:] = (x, y), (vx, vy)
 
     def step(self, ax: float, ay: float) -> tuple[float, float, float, float]:
         vx, vy = self._velocity.tolist()
         if not (-MAX_SPEED <= vx <= MAX_SPEED and -MAX_SPEED <= vy <= MAX_SPEED):
-            self._velocity[:] = (
-                max(-MAX_SPEED, min(MAX_SPEED, vx)),
-                max(-MAX_SPEED, min(MAX_SPEED, vy)),
-            )
+            self._velocity[0] = max(-MAX_SPEED, min(MAX_SPEED, vx))
+            self._velocity[1] = max(-MAX_SPEED, min(MAX_SPEED, vy))
         self._force[0], self._force[1] = ax, ay
         self._advance()
         return *self._position.tolist(), *self._velocity.tolist()
 
 
 class MazeEnv(Episodes):
-    """Episodes of maze2d-{name}-v1: observations (x, y, vx, vy), actions in [-1, 1]², sparse reward.
+    """Episodes of maze2d-{name}-v1: states (x, y, vx, vy), actions in [-1, 1]², sparse reward.
 
-    An episode starts in a random free cell (± 0.1, velocity N(0, 0.1²)), never terminates, and is truncated after
-    `max_steps`. The target stays in the goal cell: a good policy reaches it and then remains.
+    An episode starts in a random free cell (± 0.1, velocity N(0, 0.1²)). It never terminates and is
+    truncated after `max_steps`. A good policy reaches the fixed target and stays there.
     """
 
     state_dim, action_dim = 4, 2
@@ -182,35 +165,31 @@ class MazeEnv(Episodes):
 
     def reset(self) -> Float[Array, "count 4"]:
         cells = np.array(self.layout.cells, dtype=float)
-        place = cells[self._random.integers(len(cells), size=self.starts)]
-        position = place + self._random.uniform(-0.1, 0.1, size=(self.starts, 2))
-        start = np.concatenate(
-            [position, 0.1 * self._random.standard_normal((self.starts, 2))], axis=1
-        )
+        centres = cells[self._random.integers(len(cells), size=self.starts)]
+        position = centres + self._random.uniform(-0.1, 0.1, size=(self.starts, 2))
+        velocity = 0.1 * self._random.standard_normal((self.starts, 2))
+        start = np.concatenate([position, velocity], axis=1)
         return self.set_state(np.tile(start, (self.copies, 1)))
 
     def set_state(self, observations: Float[Array, "count 4"]) -> Float[Array, "count 4"]:
-        """Put the episodes into given states at step 0."""
+        """Set the states of all episodes and restart their clock; returns `observations`."""
         self._elapsed = 0
         with self.engine("reset"):
             for mass, row in zip(self._masses, observations.tolist(), strict=True):
                 mass.set_state(*row)
         return observations
 
-    def step(
-        self, actions: Float[Array, "count 2"]
-    ) -> tuple[
-        Float[Array, "count 4"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]
-    ]:
-        moves = self.clipped(actions).tolist()  # a step is 0.01 s
+    def step(self, actions: Float[Array, "count 2"]) -> StepResult:
+        actions = self.clipped(actions).tolist()
         with self.engine(f"step {self._elapsed + 1}"):
-            observations = np.array([mass.step(*move) for mass, move in zip(self._masses, moves)])
+            states = [mass.step(*action) for mass, action in zip(self._masses, actions)]
         self._elapsed += 1
-        rewards = goal_reward(self.layout, observations)
-        over = np.full(self.count, self._elapsed >= self.max_steps)
-        return observations, rewards, np.zeros(self.count, dtype=bool), over
+        observations, terminated = np.array(states), np.zeros(self.count, dtype=bool)
+        truncated = np.full(self.count, self._elapsed >= self.max_steps)
+        return observations, goal_reward(self.layout, observations), terminated, truncated
 
 
 def goal_reward(maze: Layout, observations: Float[Array, "n 4"]) -> Float[Array, "n"]:
-    """1 where the position is within 0.5 of the target, else 0 (the "sparse" reward of maze2d)."""
-    return (np.linalg.norm(observations[:, :2] - maze.target, axis=1) <= GOAL_RADIUS).astype(float)
+    """Return 1 within `GOAL_RADIUS` of the target, else 0: maze2d's "sparse" reward."""
+    distances = np.linalg.norm(observations[:, :2] - maze.target, axis=1)
+    return (distances <= GOAL_RADIUS).astype(float)

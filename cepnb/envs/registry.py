@@ -1,24 +1,26 @@
-"""The environments in which policies are evaluated, by name."""
+"""Environments by name. To add one: a subclass of `Episodes`, its names here, and `episodes_of`."""
 
 from cepnb.envs.antmaze import ANTMAZES, AntMazeEnv
 from cepnb.envs.base import Episodes
 from cepnb.envs.locomotion import TASKS, LocomotionEnv
-from cepnb.envs.maze import LAYOUTS, MazeEnv, maze_of
+from cepnb.envs.maze import LAYOUTS, MazeEnv
 from cepnb.errors import CepnbError
 
 ENVIRONMENTS = (*(f"maze2d-{maze}" for maze in LAYOUTS), *TASKS, *ANTMAZES)
 
 
 def episodes_of(environment: str, count: int, seed: int, copies: int = 1) -> Episodes:
-    """`count` start states of an environment, and `copies` episodes from each. Raises `CepnbError` on another name."""
+    """Create `copies` episodes from each of `count` start states; raises on unknown names."""
     family = family_of(environment)
     if family == "maze2d":
-        return MazeEnv(maze_of(environment), count, seed, copies)
-    return (AntMazeEnv if family == "antmaze" else LocomotionEnv)(environment, count, seed, copies)
+        return MazeEnv(environment.removeprefix("maze2d-"), count, seed, copies)
+    if family == "locomotion":
+        return LocomotionEnv(environment, count, seed, copies)
+    return AntMazeEnv(environment, count, seed, copies)
 
 
 def family_of(environment: str) -> str:
-    """ "maze2d", "locomotion" or "antmaze". Raises `CepnbError` on an environment that is none of them."""
+    """Return "maze2d", "locomotion" or "antmaze"; raises `CepnbError` on unknown environments."""
     if environment not in ENVIRONMENTS:
         raise CepnbError(f"environment '{environment}': expected one of {', '.join(ENVIRONMENTS)}")
     return "locomotion" if environment in TASKS else environment.partition("-")[0]

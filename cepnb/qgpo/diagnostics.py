@@ -1,4 +1,4 @@
-"""How exact the guidance of a policy is, without returns: the gain in Q of guided actions against that of reweighting."""
+"""How exact the guidance of a policy is, measured by its gain in Q without any returns."""
 
 from collections.abc import Callable
 
@@ -11,8 +11,8 @@ from cepnb.diffusion.schedule import VPSchedule, expand_as
 from cepnb.qgpo.policy import BLOCK, sample_actions
 from cepnb.qgpo.settings import Settings
 
-GUIDED = 8  # guided actions a state
-CHUNK = 250  # states whose sums over all draws are held at a time
+GUIDED = 8  # guided actions per state
+CHUNK = 250  # states whose sums over all draws are in memory together
 
 
 def q_gains(
@@ -22,77 +22,92 @@ def q_gains(
     states: Float[Tensor, "n ds"],
     action_dim: int,
     settings: Settings,
-    schedule: VPSchedule,
     generator: torch.Generator,
     draws: tuple[int, ...] | None = None,
+    schedule: VPSchedule = VPSchedule(),
 ) -> list[dict]:
-    """Records of `method`, `scale` and `gain` = mean over states of E_policy[Q] − E_μ[Q].
+    """Measure E_π[Q] − E_μ[Q], averaged over states; return records of `method`, `scale` and `gain`.
 
-    For π ∝ μ e^{βQ} both means are taken over as many actions of μ_θ as `draws` says, weighted by e^{βQ} ("reweighted", scale
-    None): right up to the error of self-normalised sampling, which falls short where good actions are rarer than that. A method
-    that guides exactly gains no less at s = 1; the converse does not hold, since other policies may gain as much. "summed" at s = 1
-    is guided by E_t as a sum over the same draws, without a network: what it lacks of "reweighted" is the sampler's fault.
-    `draws` has several numbers, each a divisor of the last: energy_K and 16 times it, if not given. With the first, what "summed"
-    lacks of that with the last is the fault of a softmax of energy_K actions, and what CEP lacks of "summed" that of its learned f_φ,
-    as far as a network does not learn of one state from others.
+    - "reweighted" (scale None): π by weights e^{βQ} on actions of μ_θ. This is the target, up to the
+      error of self-normalised sampling where good actions are rare.
+    - "summed" (scale 1): guidance by `summed_energy` over the same actions, without a network. Its
+      distance to "reweighted" is the sampler's error.
+    - each method of `energies` at each of `settings.scales`: a method that guides exactly reaches
+      "reweighted" at s = 1; the converse does not hold.
+
+    `draws` are numbers of actions per state, each a divisor of the last; their default is energy_K
+    and 16 · energy_K. The first shows what a softmax of energy_K actions loses.
     """
 
-    def q_of(
-        energy: EnergyFunction, scale: float, states: Float[Tensor, "m ds"]
+    def guided_value(
+        energy: EnergyFunction, scale: float, s: Float[Tensor, "m ds"]
     ) -> Float[Tensor, "m"]:
-        steered = guided(eps, energy_gradient(energy), schedule, scale)
-        drawn = sample_actions(steered, states, action_dim, settings, schedule, generator, GUIDED)
+        guided_eps = guided(eps, energy_gradient(energy), schedule, scale)
+        actions = sample_actions(
+            guided_eps, s, action_dim, settings, generator, GUIDED, schedule=schedule
+        )
         with torch.no_grad():
-            return q(states.unsqueeze(1), drawn).mean(dim=1)
+            return q(s.unsqueeze(1), actions).mean(dim=1)
 
     draws = draws or (settings.energy_K, 16 * settings.energy_K)
     actions = sample_actions(
-        eps, states, action_dim, settings, schedule, generator, draws[-1], BLOCK
+        eps, states, action_dim, settings, generator, draws[-1], BLOCK, schedule
     )
-    with torch.no_grad():
-        values = torch.cat(
-            [q(s.unsqueeze(1), a) for s, a in zip(states.split(16), actions.split(16))]
-        )
-    plain, beta_q, records = values.mean(dim=1), settings.beta * values, []
+    values = _values(q, states, actions)
+    behaviour_value = values.mean(dim=1)
+    beta_q = settings.beta * values
+
+    records = []
     for count in draws:
+        groups = values.unflatten(1, (-1, count))
         weights = beta_q.unflatten(1, (-1, count)).softmax(dim=2)
-        gain = (weights * values.unflatten(1, (-1, count))).sum(dim=2).mean(dim=1) - plain
-        records.append(
-            {"method": "reweighted", "scale": None, "gain": gain.mean().item(), "draws": count}
-        )
+        value = (weights * groups).sum(dim=2).mean(dim=1)
+        gain = (value - behaviour_value).mean().item()
+        records.append({"method": "reweighted", "scale": None, "gain": gain, "draws": count})
     for count in draws:
-        parts = zip(
-            states.split(CHUNK),
-            actions[:, :count].split(CHUNK),
-            beta_q[:, :count].split(CHUNK),
-            strict=True,
-        )
-        gain = torch.cat([q_of(summed_energy(a, v, schedule), 1.0, s) for s, a, v in parts]) - plain
-        records.append(
-            {"method": "summed", "scale": 1.0, "gain": gain.mean().item(), "draws": count}
-        )
+        chunks = []
+        for first in range(0, len(states), CHUNK):
+            rows = slice(first, first + CHUNK)
+            energy = summed_energy(actions[rows, :count], beta_q[rows, :count], schedule)
+            chunks.append(guided_value(energy, 1.0, states[rows]))
+        gain = (torch.cat(chunks) - behaviour_value).mean().item()
+        records.append({"method": "summed", "scale": 1.0, "gain": gain, "draws": count})
     for method, energy in energies.items():
         for scale in settings.scales:
-            gain = q_of(energy, scale, states) - plain
-            records.append({"method": method, "scale": scale, "gain": gain.mean().item()})
+            gain = (guided_value(energy, scale, states) - behaviour_value).mean().item()
+            records.append({"method": method, "scale": scale, "gain": gain})
     return records
 
 
 def summed_energy(
-    actions: Float[Tensor, "n draws da"], beta_q: Float[Tensor, "n draws"], schedule: VPSchedule
+    actions: Float[Tensor, "n draws da"],
+    beta_q: Float[Tensor, "n draws"],
+    schedule: VPSchedule = VPSchedule(),
 ) -> EnergyFunction:
-    """E_t(s, a_t) = −log Σ_i w_i e^{βQ_i}, w_i ∝ N(a_t; α_t a_i, σ_t² I) over actions a_i of μ in each of n states, given with their βQ.
+    """E_t(s, a_t) = −log Σ_i w_i e^{βQ_i} with w_i ∝ N(a_t; α_t a_i, σ_t² I), for actions a_i of μ.
 
-    It takes a_t of shape (n, k, da) in these states, and converges to the intermediate energy as `draws` grows: that of a
-    `GaussianMixture` of deviations 0 a state, for all states at once.
+    It takes a_t of shape (n, k, da) in the same n states, and converges to the intermediate energy
+    as the number of draws grows. A `GaussianMixture` of point masses computes the same for one
+    state; this one computes all states at once.
     """
 
     def energy(
         at: Float[Tensor, "n k da"], t: Tensor, s: Tensor | None = None
     ) -> Float[Tensor, "n k"]:
-        alpha, sigma = (expand_as(value, at) for value in (schedule.alpha(t), schedule.sigma(t)))
-        square = ((at / alpha).unsqueeze(-2) - actions.unsqueeze(-3)).square().sum(dim=-1)
-        log_w = (-square * (alpha / sigma) ** 2 / 2).log_softmax(dim=-1)
+        alpha, sigma = expand_as(schedule.alpha(t), at), expand_as(schedule.sigma(t), at)
+        distance = ((at / alpha).unsqueeze(-2) - actions.unsqueeze(-3)).square().sum(dim=-1)
+        log_w = (-distance * (alpha / sigma) ** 2 / 2).log_softmax(dim=-1)
         return -(log_w + beta_q.unsqueeze(-2)).logsumexp(dim=-1)
 
     return energy
+
+
+@torch.no_grad()
+def _values(
+    q: Callable[[Tensor, Tensor], Tensor],
+    states: Float[Tensor, "n ds"],
+    actions: Float[Tensor, "n draws da"],
+) -> Float[Tensor, "n draws"]:
+    """Compute Q of all actions, a few states at a time."""
+    chunks = zip(states.split(16), actions.split(16), strict=True)
+    return torch.cat([q(s.unsqueeze(1), a) for s, a in chunks])

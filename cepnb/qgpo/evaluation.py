@@ -1,7 +1,8 @@
-"""Evaluation in the simulator: all episodes of all scales stepped together, scored as D4RL scores them."""
+"""Evaluation in the simulator: many episodes stepped together, scored as D4RL scores them."""
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +18,17 @@ from cepnb.qgpo.policy import Policy
 from cepnb.qgpo.transitions import Scaling
 
 
+@dataclass(frozen=True)
+class PolicyBatch:
+    """Policies that are evaluated together: pairs of method and scale, and what builds them.
+
+    `policy_at` takes a scale per row (0 for None) and returns the policy of these rows.
+    """
+
+    policies: list[tuple[str, float | None]]
+    policy_at: Callable[[Float[Tensor, "rows"]], Policy]
+
+
 def rollout(
     policy_of: Callable[[Int[Tensor, "rows"]], Policy],
     env: Episodes,
@@ -26,15 +38,14 @@ def rollout(
     progress: bool = True,
     watch: Callable[[], None] = lambda: None,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "steps n ds"]]:
-    """Undiscounted return of each episode of `env`, and the states passed (an ended episode stays where it ended).
+    """Return the undiscounted return of each episode of `env`, and the path of its states.
 
-    `policy_of` gives the policy of some rows of `env`; those whose episode has ended are not asked for actions any more. It
-    acts where the generator draws, and the simulation runs on the processor.
-    `watch` is called after each step.
-    Raises `CepnbError` on actions, observations and rewards that are not finite, and if an episode has not ended after the
-    `max_steps` of `env`.
+    `policy_of` returns the policy of the given rows; rows whose episode ended get no more actions,
+    and their path stays at the end. The policy runs on the generator's device, the simulation on
+    the CPU. `watch` is called after each step. Raises `CepnbError` on actions, observations or
+    rewards that are not finite, and if an episode lasts longer than `env.max_steps`.
     """
-    states, path = _given(env, "reset", "observations", env.reset()), []
+    states, path = _finite(env, "reset", "observations", env.reset()), []
     returns, alive = torch.zeros(env.count), torch.ones(env.count, dtype=torch.bool)
     actions = torch.zeros(env.count, env.action_dim)
     with tqdm(
@@ -43,12 +54,11 @@ def rollout(
         for step in range(1, env.max_steps + 1):
             path.append(states)
             rows = alive.nonzero().squeeze(1)
-            actions[rows] = policy_of(rows)(
-                scaling(states[rows]).to(generator.device), generator
-            ).cpu()
+            observed = scaling(states[rows]).to(generator.device)
+            actions[rows] = policy_of(rows)(observed, generator).cpu()
             observation, reward, terminated, truncated = env.step(actions.double().numpy())
-            states = _given(env, f"step {step}", "observations", observation)
-            returns += _given(env, f"step {step}", "rewards", reward) * alive
+            states = _finite(env, f"step {step}", "observations", observation)
+            returns += _finite(env, f"step {step}", "rewards", reward) * alive
             alive &= ~torch.as_tensor(terminated | truncated)
             watch()
             bar.update()
@@ -59,10 +69,10 @@ def rollout(
     )
 
 
-def _given(
+def _finite(
     env: Episodes, moment: str, what: str, values: Float[Array, "n *width"]
 ) -> Float[Tensor, "n *width"]:
-    """What an environment gives, in single precision; raises `CepnbError` naming it and the moment if that is not finite."""
+    """Convert to float32; raise `CepnbError` naming environment and moment if not finite."""
     numbers = torch.as_tensor(values, dtype=torch.float32)
     if not numbers.isfinite().all():
         raise CepnbError(
@@ -71,78 +81,82 @@ def _given(
     return numbers
 
 
-def score_record(
-    method: str, scale: float | None, returns: Float[Tensor, "episodes"], environment: str
-) -> dict:
-    """Mean return and D4RL-normalised score (0 random, 100 expert) with their standard errors over episodes."""
-    mean = returns.mean().item()
-    error = returns.std().item() / math.sqrt(len(returns)) if len(returns) > 1 else 0.0
-    low, high = (normalised_score(f"local/{environment}", value) for value in (mean, mean + error))
-    return {
-        "method": method,
-        "scale": scale,
-        "episodes": len(returns),
-        "return_mean": mean,
-        "return_se": error,
-        "normalised": low,
-        "normalised_se": high - low,
-    }
-
-
 def evaluate(
-    batches: list[tuple[list[tuple[str, float | None]], Callable[[Tensor], Policy]]],
+    batches: list[PolicyBatch],
     environment: str,
     episodes: int,
     scaling: Scaling,
     seed: int,
     generator: torch.Generator,
     progress: bool = True,
-    faults: list[str] | None = None,
-) -> list[dict]:
-    """Score policies: one record each, in their order.
+) -> tuple[list[dict], list[str]]:
+    """Score policies: return one record per policy in their order, and the faults found.
 
-    `batches` are pairs of a list of (method, scale) and what makes the policy of a tensor of scales (0 for None). All of a list
-    are stepped together, as len(list) × episodes rows, from the same start states. A policy whose actions are not finite has no
-    record, nor has any of a list whose environment fails, and `faults` gets a line that names them; without such a list that line
-    is raised as `CepnbError`, when all have ended.
+    Each batch is stepped together from the same start states, `episodes` rows per policy. A policy
+    whose actions are not finite gets a fault instead of a record; so does a whole batch whose
+    environment fails.
     """
-    records, found = [], [] if faults is None else faults
-    for policies, policy_at in batches:
-        strength = torch.tensor([scale or 0.0 for _, scale in policies]).repeat_interleave(episodes)
-        env = episodes_of(environment, episodes, seed, len(policies))
-        label = ", ".join(dict(policies))
-        broken = torch.zeros(len(strength), dtype=torch.bool)
-
-        def policy_of(rows: Int[Tensor, "rows"]) -> Policy:
-            policy = policy_at(strength[rows].to(generator.device))
-            return lambda states, generator: _finite(policy(states, generator).cpu(), rows, broken)
-
+    records, faults = [], []
+    for batch in batches:
         try:
-            returns, _ = rollout(policy_of, env, scaling, generator, label, progress)
+            env = episodes_of(environment, episodes, seed, len(batch.policies))
+            returns, broken = _returns(batch, env, scaling, generator, progress)
         except CepnbError as error:
-            found.append(f"{', '.join(policy_name(*policy) for policy in policies)}: {error}")
+            names = ", ".join(policy_name(*policy) for policy in batch.policies)
+            faults.append(f"{names}: {error}")
             continue
-        for policy, part, bad in zip(
-            policies, returns.split(episodes), broken.split(episodes), strict=True
-        ):
-            if bad.any():
-                found.append(f"{policy_name(*policy)}: actions that are not finite")
+        for policy, policy_returns, policy_broken in zip(batch.policies, returns, broken):
+            if policy_broken.any():
+                faults.append(f"{policy_name(*policy)}: actions that are not finite")
             else:
-                records.append(score_record(*policy, part, environment))
-    if found and faults is None:
-        raise CepnbError("; ".join(found))
-    return records
+                records.append(score_record(*policy, policy_returns, environment))
+    return records, faults
+
+
+def _returns(
+    batch: PolicyBatch, env: Episodes, scaling: Scaling, generator: torch.Generator, progress: bool
+) -> tuple[Float[Tensor, "policies episodes"], Bool[Tensor, "policies episodes"]]:
+    """Step all policies of a batch together; return the returns, and where actions are not finite."""
+    episodes = env.count // len(batch.policies)
+    scales = torch.tensor([scale or 0.0 for _, scale in batch.policies])
+    row_scales = scales.repeat_interleave(episodes)
+    broken = torch.zeros(env.count, dtype=torch.bool)
+
+    def policy_of(rows: Int[Tensor, "rows"]) -> Policy:
+        policy = batch.policy_at(row_scales[rows].to(generator.device))
+
+        def act(states: Tensor, generator: torch.Generator) -> Tensor:
+            """Act by the policy; replace rows that are not finite by 0 and mark them."""
+            actions = policy(states, generator).cpu()
+            good = actions.isfinite().all(dim=1)
+            broken[rows[~good]] = True
+            return torch.where(good.unsqueeze(1), actions, torch.zeros_like(actions))
+
+        return act
+
+    label = ", ".join(dict(batch.policies))
+    returns, _ = rollout(policy_of, env, scaling, generator, label, progress)
+    return returns.reshape(-1, episodes), broken.reshape(-1, episodes)
+
+
+def score_record(
+    method: str, scale: float | None, returns: Float[Tensor, "episodes"], environment: str
+) -> dict:
+    """Return the fields of `cepnb.qgpo.record.Score`: means and standard errors over episodes."""
+    mean = returns.mean().item()
+    error = returns.std().item() / math.sqrt(len(returns)) if len(returns) > 1 else 0.0
+    normalised = normalised_score(f"local/{environment}", mean)
+    return {
+        "method": method,
+        "scale": scale,
+        "episodes": len(returns),
+        "return_mean": mean,
+        "return_se": error,
+        "normalised": normalised,
+        "normalised_se": normalised_score(f"local/{environment}", mean + error) - normalised,
+    }
 
 
 def policy_name(method: str, scale: float | None) -> str:
-    """As in `cep at s = 3`."""
+    """Return a name such as `cep at s = 3`."""
     return f"{method} at s = {scale:g}" if scale else method
-
-
-def _finite(
-    actions: Float[Tensor, "rows da"], rows: Int[Tensor, "rows"], broken: Bool[Tensor, "all"]
-) -> Float[Tensor, "rows da"]:
-    """Actions with rows of 0 for those that are not finite, which are noted in `broken`."""
-    good = actions.isfinite().all(dim=1)
-    broken[rows[~good]] = True
-    return torch.where(good.unsqueeze(1), actions, torch.zeros_like(actions))

@@ -1,7 +1,8 @@
-"""Step 5: policies that draw actions from μ_θ, from π ∝ μ e^{βQ} by guidance, or as the best of several by Q."""
+"""Step 5: policies that sample actions from μ_θ, from π ∝ μ e^{βQ} by guidance, or as the best of several."""
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -13,9 +14,9 @@ from cepnb.diffusion.samplers import dpm_solver_pp, last
 from cepnb.diffusion.schedule import VPSchedule
 from cepnb.qgpo.settings import Settings
 
-BLOCK = 2048  # actions whose hidden values stay in the cache of a processor; larger batches took a fifth more time
+BLOCK = 2048  # actions per network call whose hidden values fit into a CPU's cache
 
-Policy = Callable[[Tensor, torch.Generator], Tensor]  # states (n, ds) → actions (n, da)
+Policy = Callable[[Tensor, torch.Generator], Tensor]  # scaled states (n, ds) → actions (n, da)
 
 
 def sample_actions(
@@ -23,37 +24,34 @@ def sample_actions(
     states: Float[Tensor, "n ds"],
     action_dim: int,
     settings: Settings,
-    schedule: VPSchedule,
     generator: torch.Generator,
     K: int = 1,
     block: int | None = None,
+    schedule: VPSchedule = VPSchedule(),
 ) -> Float[Tensor, "n K da"]:
-    """K independent actions for each state by DPM-Solver++ (2M); clipped into [-1, 1] where the settings say so.
+    """Sample K independent actions per state by DPM-Solver++ (2M), clipped if the settings say so.
 
-    The network sees each state once, broadcast over its K actions. With `block` it is asked for at most about so many
-    actions at a time, from the same random numbers; `eps` must then not hold anything a row of its own, such as scales.
+    `block` limits the actions per network call without changing the random numbers; then `eps` must
+    not depend on the row (such as a scale per state).
     """
     start = torch.randn((len(states), K, action_dim), generator=generator, device=states.device)
-    times, parts = (
-        schedule.times(settings.sampler_steps),
-        max(1, math.ceil(len(states) * K / block)) if block else 1,
-    )
-    actions = torch.cat(
-        [
-            last(dpm_solver_pp(eps, x, times, schedule, s.unsqueeze(1)))
-            for x, s in zip(start.tensor_split(parts), states.tensor_split(parts), strict=True)
-        ]
-    )
-    return actions.clamp(-1, 1) if settings.clip_actions else actions
+    times = schedule.times(settings.sampler_steps)
+    parts = max(1, math.ceil(len(states) * K / block)) if block else 1
+    actions = []
+    for x, s in zip(start.tensor_split(parts), states.tensor_split(parts), strict=True):
+        trajectory = dpm_solver_pp(eps, x, times, schedule, s.unsqueeze(1))
+        actions.append(last(trajectory))
+    sampled = torch.cat(actions)
+    return sampled.clamp(-1, 1) if settings.clip_actions else sampled
 
 
 def behaviour_policy(
-    eps: EpsFunction, action_dim: int, settings: Settings, schedule: VPSchedule
+    eps: EpsFunction, action_dim: int, settings: Settings, schedule: VPSchedule = VPSchedule()
 ) -> Policy:
-    """a ~ μ_θ(·|s)."""
-    return lambda states, generator: sample_actions(
-        eps, states, action_dim, settings, schedule, generator
-    ).squeeze(1)
+    """Return the policy a ~ μ_θ(·|s)."""
+    fixed = dict(action_dim=action_dim, settings=settings, schedule=schedule)
+    sample = partial(sample_actions, eps, **fixed)
+    return lambda states, generator: sample(states, generator=generator).squeeze(1)
 
 
 def guided_policy(
@@ -62,22 +60,28 @@ def guided_policy(
     scale: float | Float[Tensor, "n"],
     action_dim: int,
     settings: Settings,
-    schedule: VPSchedule,
+    schedule: VPSchedule = VPSchedule(),
 ) -> Policy:
-    """a ~ π(·|s) by the guided score (Eqs. 11 and 18); a tensor of scales gives each state of the batch its own s."""
-    return behaviour_policy(
-        guided(eps, energy_gradient(energy), schedule, scale), action_dim, settings, schedule
-    )
+    """Return the policy a ~ π(·|s) of the guided score (Eqs. 11 and 18).
+
+    `scale` is the guidance scale s; a tensor gives each state of a batch its own.
+    """
+    guided_eps = guided(eps, energy_gradient(energy), schedule, scale)
+    return behaviour_policy(guided_eps, action_dim, settings, schedule)
 
 
 def best_of_policy(
-    eps: EpsFunction, q: TwinQ, action_dim: int, settings: Settings, schedule: VPSchedule
+    eps: EpsFunction,
+    q: TwinQ,
+    action_dim: int,
+    settings: Settings,
+    schedule: VPSchedule = VPSchedule(),
 ) -> Policy:
-    """The action of highest Q among `settings.best_of` draws from μ_θ (selection without guidance, as in SfBC)."""
+    """Return the policy that takes the highest Q of `settings.best_of` actions of μ_θ (as in SfBC)."""
 
-    def act(states: Tensor, generator: torch.Generator) -> Tensor:
+    def act(states: Float[Tensor, "n ds"], generator: torch.Generator) -> Float[Tensor, "n da"]:
         actions = sample_actions(
-            eps, states, action_dim, settings, schedule, generator, settings.best_of, BLOCK
+            eps, states, action_dim, settings, generator, settings.best_of, BLOCK, schedule
         )
         with torch.no_grad():
             best = q(states.unsqueeze(1), actions).argmax(dim=1)

@@ -1,126 +1,198 @@
-"""The networks of one run as they come with the package, so that its policies can be seen without training them.
+"""Trained policies: load them from a run's folder, an exported file or the package; export them.
 
-    python -m cepnb qgpo --dataset local/hopper-medium-replay --profile laptop --seed 0 --out RUN
-    python -m cepnb.qgpo.pretrained RUN cepnb/policies/hopper-medium-replay.safetensors
+    policy = load_policy("hopper-medium-replay")
+    action = policy(observation)
 
-made what is there.
+The shipped file was exported from a run of `python -m cepnb qgpo --dataset
+local/hopper-medium-replay --profile laptop --seed 0`.
 """
 
-import argparse
 import json
-import sys
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from cepnb.datasets.registry import load_task
-from cepnb.diffusion.networks import EnergyNet, EpsNet
-from cepnb.diffusion.schedule import VPSchedule
-from cepnb.errors import CepnbError, exit_status, in_a_line
-from cepnb.qgpo.behaviour import behaviour_net
-from cepnb.qgpo.energy import energy_net
-from cepnb.qgpo.pipeline import configuration_of
-from cepnb.qgpo.record import completed_configuration
-from cepnb.qgpo.settings import Settings, completed
-from cepnb.qgpo.transitions import Scaling, prepare
-from cepnb.storage.files import load_module, load_tensors, read_json, save_tensors, under
-from cepnb.storage.runs import refuse_changes
+import torch
+from numpy import ndarray as Array
+from torch import Tensor
 
-FOLDER = Path(__file__).parents[1] / "assets/policies"
+from cepnb.diffusion.guidance import EnergyFunction
+from cepnb.diffusion.networks import EpsNet, TwinQ
+from cepnb.diffusion.training import Module, seeded
+from cepnb.errors import CepnbError, in_a_line
+from cepnb.qgpo.behaviour import behaviour_net
+from cepnb.qgpo.critic import sized_critic_net
+from cepnb.qgpo.energy import TRAINED_ENERGIES, energy_net, policy_dps_energy
+from cepnb.qgpo.policy import Policy, behaviour_policy, best_of_policy, guided_policy
+from cepnb.qgpo.settings import Settings, coerce
+from cepnb.qgpo.transitions import Scaling
+from cepnb.storage.files import load_module, load_tensors, read_json, save_tensors, under
+
+SHIPPED = Path(__file__).parents[1] / "assets/policies"
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Learned:
-    """ε_θ and f_φ (of CEP) of a run, the scaling of the states that they see, and the settings that made them."""
+class Networks:
+    """Trained networks of one run, and what its policies need besides."""
 
     eps: EpsNet
-    energy: EnergyNet
-    scaling: Scaling
+    q: TwinQ | None  # None in a file without a critic
+    energies: dict[str, EnergyFunction]  # by method, in the order of `settings.guidance`
+    scaling: Scaling  # of observations
     settings: Settings
+    seed: int
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that `policy` accepts."""
+        best_of = ["best_of_k"] if self.q is not None and self.settings.best_of else []
+        return ["behaviour", *self.energies, *best_of]
+
+    def policy(self, method: str, scale: float | Tensor) -> Policy:
+        """Return the policy of scaled states for a method; `scale` is used by energies only."""
+        action_dim = self.eps.out.out_features
+        if method == "behaviour":
+            return behaviour_policy(self.eps, action_dim, self.settings)
+        if method == "best_of_k":
+            return best_of_policy(self.eps, self.q, action_dim, self.settings)
+        return guided_policy(self.eps, self.energies[method], scale, action_dim, self.settings)
 
 
-def shipped_networks(name: str) -> Learned:
-    """The networks of a local dataset's name, of training seed 0; raises `CepnbError` on one that has none."""
-    known = sorted(path.stem for path in FOLDER.glob("*.safetensors"))
-    if name not in known:
-        raise CepnbError(f"networks of '{name}': expected one of {', '.join(known)}")
-    return read_learned(FOLDER / f"{name}.safetensors")
+class TrainedPolicy:
+    """A trained policy with its own random stream: `policy(observations)` samples actions."""
+
+    def __init__(self, networks: Networks, method: str, scale: float, seed: int) -> None:
+        self._policy = networks.policy(method, scale)
+        self._scaling = networks.scaling
+        self._generator = seeded(seed, "policy")
+
+    def __call__(self, observations: Array | Tensor) -> Array | Tensor:
+        """Sample an action in [-1, 1] per observation: (..., ds) → (..., da), float32.
+
+        Returns a tensor for a tensor, else a NumPy array. Raises `CepnbError` on observations of
+        another width, or that are not finite.
+        """
+        states = torch.as_tensor(observations, dtype=torch.float32)
+        width = len(self._scaling.mean)
+        if states.ndim == 0 or states.shape[-1] != width:
+            raise CepnbError(
+                f"observations have shape {tuple(states.shape)}; the last axis must have width {width}"
+            )
+        if not states.isfinite().all():
+            raise CepnbError("observations are not finite; check the environment")
+        flat = self._scaling(states.cpu().reshape(-1, width))
+        actions = self._policy(flat, self._generator).clamp(-1, 1)
+        actions = actions.reshape(*states.shape[:-1], -1)
+        is_tensor = isinstance(observations, Tensor)
+        return actions.to(observations.device) if is_tensor else actions.numpy()
 
 
-def read_learned(path: Path) -> Learned:
-    """What `keep` wrote; raises `CepnbError` on another file."""
-    tensors, metadata = load_tensors(path)
-    try:
-        run, scaling = (
-            json.loads(metadata["run"]),
-            Scaling(tensors["scaling.mean"], tensors["scaling.deviation"]),
-        )
-        sizes = (
-            len(scaling.mean),
-            len(tensors["behaviour.out.bias"]),
-            _settings(run),
-            VPSchedule(),
-            run["seed"],
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CepnbError(f"{path}: expected the networks of a run ({in_a_line(error)})") from error
-    nets = {"behaviour": behaviour_net(*sizes), "energy_cep": energy_net(*sizes)}
-    for step, net in nets.items():
-        load_module(net, under(tensors, f"{step}."), path)
-        net.requires_grad_(False)
-    return Learned(nets["behaviour"], nets["energy_cep"], scaling, sizes[2])
+def load_policy(
+    path: str | Path, method: str = "cep", scale: float | None = None, seed: int = 0
+) -> TrainedPolicy:
+    """Load a policy that is called as `policy(observations)`.
 
-
-def keep(run: Path, path: Path) -> None:
-    """Write the networks of a finished run, and the scaling of its data, as one file.
-
-    Raises `CepnbError` if the folder has not got them, or if its data is not what its name gives now.
+    `path` is a run's folder, an exported file, or the name of a shipped policy. `method` is
+    "behaviour", an energy such as "cep", or "best_of_k" where there is a critic. `scale` is the
+    guidance scale s; None is the run's headline scale. The same seed gives the same actions. Raises
+    `CepnbError` on a missing or damaged path, an unknown method, or a scale below 0.
     """
-    stored = read_json(run / "settings.json")
-    settings = _settings(stored)
-    dataset = load_task(
-        stored["dataset"], stored["environment"], settings.transitions, settings.data_seed
-    )
-    refuse_changes(
-        run / "settings.json",
-        configuration_of(
-            dataset,
-            stored["environment"],
-            settings,
-            stored["profile"],
-            stored["seed"],
-            stored.get("device", "cpu"),
-        ),
-        completed_configuration,
-    )
-    scaling = prepare(dataset, settings.reward_tuning)[1]
-    tensors = {"scaling.mean": scaling.mean, "scaling.deviation": scaling.deviation}
-    for step in ("behaviour", "energy_cep"):
-        tensors |= {
-            f"{step}.{name}": tensor
-            for name, tensor in load_tensors(run / f"{step}.safetensors")[0].items()
-        }
-    save_tensors(path, tensors, {"run": json.dumps(stored)})
+    networks = load_networks(path)
+    if method not in networks.methods:
+        raise CepnbError(f"{path}: has no '{method}'; use one of {', '.join(networks.methods)}")
+    scale = networks.settings.headline_scale if scale is None else scale
+    if not 0 <= scale < math.inf:
+        raise CepnbError(f"scale {scale}: expected a finite number of at least 0")
+    return TrainedPolicy(networks, method, scale, seed)
 
 
-def _settings(run: dict) -> Settings:
-    return Settings(
-        **{
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in completed(run["settings"]).items()
-        }
-    )
+def export_policy(run: Path, path: Path) -> None:
+    """Write the networks, observation scaling and settings of a trained run as one file.
+
+    Raises `CepnbError` if a step of the run is missing or damaged.
+    """
+    tensors, configuration = _read_run(run)
+    _networks(tensors, configuration, run, CPU)  # raises on damaged tensors
+    save_tensors(path, tensors, {"run": json.dumps(configuration)})
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Keep the networks of a run; 0 if they are there, 2 on an error."""
-    parser = argparse.ArgumentParser(
-        prog="cepnb.qgpo.pretrained", description="Keep the networks of a finished run as one file."
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
-    parser.add_argument("path", type=Path, metavar="FILE", help="file to write")
-    options = parser.parse_args(arguments)
-    return exit_status("cepnb.qgpo.pretrained", lambda: keep(options.run, options.path))
+def load_networks(path: str | Path, device: torch.device = CPU) -> Networks:
+    """Load the networks of a run's folder, of an exported file, or of a shipped policy's name.
+
+    Raises `CepnbError` on a missing or damaged path.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _networks(*_read_run(path), path, device)
+    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
+    if not path.exists() and str(path) not in shipped:
+        raise CepnbError(
+            f"policy '{path}' was not found; use a run's folder, an exported file, or one of "
+            f"{', '.join(shipped)}"
+        )
+    file = path if path.exists() else shipped[str(path)]
+    tensors, metadata = load_tensors(file)
+    try:
+        configuration = json.loads(metadata["run"])
+    except (KeyError, ValueError) as error:
+        raise CepnbError(f"{file}: expected an exported policy ({in_a_line(error)})") from error
+    return _networks(tensors, configuration, file, device)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _read_run(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    """Read all networks of a run's folder, with the names of an exported file."""
+    configuration = read_json(folder / "settings.json")
+    settings = _settings(configuration, folder / "settings.json")
+    energies = [method for method in settings.guidance if method in TRAINED_ENERGIES]
+    if settings.training == "joint":
+        steps = ["scaling", "behaviour"]
+        joint = load_tensors(folder / "joint.safetensors")[0]
+        parts = {"critic": under(joint, "q.")}
+        parts |= {f"energy_{method}": under(joint, f"{method}.") for method in energies}
+    else:
+        steps = ["scaling", "behaviour", "critic", *(f"energy_{method}" for method in energies)]
+        parts = {}
+    parts |= {step: load_tensors(folder / f"{step}.safetensors")[0] for step in steps}
+    tensors = {}
+    for part, named in parts.items():
+        tensors |= {f"{part}.{name}": tensor for name, tensor in named.items()}
+    return tensors, configuration
+
+
+def _networks(
+    tensors: dict[str, Tensor], configuration: dict, source: Path, device: torch.device
+) -> Networks:
+    """Build the networks from their tensors; the critic and the energies are optional."""
+    settings = _settings(configuration, source)
+    try:
+        seed = configuration["seed"]
+        scaling = Scaling(tensors["scaling.mean"], tensors["scaling.deviation"])
+        sizes = len(scaling.mean), len(tensors["behaviour.out.bias"]), settings, seed
+    except (KeyError, TypeError) as error:
+        raise CepnbError(f"{source}: expected a trained policy ({in_a_line(error)})") from error
+
+    def loaded(net: Module, part: str) -> Module:
+        load_module(net, under(tensors, f"{part}."), source)
+        return net.requires_grad_(False).to(device)
+
+    parts = {name.partition(".")[0] for name in tensors}
+    eps = loaded(behaviour_net(*sizes), "behaviour")
+    q = loaded(sized_critic_net(*sizes), "critic") if "critic" in parts else None
+    energies = {}
+    for method in settings.guidance:
+        if f"energy_{method}" in parts:
+            energies[method] = loaded(energy_net(*sizes), f"energy_{method}")
+        elif method == "dps" and q is not None:
+            energies[method] = policy_dps_energy(eps, q, settings)
+    return Networks(eps, q, energies, scaling, settings, seed)
+
+
+def _settings(configuration: object, source: Path) -> Settings:
+    """Read the settings of a configuration; those it does not name have their defaults."""
+    try:
+        return Settings(**coerce(configuration["settings"]))
+    except (KeyError, TypeError, CepnbError) as error:
+        raise CepnbError(
+            f"{source}: expected the settings of a run ({in_a_line(error)})"
+        ) from error

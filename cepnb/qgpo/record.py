@@ -1,103 +1,125 @@
-"""What a QGPO run leaves in its folder: its configuration, and the contents of `metrics.json`."""
+"""Files of a QGPO run: its configuration (`settings.json`) and its results (`metrics.json`)."""
 
 import hashlib
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
 
 from cepnb.errors import CepnbError
-from cepnb.qgpo.settings import completed
+from cepnb.qgpo.settings import Settings
 from cepnb.storage.files import cache_dir, read_json
-from cepnb.storage.kinds import (
-    anything,
-    listed,
-    maybe,
-    number,
-    shown,
-    tabled,
-    text,
-    whole,
-    wrong_in,
-)
 from cepnb.storage.runs import Run, refuse_changes
 
-RUN = {
-    "dataset": text,
-    "environment": text,
-    "rows": whole,
-    "profile": text,
-    "seed": whole,
-    "settings": tabled(anything),
-    "threads": whole,
-    "seconds": tabled(number),
-    "scores": listed(anything),
-}  # needed of a run
-SINCE = {
-    "gains": listed(anything),
-    "versions": tabled(text),
-    "q_mean": maybe(number),
-    "beta_times_q_spread": maybe(number),
-    "digest": text,
-    "device": text,
-    "faults": listed(text),
-}  # which not all have
-SCORE = {"method": text, "scale": maybe(number), "normalised": number, "episodes": whole}
-SPREAD = {"return_mean": number, "return_se": number, "normalised_se": number}
-GAIN = {"method": text, "scale": maybe(number), "gain": number}
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+
+
+class Score(msgspec.Struct):
+    """Score of one policy in the simulator, averaged over episodes; `_se` is a standard error."""
+
+    method: str  # "behaviour", "best_of_k" or an energy of `Settings.guidance`
+    scale: Finite | None  # guidance scale s; None without guidance
+    normalised: Finite  # D4RL score: 0 for the random policy, 100 for the expert
+    episodes: int
+    return_mean: Finite | UnsetType = UNSET  # undiscounted
+    return_se: Finite | UnsetType = UNSET
+    normalised_se: Finite | UnsetType = UNSET
+
+
+class Gain(msgspec.Struct):
+    """Gain in Q of one policy over the behaviour; see `cepnb.qgpo.diagnostics.q_gains`."""
+
+    method: str
+    scale: Finite | None
+    gain: Finite
+
+
+class Metrics(msgspec.Struct):
+    """Contents of `metrics.json`; fields with a default may be absent."""
+
+    dataset: str
+    rows: int  # transitions of the dataset
+    profile: str
+    seed: int  # training seed
+    settings: dict[str, Any]  # fields of `Settings`
+    threads: int  # CPU threads of torch
+    seconds: dict[str, Finite]  # duration of each step
+    scores: list[Score]  # empty before the evaluation
+    environment: str | UnsetType = UNSET  # absent if the run is trained but not evaluated
+    gains: list[Gain] | UnsetType = UNSET
+    versions: dict[str, str] | UnsetType = UNSET  # of Python, torch, mujoco and numpy
+    q_mean: Finite | None | UnsetType = UNSET  # mean Q of the contrasted actions
+    beta_times_q_spread: Finite | None | UnsetType = UNSET  # β times the deviation of Q in a state
+    digest: str | UnsetType = UNSET  # of the dataset
+    device: str | UnsetType = UNSET  # absent on a CPU
+    faults: list[str] | UnsetType = UNSET  # what could not be scored, and why
+
+
+def read_metrics(path: Path, scored: bool = True) -> dict:
+    """Read a run's `metrics.json`, with the fields of `Metrics`.
+
+    Raises `CepnbError` naming file and key if it is damaged, and with `scored` if it has neither
+    scores nor faults.
+    """
+    metrics, expected = read_json(path), "expected the metrics.json of a finished run"
+    try:
+        msgspec.convert(metrics, Metrics)
+    except msgspec.ValidationError as error:
+        raise CepnbError(f"{path}: {error}, {expected}") from None
+    if scored and not metrics["scores"] and not metrics.get("faults"):
+        raise CepnbError(f"{path}: has no score in it, {expected}; evaluate the run first")
+    return metrics
+
+
+def left_out(path: Path, metrics: dict) -> str:
+    """Describe in one line what could not be scored, as `faults` says; empty if nothing."""
+    if not metrics.get("faults"):
+        return ""
+    others = "all other scores are there" if metrics["scores"] else "no score is there"
+    return f"{path}: {'; '.join(metrics['faults'])}; {others}"
 
 
 def open_run(folder: Path, configuration: dict) -> Run:
-    """The folder of a QGPO run; raises `CepnbError` as `refuse_other`."""
+    """Open the folder of a run; raises `CepnbError` as `refuse_other`."""
     refuse_other(folder, configuration)
-    return Run(folder, configuration, completed_configuration)
+    return Run(folder, configuration, _completion(configuration))
 
 
-def completed_configuration(stored: dict) -> dict:
-    """A stored configuration with the entries that did not exist when it was written.
-
-    One that names no device is of the CPU; one without a digest of its data matches any digest.
-    """
-    return {"device": "cpu"} | stored | {"settings": completed(stored["settings"])}
+def refuse_other(folder: Path, configuration: dict) -> None:
+    """Raise `CepnbError` if a folder holds a run of another configuration, or damaged metrics."""
+    if (folder / "metrics.json").exists():
+        read_metrics(folder / "metrics.json", scored=False)
+    for path in (folder / "settings.json", folder / "metrics.json"):
+        if path.exists():
+            refuse_changes(path, configuration, _completion(configuration))
 
 
 def cached_run(configuration: dict) -> Run:
-    """A run in the cache, which all who ask for the same configuration share. Its folder is named by environment, profile, seed
-    and a digest of the rest, so that changed settings, of a reader's or of a later version's, get another one."""
+    """Open a run in the cache that all callers with the same configuration share.
+
+    The folder's name holds environment, profile, seed and a digest of the whole configuration.
+    """
     digest = hashlib.sha256(json.dumps(configuration, sort_keys=True).encode()).hexdigest()
     name = "{environment}-{profile}-seed{seed}".format_map(configuration)
     return open_run(cache_dir() / "runs" / f"{name}-{digest[:8]}", configuration)
 
 
-def read_metrics(path: Path) -> dict:
-    """A run's `metrics.json`; raises `CepnbError` naming what of it is not there, or is not what it has to be."""
-    metrics, finished = read_json(path), "expected the metrics.json of a finished run"
-    if wrong := wrong_in(metrics, RUN, SINCE):
-        raise CepnbError(f"{path}: {wrong}, {finished}")
-    for key, needed, known in (("scores", SCORE, SPREAD), ("gains", GAIN, {})):
-        for record in metrics.get(key, []):
-            if wrong_in(record, needed, known):
-                *others, last = needed
-                raise CepnbError(
-                    f"{path}: {key}: found {shown(record)}, expected records with {', '.join(others)} and {last}"
-                )
-    if not metrics["scores"] and not metrics.get("faults"):
-        raise CepnbError(f"{path}: has no score in it, {finished}")
-    return metrics
+def _completion(configuration: dict) -> Callable[[dict], dict]:
+    """Return a function that adds to a stored configuration what older versions did not record.
 
+    A missing device is the CPU, a missing digest matches any data, and a missing setting has the
+    default of `Settings`.
+    """
+    defaults = msgspec.to_builtins(Settings())
 
-def left_out(path: Path, metrics: dict) -> str:
-    """What of a finished run could not be scored, as its `faults` say, in a line that names the file; nothing if all could."""
-    faults, others = (
-        metrics.get("faults"),
-        "all other scores are there" if metrics["scores"] else "no score is there",
-    )
-    return f"{path}: {'; '.join(faults)}; {others}" if faults else ""
+    def complete(stored: dict) -> dict:
+        completed = stored | {"settings": defaults | stored["settings"]}
+        completed.setdefault("device", "cpu")
+        completed.setdefault("digest", configuration.get("digest"))
+        return completed
 
-
-def refuse_other(folder: Path, configuration: dict) -> None:
-    """Raises `CepnbError` if a folder was begun, or its run has finished, with another configuration than this one, and if its
-    `metrics.json` is damaged."""
-    if (folder / "metrics.json").exists():
-        read_metrics(folder / "metrics.json")
-    for path in (folder / "settings.json", folder / "metrics.json"):
-        if path.exists():
-            refuse_changes(path, configuration, completed_configuration)
+    return complete

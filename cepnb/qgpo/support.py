@@ -1,4 +1,4 @@
-"""Step 2: the support set D^{μ_θ}, K actions of the behaviour model for every distinct state, sampled once."""
+"""Step 2: the support set D^{μ_θ}: K actions of the behaviour model for every distinct state."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +13,10 @@ from cepnb.diffusion.schedule import VPSchedule
 from cepnb.diffusion.training import seeded
 from cepnb.qgpo.policy import BLOCK, sample_actions
 from cepnb.qgpo.settings import Settings
-from cepnb.storage.arrays import mapped_tensor, write_pieces
+from cepnb.storage.arrays import open_array, write_array
 
-# Actions sampled together; each chunk has its own random stream, so a resumed set is the same set. A GPU is given more at a
-# time, so that it is not kept waiting for the next small piece of work.
+# Actions per chunk. Each chunk has its own random stream, so a resumed set is the same set. GPUs
+# take larger chunks to stay busy.
 CHUNK, GPU_CHUNK = 24_576, 262_144
 
 
@@ -25,57 +25,45 @@ def sample_support(
     states: Float[Tensor, "n ds"],
     K: int,
     settings: Settings,
-    schedule: VPSchedule,
     seed: int,
     path: Path | None = None,
     progress: bool = True,
     name: str = "support",
+    schedule: VPSchedule = VPSchedule(),
 ) -> Float[Tensor, "n K da"]:
-    """K actions â ~ μ_θ(·|s) for each state, stored as `settings.support_storage` says. Sets of another `name` have random
-    numbers of their own.
+    """Sample K actions â ~ μ_θ(·|s) per state, in the type of `settings.support_storage`.
 
-    With `path` chunk by chunk into that safetensors file, and read from there by memory map, so that neither needs memory
-    for the whole; a set that was begun is gone on with, to the same bits. Without, it is where states and network are.
-    float16 takes half the room: it moves an action in [-1, 1] by at most 2⁻¹² = 2.4e-4, a small part of what the solver leaves
-    with 15 evaluations, which the tests measure. In bfloat16 ε_θ alone is rounded, by half a percent; the solver around it stays
-    as exact as it was. That moves actions by a fraction of the solver's error, which the tests measure too; with many more
-    evaluations it is no longer so.
+    With `path` the set is written to that .npy file chunk by chunk and returned memory-mapped, so
+    it may exceed memory; a partial set resumes bit for bit. Without `path` it stays on the device.
+    `name` selects the random numbers.
+
+    float16 moves an action in [-1, 1] by at most 2⁻¹²; `support_precision` "bfloat16" rounds ε_θ by
+    half a percent. Both errors are smaller than the solver's own with 15 evaluations.
     """
     on_cpu = states.device.type == "cpu"
-    dtype, rows = (
-        getattr(torch, settings.support_storage),
-        max(1, (CHUNK if on_cpu else GPU_CHUNK) // K),
-    )
+    eps = in_bfloat16(net) if settings.support_precision == "bfloat16" else net
+    dtype = getattr(torch, settings.support_storage)
+    action_dim, block = net.out.out_features, BLOCK if on_cpu else None
+    rows = max(1, (CHUNK if on_cpu else GPU_CHUNK) // K)
+    parts = states.split(rows)
 
     def chunks(first: int) -> Iterator[Float[Tensor, "rows K da"]]:
-        eps, starts = (
-            in_bfloat16(net) if settings.support_precision == "bfloat16" else net,
-            range(0, len(states), rows),
-        )
-        for index in tqdm(
-            range(first, len(starts)),
+        remaining = tqdm(
+            range(first, len(parts)),
             "support set",
             initial=first,
-            total=len(starts),
+            total=len(parts),
             disable=not progress,
             leave=False,
-        ):
-            part, generator = (
-                states[starts[index] : starts[index] + rows],
-                seeded(seed, f"{name} {index}", states.device),
+        )
+        for index in remaining:
+            generator = seeded(seed, f"{name} {index}", states.device)
+            actions = sample_actions(
+                eps, parts[index], action_dim, settings, generator, K, block, schedule
             )
-            yield sample_actions(
-                eps,
-                part,
-                net.out.out_features,
-                settings,
-                schedule,
-                generator,
-                K,
-                BLOCK if on_cpu else None,
-            ).to(dtype)
+            yield actions.to(dtype)
 
     if path is None:
         return torch.cat(list(chunks(0)))
-    write_pieces(path, "actions", (len(states), K, net.out.out_features), dtype, rows, chunks)
-    return mapped_tensor(path, "actions")
+    write_array(path, (len(states), K, action_dim), dtype, rows, chunks)
+    return open_array(path)

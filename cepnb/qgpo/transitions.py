@@ -1,4 +1,4 @@
-"""From a dataset as stored to what the networks see: states of unit scale, each distinct one once, and jittered copies."""
+"""Training data as the networks use it: scaled states, each distinct one once, and jittered copies."""
 
 from dataclasses import dataclass
 
@@ -23,11 +23,11 @@ class Scaling:
 
 @dataclass(frozen=True)
 class Transitions:
-    """Training data of all steps: scaled states, and rows into the distinct states for the support set.
+    """Training data of all steps: scaled transitions, and the distinct states of the support set.
 
-    `distinct[next_row[i]]` is the state after transition i. Next states are mostly next rows, so there are about n
-    distinct states and not 2n, and each is given support actions once. As `prepare` makes them the first n of them are
-    `states`, in the same memory.
+    `distinct[next_row[i]]` is the state after transition i. Most next states are also the next row,
+    so there are about n distinct states instead of 2n. `prepare` makes `states` a view of the first
+    n rows of `distinct`.
     """
 
     states: Float[Tensor, "n ds"]
@@ -38,34 +38,35 @@ class Transitions:
     distinct: Float[Tensor, "m ds"]
 
     def to(self, device: torch.device) -> "Transitions":
-        """The same on a device, where the steps that are given it then work."""
+        """Copy all tensors to a device."""
         return Transitions(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 def prepare(dataset: OfflineDataset, reward_tuning: str = "none") -> tuple[Transitions, Scaling]:
-    """Scale the states and index the distinct ones. A coordinate that never changes is left at 0.
+    """Scale the states and index the distinct ones; return the data and the scaling.
 
-    Rewards are tuned as the reference settings do: "return_range" makes r · 1000/(max − min return over true episodes), for
-    locomotion; "minus_one" makes r − 1, for AntMaze; "none" leaves them. Raises `CepnbError` if there is no range.
+    A coordinate that never changes is only centred. `reward_tuning` follows the reference settings:
+    "return_range" multiplies rewards by 1000/(max − min episode return) (locomotion), "minus_one"
+    subtracts 1 (AntMaze), "none" keeps them. Raises `CepnbError` if all returns are equal.
     """
     observations = dataset.observations
     deviation = observations.std(dim=0)
-    scaling = Scaling(
-        observations.mean(dim=0), torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-    )
+    deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    scaling = Scaling(observations.mean(dim=0), deviation)
     distinct, next_row = distinct_states(dataset)
     scaled = scaling(distinct)
-    return Transitions(
-        scaled[: len(observations)],
-        dataset.actions,
-        _tuned(dataset, reward_tuning),
-        dataset.terminals,
-        next_row,
-        scaled,
-    ), scaling
+    data = Transitions(
+        states=scaled[: len(observations)],
+        actions=dataset.actions,
+        rewards=_tuned_rewards(dataset, reward_tuning),
+        terminals=dataset.terminals,
+        next_row=next_row,
+        distinct=scaled,
+    )
+    return data, scaling
 
 
-def _tuned(dataset: OfflineDataset, tuning: str) -> Float[Tensor, "n"]:
+def _tuned_rewards(dataset: OfflineDataset, tuning: str) -> Float[Tensor, "n"]:
     if tuning == "minus_one":
         return dataset.rewards - 1
     if tuning == "none":
@@ -79,21 +80,18 @@ def _tuned(dataset: OfflineDataset, tuning: str) -> Float[Tensor, "n"]:
 
 
 def with_jitter(data: Transitions, jitter: float, generator: torch.Generator) -> Transitions:
-    """The transitions and one jittered copy of each: s + δ and s' + δ with one δ ~ N(0, jitter² I) for both.
+    """Append a jittered copy of each transition: s + δ and s' + δ with one δ ~ N(0, jitter² I).
 
-    Data that lies in thin tubes says nothing about the states beside them, where a policy that chooses soon is; a copy
-    says that the same action does there what it does nearby, with the same reward (data augmentation as in S4RL, Sinha
-    et al. 2021). Rows n to 2n and distinct states m to 2m are the copies.
+    Where data is in thin tubes, Q is unreliable outside them, but policies reach such states. The
+    copies state that the same action has the same effect and reward nearby (as in S4RL, Sinha et
+    al. 2021). Rows n to 2n and distinct states m to 2m are the copies.
     """
     noise = jitter * torch.randn(data.distinct.shape, generator=generator, device=generator.device)
-    twice = {
-        name: torch.cat([value, value])
-        for name, value in vars(data).items()
-        if name in ("actions", "rewards", "terminals")
-    }
     return Transitions(
         states=torch.cat([data.states, data.states + noise[data.next_row]]),
-        **twice,
+        actions=torch.cat([data.actions, data.actions]),
+        rewards=torch.cat([data.rewards, data.rewards]),
+        terminals=torch.cat([data.terminals, data.terminals]),
         next_row=torch.cat([data.next_row, data.next_row + len(data.distinct)]),
         distinct=torch.cat([data.distinct, data.distinct + noise]),
     )

@@ -1,0 +1,53 @@
+"""Silence libraries that print, warn and log while they are imported or build a simulation."""
+
+import contextlib
+import importlib
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence printed text, warnings and logs inside the block, and restore everything after it.
+
+    Silenced: standard output and error, Python's warnings, absl's log, and MuJoCo's warnings, which
+    MuJoCo would also write into a file. Restored: all of these, the root logger's handlers and
+    level, and numpy's global random state. Exceptions pass through.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module("absl.logging")  # keeps the standard error of its first import
+    import mujoco
+
+    root, absl = logging.getLogger(), logging.getLogger("absl")
+    handlers, level, absl_disabled = root.handlers[:], root.level, absl.disabled
+    mujoco_warning, random_state = mujoco.get_mju_user_warning(), np.random.get_state()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptors = {number: os.dup(number) for number in (1, 2)}  # C code prints to these
+    try:
+        absl.disabled = True
+        mujoco.set_mju_user_warning(lambda message: None)
+        with (
+            open(os.devnull, "w") as devnull,
+            contextlib.redirect_stdout(devnull),  # Jupyter replaces Python's streams
+            contextlib.redirect_stderr(devnull),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            for number in descriptors:
+                os.dup2(devnull.fileno(), number)
+            yield
+    finally:
+        for number, copy in descriptors.items():
+            os.dup2(copy, number)
+            os.close(copy)
+        np.random.set_state(random_state)
+        mujoco.set_mju_user_warning(mujoco_warning)
+        absl.disabled = absl_disabled
+        root.handlers[:] = handlers
+        root.setLevel(level)

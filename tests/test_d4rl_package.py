@@ -1,0 +1,108 @@
+"""Tests of d4rl's tables and of its import without MuJoCo 2.1."""
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+
+import mujoco
+import numpy as np
+import pytest
+
+from cepnb.datasets.d4rl import dataset_urls
+from cepnb.envs.d4rl_package import normalised_score, reference_scores
+from cepnb.envs.quiet import quiet
+from cepnb.errors import CepnbError
+
+
+def test_tables() -> None:
+    assert dataset_urls()["maze2d-umaze-v1"].endswith(".hdf5") and len(dataset_urls()) > 50
+    assert (
+        reference_scores("local/maze2d-umaze")
+        == reference_scores("maze2d-umaze-v1")
+        == (23.85, 161.86)
+    )
+    assert reference_scores("local/maze2d-large-noisy") == reference_scores("maze2d-large-v1")
+    assert (
+        normalised_score("local/maze2d-umaze", 23.85) == 0
+        and normalised_score("maze2d-umaze-v1", 161.86) == 100
+    )
+    with pytest.raises(
+        CepnbError, match="dataset 'local/nothing': d4rl has no reference scores for 'nothing-v1'"
+    ):
+        reference_scores("local/nothing")
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | environment
+    )
+
+
+def test_import_prints_nothing_and_hides_mujoco_py_only_without_mujoco_21(
+    tmp_path,
+) -> None:
+    code = "from cepnb.envs.d4rl_package import d4rl; import sys; d4rl(); print(sys.modules['mujoco_py'])"
+    absent = run(code, MUJOCO_PY_MUJOCO_PATH=str(tmp_path / "none"))
+    assert (absent.stdout, absent.stderr, absent.returncode) == ("None\n", "", 0)
+    (tmp_path / "mujoco_py.py").touch()  # a mujoco_py that imports
+    hidden = run(
+        "from cepnb.envs.d4rl_package import mujoco_21_present as f; print(f())",
+        MUJOCO_PY_MUJOCO_PATH=str(tmp_path),
+        PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]),
+    )
+    assert hidden.stdout == "True\n"
+    lazy = run(
+        "import cepnb.envs.d4rl_package, sys; print('d4rl' in sys.modules, 'mujoco_py' in sys.modules)"
+    )
+    assert lazy.stdout == "False False\n"
+
+
+@pytest.mark.parametrize(
+    "uses, prints",
+    [
+        (
+            "from cepnb.envs.d4rl_package import reference_scores; print(reference_scores('local/hopper'))",
+            "(-20.272305, 3234.3)",
+        ),
+        (
+            "import cepnb.d4rl_compat; print(sys.modules['mujoco_py'].__name__)",
+            "cepnb.envs.mujoco_py_standin",
+        ),
+    ],
+)
+def test_unusable_mujoco_21_folder_is_ignored_with_a_reason(
+    tmp_path, uses: str, prints: str
+) -> None:
+    left = run(
+        f"import sys; {uses}; print([name for name in sys.modules if name.startswith('mujoco_py.')])",
+        MUJOCO_PY_MUJOCO_PATH=str(tmp_path),
+        PYTHONWARNINGS="ignore",
+    )
+    assert left.stdout == f"{prints}\n[]\n", left.stderr
+    assert left.stderr.startswith(f"cepnb: {tmp_path} is not used: mujoco_py cannot be imported (")
+    assert left.stderr.count("\n") == 1
+
+
+def test_quiet_restores_everything(capfd: pytest.CaptureFixture) -> None:
+    """Print, warn, log, add a handler and draw inside `quiet`; nothing shows and nothing stays."""
+    root, filters = logging.getLogger(), warnings.filters[:]
+    handlers, level, streams = root.handlers[:], root.level, (sys.stdout, sys.stderr)
+    mujoco_warning, random_state = mujoco.get_mju_user_warning(), np.random.get_state()[1].copy()
+    with pytest.raises(ZeroDivisionError), quiet():
+        print("from Python")
+        os.write(2, b"from C")
+        warnings.warn("a warning", stacklevel=1)
+        logging.basicConfig(level=logging.DEBUG, force=True)
+        logging.getLogger("absl").error("from absl")
+        np.random.seed(0)
+        1 / 0  # noqa: B018
+    assert capfd.readouterr() == ("", "")
+    assert (root.handlers, root.level, (sys.stdout, sys.stderr)) == (handlers, level, streams)
+    assert warnings.filters == filters and not logging.getLogger("absl").disabled
+    assert mujoco.get_mju_user_warning() is mujoco_warning
+    assert np.array_equal(np.random.get_state()[1], random_state)
+    print("visible")
+    os.write(2, b"visible too")
+    assert capfd.readouterr() == ("visible\n", "visible too")

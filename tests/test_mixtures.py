@@ -1,0 +1,306 @@
+"""Closed forms of mixtures against quadrature, automatic differentiation and Monte Carlo."""
+
+import inspect
+import math
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cepnb.densities.metrics import gradient_error, w2
+from cepnb.densities.mixtures import BoxMixture, GaussianMixture
+from cepnb.densities.toys import (
+    DENSITIES,
+    checkerboard,
+    density,
+    eight_gaussians,
+    moons,
+    rings,
+    swiss_roll,
+    two_spirals,
+)
+from cepnb.diffusion.guidance import energy_gradient, guided
+from cepnb.diffusion.samplers import dpm_solver_pp, last
+from cepnb.diffusion.schedule import VPSchedule
+from cepnb.errors import CepnbError
+
+SCHEDULE = VPSchedule()
+
+
+def random_mixture(seed: int, dim: int = 2) -> GaussianMixture:
+    g = torch.Generator().manual_seed(seed)
+    draw = partial(torch.randn, generator=g, dtype=torch.float64)
+    return GaussianMixture(
+        log_weights=draw(3),
+        means=2 * draw(3, dim),
+        energies=draw(3),
+        deviations=0.3 + torch.rand(3, generator=g, dtype=torch.float64),
+        linear=0.1 * draw(dim),
+        quadratic=float(draw(1).abs()),
+    )
+
+
+cases = given(st.integers(0, 10**6), st.floats(1e-3, 1.0), st.floats(0.0, 20.0))
+
+
+@cases
+def test_theorem_31(seed: int, t: float, beta: float) -> None:
+    """p_t ∝ q_t e^{−E_t} (Eq. 10) for p_t from noised p_0, and the scores satisfy Eq. 11."""
+    q, time = random_mixture(seed), torch.tensor(t, dtype=torch.float64)
+    p = q.tilted(beta)
+    x = 3 * torch.randn(50, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    ratio = p.log_q(x, time) - q.log_q(x, time) + q.intermediate_energy(x, time, beta)
+    constant = ratio.mean().expand_as(ratio)
+    torch.testing.assert_close(ratio, constant, rtol=0, atol=1e-8)
+    gradient = energy_gradient(lambda xt, t, c: q.intermediate_energy(xt, t, beta))(x, time)
+    torch.testing.assert_close(
+        gradient, q.intermediate_energy_gradient(x, time, beta), rtol=1e-6, atol=1e-7
+    )
+    torch.testing.assert_close(q.score(x, time) - gradient, p.score(x, time), rtol=1e-6, atol=1e-7)
+
+
+@cases
+def test_against_quadrature_of_the_definition(seed: int, t: float, beta: float) -> None:
+    """q_t(x_t) and E_t(x_t) as the integrals of Theorem 3.1 over a grid of x_0.
+
+    The spacing is an eighth of the smallest σ_t, where the sum of a Gaussian is exact in float64.
+    """
+    q, time = random_mixture(seed, dim=1), torch.tensor(t, dtype=torch.float64)
+    x0 = torch.linspace(-25, 25, 40_001, dtype=torch.float64).unsqueeze(1)
+    spacing = float(x0[1] - x0[0])
+    per_component = torch.exp(-0.5 * ((x0 - q.means[:, 0]) / q.deviations) ** 2) / (
+        q.deviations * math.sqrt(2 * math.pi)
+    )
+    weighted = per_component * q.log_weights.softmax(0)
+    xt = torch.tensor([[-1.5], [0.2], [2.0]], dtype=torch.float64)
+    alpha, sigma = SCHEDULE.alpha(time), SCHEDULE.sigma(time)
+    kernel = torch.exp(-0.5 * ((xt - alpha * x0.T) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+    density = spacing * kernel @ weighted.sum(1)
+    energy = q.energies + x0 * q.linear + 0.5 * q.quadratic * x0**2
+    tilted = spacing * kernel @ (weighted * torch.exp(-beta * energy)).sum(1)
+    valid = density > 1e-200  # the sums did not underflow
+    torch.testing.assert_close(q.log_q(xt, time)[valid], density.log()[valid], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        q.intermediate_energy(xt, time, beta)[valid],
+        -(tilted / density).log()[valid],
+        rtol=1e-6,
+        atol=1e-6,
+    )
+
+
+@given(st.integers(0, 10**6), st.floats(1e-3, 1.0))
+def test_beta_zero_and_constants(seed: int, t: float) -> None:
+    """E_t is 0 at β = 0, and a constant c added to E adds βc to E_t and nothing to its gradient."""
+    q, time = random_mixture(seed), torch.tensor(t, dtype=torch.float64)
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    torch.testing.assert_close(
+        q.intermediate_energy(x, time, 0.0), torch.zeros(20, dtype=torch.float64)
+    )
+    torch.testing.assert_close(q.tilted(0.0).log_q(x, time), q.log_q(x, time))
+    shifted = replace(q, energies=q.energies + 3.0)
+    torch.testing.assert_close(
+        shifted.intermediate_energy(x, time, 2.0), q.intermediate_energy(x, time, 2.0) + 6.0
+    )
+    torch.testing.assert_close(
+        shifted.intermediate_energy_gradient(x, time, 2.0),
+        q.intermediate_energy_gradient(x, time, 2.0),
+    )
+
+
+@given(st.integers(0, 10**6), st.floats(1e-3, 1.0), st.sampled_from([None, checkerboard]))
+def test_mean_energy_is_the_slope_of_the_intermediate_energy(seed: int, t: float, make) -> None:
+    """dE_t/dβ at β = 0 by a central difference, of error 1e-8/6 × the third derivative."""
+    q = make(torch.float64) if make else random_mixture(seed)
+    time = torch.tensor(t, dtype=torch.float64)
+    # Far from the data, rounding of the log densities would exceed their difference.
+    x = 2 * torch.randn(50, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    x = q.schedule.add_noise(q.sample(50, torch.Generator().manual_seed(seed))[0], time, x)
+    slope = (q.intermediate_energy(x, time, 1e-4) - q.intermediate_energy(x, time, -1e-4)) / 2e-4
+    torch.testing.assert_close(q.mean_energy(x, time), slope, rtol=1e-5, atol=1e-6)
+
+
+def test_small_times_give_beta_times_the_energy() -> None:
+    q = eight_gaussians(torch.float64)  # far enough apart to identify the component
+    torch.testing.assert_close(
+        q.intermediate_energy(q.means, torch.tensor(1e-3, dtype=torch.float64), 5.0),
+        5.0 * q.energies,
+        rtol=0,
+        atol=1e-4,
+    )
+
+
+def test_eight_gaussians_samples() -> None:
+    x, energy = eight_gaussians().sample(40_000, torch.Generator().manual_seed(0))
+    nearest = torch.cdist(x, eight_gaussians().means).argmin(dim=1)
+    # The middle between neighbours is 3 standard deviations away.
+    assert (nearest / 7 == energy).float().mean() > 0.99
+    assert torch.bincount(nearest, minlength=8).sub(5000).abs().max() < 5 * math.sqrt(5000)
+
+
+@pytest.mark.parametrize("beta", [0.0, 3.0, 20.0])
+def test_exact_guidance_samples_p0_to_the_noise_floor(beta: float) -> None:
+    """W2 of guided and exact samples equals W2 of two exact sets, on average over 12 seeds."""
+    q = eight_gaussians()
+    eps = guided(q.eps, lambda xt, t, c=None: q.intermediate_energy_gradient(xt, t, beta), SCHEDULE)
+    distances = []
+    for seed in range(12):
+        g = torch.Generator().manual_seed(seed)
+        guided_samples = last(
+            dpm_solver_pp(eps, torch.randn(500, 2, generator=g), SCHEDULE.times(40), SCHEDULE)
+        )
+        exact, other = (q.tilted(beta).sample(500, g)[0] for _ in range(2))
+        distances.append((w2(guided_samples, exact), w2(other, exact)))
+    distance, floor = torch.tensor(distances).unbind(dim=1)
+    error = ((distance.var() + floor.var()) / 12).sqrt()
+    assert distance.mean() - floor.mean() < 3 * error
+    assert error < 0.15 * floor.mean()  # small enough to show a bias
+
+
+@given(st.integers(0, 10**6), st.floats(0.0, 10.0), st.floats(0.0, 10.0))
+def test_tilts_add_up(seed: int, first: float, second: float) -> None:
+    q = random_mixture(seed)
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    time = torch.tensor(0.2, dtype=torch.float64)
+    torch.testing.assert_close(
+        q.tilted(first).tilted(second).log_q(x, time), q.tilted(first + second).log_q(x, time)
+    )
+
+
+def test_an_energy_without_a_normalisable_p0_raises() -> None:
+    q = replace(
+        random_mixture(0), quadratic=-1.0, deviations=torch.full((3,), 0.5, dtype=torch.float64)
+    )
+    q.tilted(3.9)
+    with pytest.raises(CepnbError, match="beta 4.1: .* use a beta below 4"):
+        q.tilted(4.1)
+
+
+@given(st.integers(0, 10**6), st.floats(1e-3, 1.0), st.floats(0.0, 20.0))
+def test_boxes_against_quadrature_and_autograd(seed: int, t: float, beta: float) -> None:
+    """Boxes in one dimension: q_t and E_t by sums over x_0, the score by autograd."""
+    g = torch.Generator().manual_seed(seed)
+    lows = 3 * torch.randn(3, 1, generator=g, dtype=torch.float64)
+    q = BoxMixture(
+        log_weights=torch.randn(3, generator=g, dtype=torch.float64),
+        lows=lows,
+        energies=torch.rand(3, generator=g, dtype=torch.float64),
+        highs=lows + 0.2 + torch.rand(3, 1, generator=g, dtype=torch.float64),
+    )
+    time = torch.tensor(t, dtype=torch.float64)
+    alpha, sigma = SCHEDULE.alpha(time), SCHEDULE.sigma(time)
+    xt = alpha * lows + sigma * torch.randn(3, 1, generator=g, dtype=torch.float64)
+    midpoints = torch.arange(20_000, dtype=torch.float64) + 0.5  # no error at the edges
+    part = midpoints / 20_000
+    x0 = lows + (q.highs - lows) * part
+    kernel = torch.exp(-0.5 * ((xt[:, None] - alpha * x0) / sigma) ** 2) / (
+        sigma * math.sqrt(2 * math.pi)
+    )
+    parts = kernel.mean(-1) * q.log_weights.softmax(0)
+    torch.testing.assert_close(q.log_q(xt, time), parts.sum(1).log(), rtol=1e-5, atol=1e-5)
+    tilted = (parts * torch.exp(-beta * q.energies)).sum(1)
+    torch.testing.assert_close(
+        q.intermediate_energy(xt, time, beta), -(tilted / parts.sum(1)).log(), rtol=1e-5, atol=1e-5
+    )
+    slope = energy_gradient(lambda x, t, c: q.log_q(x, t))(xt, time)
+    torch.testing.assert_close(q.score(xt, time), slope, rtol=1e-6, atol=1e-6)
+
+
+def test_boxes_far_away_stay_finite() -> None:
+    """Fifty deviations outside every box, probabilities underflow and logarithms do not."""
+    q, exact, time = checkerboard(), checkerboard(torch.float64), torch.tensor(1e-3)
+    x = torch.tensor([[-4.5, 4.5], [0.0, 0.5]])
+    expected = exact.score(x.double(), time.double())
+    # Exponents of 1250 in float32 leave about two digits.
+    torch.testing.assert_close(q.score(x, time).double(), expected, rtol=1e-2, atol=0)
+    assert torch.isfinite(q.intermediate_energy(torch.tensor([30.0, -20.0]), time, 20.0)).all()
+
+
+@pytest.mark.parametrize("name", DENSITIES)
+def test_six_densities_by_monte_carlo(name: str) -> None:
+    """Samples against closed forms: log Z, E[E | x], and the mean of the score, which is 0."""
+    q, g = DENSITIES[name](torch.float64), torch.Generator().manual_seed(0)
+    x, energy = q.sample(50_000, g)
+    for beta in (1.0, 10.0):
+        weights = torch.exp(-beta * energy)
+        error = (weights.std() / weights.mean()).item() / 50_000**0.5
+        assert math.log(weights.mean()) == pytest.approx(
+            q.log_partition(beta).item(), abs=5 * error
+        )
+    # E − E[E | x] has mean 0 times any function of x, here x and 1.
+    rest = (energy - q.energy(x))[:, None] * torch.cat([x, torch.ones(len(x), 1)], dim=1)
+    assert (rest.mean(0).abs() < 5 * rest.std(0) / len(x) ** 0.5 + 1e-12).all()
+    time = torch.tensor(0.3, dtype=torch.float64)
+    xt = q.schedule.add_noise(x, time, torch.randn(x.shape, generator=g, dtype=torch.float64))
+    score = q.score(xt, time)
+    assert (score.mean(0).abs() < 5 * score.std(0) / len(x) ** 0.5).all()
+    slope = energy_gradient(lambda x, t, c: q.log_q(x, t))(xt[:100], time)
+    torch.testing.assert_close(score[:100], slope, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [swiss_roll, moons, rings, two_spirals])
+def test_nodes_along_curves_are_close_enough(make) -> None:
+    """Four times as many nodes change log q_t, its score and E_t at β = 20 by less than 1e-6."""
+    nodes = inspect.signature(make).parameters["nodes"].default
+    q, finer = make(torch.float64), make(torch.float64, nodes=4 * nodes)
+    x, _ = q.sample(500, torch.Generator().manual_seed(1))
+    for t in (1e-3, 0.1, 0.6):
+        time = torch.tensor(t, dtype=torch.float64)
+        generator = torch.Generator().manual_seed(2)
+        eps = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+        xt = q.schedule.add_noise(x, time, eps)
+        for quantity in (
+            lambda d: d.log_q(xt, time),
+            lambda d: d.score(xt, time),
+            lambda d: d.intermediate_energy(xt, time, 20.0),
+        ):
+            torch.testing.assert_close(quantity(q), quantity(finer), rtol=0, atol=1e-6)
+
+
+def test_a_smoothed_energy_has_a_slope_at_a_step() -> None:
+    q, x = checkerboard(), torch.tensor([[-3.5, -3.0], [1.0, 1.0], [9.0, 0.0]])
+    assert q.energy(x).tolist() == pytest.approx([0, 2 / 3, 1])
+    near = torch.tensor([[-2.0, -1.0]])  # the edge between columns 0 and 1
+    assert 0 < q.energy(near, 0.3).item() < 1 / 3
+    assert energy_gradient(lambda x, t, c: q.energy(x, 0.3))(near, torch.tensor(0.0))[0, 0] > 0
+
+
+def test_unknown_density() -> None:
+    with pytest.raises(CepnbError, match="density 'ring' is unknown; use one of 8gaussians, "):
+        density("ring")
+
+
+def test_w2_of_a_shift_is_the_shift() -> None:
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    assert w2(x, x + torch.tensor([0.3, -0.4])) == pytest.approx(0.5, rel=1e-5)
+    assert w2(x, x[torch.randperm(200)]) == pytest.approx(0.0, abs=1e-6)
+    with pytest.raises(CepnbError, match="sizes 0 and 200"):
+        w2(x[:0], x)
+
+
+def test_gradient_error_is_zero_for_exact_and_one_for_none() -> None:
+    q, times = eight_gaussians(), torch.tensor([0.1, 0.5, 0.9])
+    g = torch.Generator().manual_seed(0)
+    exact = gradient_error(
+        lambda x, t: q.intermediate_energy_gradient(x, t, 3.0), q, 3.0, times, generator=g
+    )
+    none = gradient_error(lambda x, t: torch.zeros_like(x), q, 3.0, times, generator=g)
+    assert exact.tolist() == [0, 0, 0] and none.tolist() == [1, 1, 1]
+
+
+def test_a_negative_deviation_raises() -> None:
+    with pytest.raises(CepnbError, match="deviations: the lowest is -1; use"):
+        GaussianMixture(
+            log_weights=torch.zeros(1),
+            means=torch.zeros(1, 2),
+            deviations=-torch.ones(1),
+            energies=torch.zeros(1),
+        )
+
+
+def test_an_empty_box_raises() -> None:
+    zeros = torch.zeros(1, 2)
+    with pytest.raises(CepnbError, match="boxes: a high is not above its low"):
+        BoxMixture(log_weights=torch.zeros(1), energies=torch.zeros(1), lows=zeros, highs=zeros)

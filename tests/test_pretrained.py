@@ -1,0 +1,162 @@
+"""Trained policies: exported, loaded, called, and better than their behaviour."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cepnb.datasets.registry import load_dataset
+from cepnb.envs.locomotion import LocomotionEnv
+from cepnb.errors import CepnbError
+from cepnb.qgpo.evaluation import rollout
+from cepnb.qgpo.pipeline import Steps, configuration_of
+from cepnb.qgpo.pretrained import export_policy, load_networks, load_policy
+from cepnb.qgpo.record import open_run
+from cepnb.qgpo.settings import Settings, qgpo_settings
+from cepnb.storage.files import load_tensors, read_json, save_tensors, write_json
+
+TINY = dict(transitions=2_000, behaviour_steps=10, q_steps=10, energy_steps=10, energy_states=50)
+GUIDANCE = ("cep", "mse", "dps")
+
+
+def trained(folder: Path, chosen: Settings) -> Steps:
+    dataset = load_dataset("local/maze2d-umaze", chosen.transitions, chosen.data_seed)
+    run = open_run(folder, configuration_of(dataset, "maze2d-umaze", chosen, "ci", 3))
+    steps = Steps(dataset, chosen, 3, run, progress=False)
+    assert steps.networks
+    return steps
+
+
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Steps:
+    chosen = qgpo_settings("ci", guidance=GUIDANCE, **TINY)
+    return trained(tmp_path_factory.mktemp("run"), chosen)
+
+
+@pytest.fixture(scope="module")
+def exported(steps: Steps, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "policy.safetensors"
+    export_policy(steps.run.folder, path)
+    return path
+
+
+@pytest.mark.parametrize("training", ["staged", "joint"])
+def test_a_folder_and_its_export_hold_the_networks_of_the_run(
+    steps: Steps, tmp_path: Path, training: str
+) -> None:
+    if training == "joint":
+        chosen = qgpo_settings("ci", training="joint", guidance=GUIDANCE, **TINY)
+        steps = trained(tmp_path / "joint", chosen)
+    export_policy(steps.run.folder, tmp_path / "policy.safetensors")
+    generator = torch.Generator().manual_seed(0)
+    a, s = torch.randn(5, 2, generator=generator), torch.randn(5, 4, generator=generator)
+    t = torch.full((5,), 0.3)
+    for path in (steps.run.folder, tmp_path / "policy.safetensors"):
+        found = load_networks(path)
+        assert found.settings == steps.settings and found.seed == 3
+        assert torch.equal(found.scaling.mean, steps.scaling.mean)
+        assert torch.equal(found.scaling.deviation, steps.scaling.deviation)
+        assert tuple(found.energies) == GUIDANCE
+        assert torch.equal(found.eps(a, t, s), steps.eps(a, t, s))
+        assert torch.equal(found.q(s, a), steps.q(s, a))
+        for method in GUIDANCE:
+            assert torch.equal(found.energies[method](a, t, s), steps.energy(method)(a, t, s))
+        for net in (found.eps, found.q, found.energies["cep"]):
+            assert not any(p.requires_grad for p in net.parameters())
+
+
+@pytest.mark.parametrize("method", ["behaviour", *GUIDANCE, "best_of_k"])
+def test_a_policy_returns_actions_of_the_kind_and_shape_of_its_observations(
+    exported: Path, method: str
+) -> None:
+    observations = np.random.default_rng(0).normal(size=(6, 4))
+    actions = load_policy(exported, method)(observations)
+    assert actions.shape == (6, 2) and actions.dtype == np.float32
+    assert np.isfinite(actions).all() and np.abs(actions).max() <= 1
+    assert np.array_equal(actions, load_policy(exported, method)(observations))
+    assert not np.array_equal(actions, load_policy(exported, method, seed=1)(observations))
+    tensor = load_policy(exported, method)(torch.tensor(observations).reshape(2, 3, 4))
+    assert isinstance(tensor, torch.Tensor) and tensor.shape == (2, 3, 2)
+    assert torch.equal(tensor.reshape(6, 2), torch.tensor(actions))
+    policy = load_policy(exported, method)
+    first, second = policy(observations[0]), policy(observations[0])
+    assert first.shape == (2,)
+    if method != "best_of_k":  # the best action of an untrained model is a corner
+        assert not np.array_equal(first, second)
+
+
+def test_a_policy_is_the_policy_of_the_evaluation(steps: Steps, exported: Path) -> None:
+    """Observations are scaled inside; the scale defaults to the headline scale."""
+    observations = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    networks = load_networks(exported)
+    for scale, expected_scale in ((None, steps.settings.headline_scale), (0.0, 0.0), (2.5, 2.5)):
+        policy = load_policy(steps.run.folder, scale=scale)
+        expected = networks.policy("cep", expected_scale)
+        actions = expected(steps.scaling(observations), load_policy(exported)._generator)
+        assert torch.equal(policy(observations), actions)
+
+
+def test_bad_observations_and_arguments_are_refused(exported: Path) -> None:
+    policy = load_policy(exported)
+    for observations, reason in (
+        (np.zeros(5), r"^observations have shape \(5,\); the last axis must have width 4$"),
+        (np.zeros(()), r"^observations have shape \(\); the last axis must have width 4$"),
+        (np.full((2, 4), np.nan), "^observations are not finite; check the environment$"),
+    ):
+        with pytest.raises(CepnbError, match=reason):
+            policy(observations)
+    methods = "behaviour, cep, mse, dps, best_of_k"
+    with pytest.raises(CepnbError, match=f"has no 'exp_mse'; use one of {methods}$"):
+        load_policy(exported, "exp_mse")
+    with pytest.raises(CepnbError, match="^scale -1.0: expected a finite number of at least 0$"):
+        load_policy(exported, scale=-1.0)
+
+
+def test_a_damaged_or_unfinished_run_is_named(steps: Steps, tmp_path: Path) -> None:
+    run, path = tmp_path / "run", tmp_path / "policy.safetensors"
+    shutil.copytree(steps.run.folder, run)
+    stored = read_json(run / "settings.json")
+    write_json(run / "settings.json", stored | {"settings": {"K": "many"}})
+    with pytest.raises(CepnbError, match="settings.json: .*K: found 'many', expected int"):
+        export_policy(run, path)
+    write_json(run / "settings.json", stored)
+    (run / "energy_cep.safetensors").unlink()
+    with pytest.raises(CepnbError, match="energy_cep.safetensors: expected a"):
+        export_policy(run, path)
+    assert not path.exists()
+
+
+def test_another_file_or_name_is_named(steps: Steps, exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(CepnbError, match="expected an exported policy"):
+        load_policy(steps.run.folder / "behaviour.safetensors")
+    tensors, metadata = load_tensors(exported)
+    path = tmp_path / "damaged.safetensors"
+    tensors.pop("energy_cep.out.bias")
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(CepnbError, match="tensor 'out.bias' is missing"):
+        load_policy(path)
+    tensors.pop("scaling.mean")
+    save_tensors(path, tensors, metadata)
+    with pytest.raises(CepnbError, match="expected a trained policy .KeyError: 'scaling.mean'.$"):
+        load_policy(path)
+    with pytest.raises(CepnbError, match="policy 'ant' was not found; .* hopper-medium-replay$"):
+        load_policy("ant")
+
+
+def test_the_shipped_policy_hops_farther_than_its_behaviour() -> None:
+    networks, returns = load_networks("hopper-medium-replay"), {}
+    for method in ("behaviour", "cep"):
+        policy = networks.policy(method, 1.0)
+        returns[method], _ = rollout(
+            lambda rows: policy,
+            LocomotionEnv("hopper", 16, seed=5),
+            networks.scaling,
+            torch.Generator().manual_seed(0),
+            progress=False,
+        )
+    assert returns["cep"].mean() > 1.4 * returns["behaviour"].mean()
+    assert networks.methods == ["behaviour", "cep"]  # the file has no critic
+    action = load_policy("hopper-medium-replay")(np.zeros(11))
+    assert action.shape == (3,)
