@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add("file", type=Path, metavar="FILE", help="file to write")
 
     add = command("sweep", _sweep, "run QGPO for many tasks, seeds and options in parallel")
-    add("config", type=Path, metavar="CONFIG", help="TOML file, see README")
+    add("config", type=Path, metavar="CONFIG", help="TOML file, see docs/options.md")
     add("--out", type=Path, help="folder of runs and tables, resumed (default: runs/NAME)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="parallel runs (default: cores)")
     add("--cluster", metavar="ADDRESS", help="Dask scheduler that runs the jobs, tcp://HOST:PORT")

@@ -69,7 +69,7 @@ def read_sweep(path: Path) -> Sweep:
 
     Raises `CepnbError` naming the file, the key, the problem and the fix.
     """
-    file = convert(_toml(path), _File, path, "see the example in README.md")
+    file = convert(_toml(path), _File, path, "see the example in docs/options.md")
     with _naming(f"{path}"):
         profile = profile_name(file.profile)
     with _naming(f"{path}: set"):
