@@ -1,17 +1,23 @@
-"""The command line: `python -m cepnb COMMAND`. Bad input ends in one line on standard error and exit status 2."""
+"""The command line: `python -m cepnb COMMAND`. Errors print one line to standard error and exit with status 2."""
 
 import argparse
 import ast
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from cepnb.errors import CepnbError, exit_status
 from cepnb.profiles import PROFILE_NAMES, profile_name
 
+PROFILE_HELP = f"{', '.join(PROFILE_NAMES)} (default: $CEPNB_PROFILE, else laptop)"
+ENVIRONMENT_HELP = "such as maze2d-umaze, hopper, halfcheetah, walker2d or antmaze-medium-play"
+DEVICE_HELP = "device of the networks: cpu (default) or cuda"
+PEER_HELP = "checkout of the paper's public code, timed as well"
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 2 bad input or a failed write or run, 130 interrupted."""
+    """Run one command; return its exit status: 0 done, 2 bad input or a failed write or run, 130 interrupted."""
     options = _parser().parse_args(arguments)
     return exit_status("cepnb", lambda: options.command(options))
 
@@ -20,253 +26,130 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cepnb", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    qgpo = commands.add_parser(
-        "qgpo", help="train and evaluate QGPO on an offline dataset, all five steps"
-    )
-    qgpo.add_argument(
-        "--dataset",
-        required=True,
-        help="local/maze2d-umaze, d4rl/maze2d-umaze-v1, minari/mujoco/hopper/medium-v0 and the like, or a D4RL HDF5 file",
-    )
-    qgpo.add_argument(
-        "--environment",
-        help="maze2d-umaze, -medium or -large, hopper, halfcheetah, walker2d, antmaze-umaze, -umaze-diverse, -medium-play and the like: where to evaluate, if the dataset does not say it",
-    )
-    qgpo.add_argument(
-        "--profile", help=f"{', '.join(PROFILE_NAMES)} (default: $CEPNB_PROFILE, else laptop)"
-    )
-    qgpo.add_argument(
-        "--seed", type=int, default=0, help="seed of training and evaluation (the data has its own)"
-    )
-    qgpo.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="folder for models and metrics.json; resumed if begun",
-    )
-    qgpo.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting"
-    )
-    qgpo.add_argument(
-        "--device",
-        default="cpu",
-        help="where networks are trained and asked: cpu (the default) or cuda",
-    )
-    qgpo.set_defaults(command=_qgpo)
+    def command(name: str, run: Callable, text: str) -> Callable:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(command=run)
+        return added.add_argument
 
-    sweep = commands.add_parser(
-        "sweep", help="QGPO for many tasks, seeds and options in parallel processes, into one table"
-    )
-    sweep.add_argument(
-        "config",
-        type=Path,
-        metavar="CONFIG",
-        help="a TOML file: datasets, seeds, profile, set, options",
-    )
-    sweep.add_argument(
-        "--out",
-        type=Path,
-        help="folder for runs and tables (default: runs/NAME for NAME.toml); gone on with if begun",
-    )
-    sweep.add_argument(
-        "--workers",
-        type=int,
-        default=os.cpu_count() or 1,
-        help="runs at a time (default: one a core)",
-    )
-    sweep.add_argument(
-        "--cluster",
-        metavar="ADDRESS",
-        help="run on the Dask cluster of this scheduler, tcp://HOST:PORT, whose workers see the same folder",
-    )
-    sweep.add_argument("--device", default="cpu", help="as of qgpo; all workers share one GPU")
-    sweep.set_defaults(command=_sweep)
+    add = command("qgpo", _qgpo, "train and evaluate QGPO on an offline dataset")
+    add("--dataset", required=True, help="local/…, d4rl/…, minari/… or a D4RL HDF5 file")
+    add("--environment", help=f"{ENVIRONMENT_HELP} (default: by the dataset's name)")
+    add("--profile", help=PROFILE_HELP)
+    add("--seed", type=int, default=0, help="seed of training and evaluation (default 0)")
+    add("--out", type=Path, required=True, help="folder of the run; an unfinished run resumes")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
+    add("--device", default="cpu", help=DEVICE_HELP)
+    add("--no-evaluation", action="store_true", help="train only; no simulator is needed")
 
-    report = commands.add_parser(
-        "report", help="the scores of a sweep or of finished runs as tables, over their seeds"
-    )
-    report.add_argument(
-        "scores",
-        nargs="+",
-        type=Path,
-        metavar="DIR",
-        help="folder of a sweep or of runs, or a scores.csv or metrics.json",
-    )
-    report.set_defaults(command=_report)
+    add = command("evaluate", _evaluate, "evaluate a trained run in an environment")
+    add("run", type=Path, metavar="RUN", help="folder of the run")
+    add("--environment", required=True, help=ENVIRONMENT_HELP)
+    add("--device", default="cpu", help=DEVICE_HELP)
 
-    toy = commands.add_parser(
-        "toy", help="train a method on a toy density and measure it against the exact answer"
-    )
-    toy.add_argument(
-        "--table",
-        action="store_true",
-        help="all densities, β and methods instead: table.md, records.json, samples.png",
-    )
-    toy.add_argument(
-        "--density", help="8gaussians, swissroll, moons, rings, checkerboard or 2spirals"
-    )
-    toy.add_argument(
-        "--method",
-        action="append",
-        help="exact, exact_energy, cep_raw, cep_self, cep_independent, cep_beta, mse, exp_mse or dps; with --table, several by naming it again (default: all)",
-    )
-    toy.add_argument("--beta", type=float, help="inverse temperature, above 0")
-    toy.add_argument(
-        "--seed",
-        type=int,
-        action="append",
-        help="seed (default 0); with --table, several by naming it again",
-    )
-    toy.add_argument("--scale", type=float, default=1.0, help="guidance scale s; 1 is exact")
-    toy.add_argument(
-        "--profile", help=f"{', '.join(PROFILE_NAMES)} (default: $CEPNB_PROFILE, else laptop)"
-    )
-    toy.add_argument(
-        "--out",
-        type=Path,
-        help="folder for networks and records (default: in the cache); resumed if begun",
-    )
-    toy.add_argument("--json", action="store_true", help="print the record as JSON")
-    toy.set_defaults(command=_toy)
+    add = command("export", _export, "write a run's policy to one file, for load_policy")
+    add("run", type=Path, metavar="RUN", help="folder of the run")
+    add("file", type=Path, metavar="FILE", help="file to write")
 
-    data = commands.add_parser(
-        "data", help="make a local dataset (at first use) and print where it is"
-    )
-    data.add_argument(
-        "--dataset",
-        required=True,
-        help="local/maze2d-umaze, -medium or -large, or with -noisy behind it; local/hopper-medium, halfcheetah or walker2d, -medium-replay or -medium-expert",
-    )
-    data.add_argument(
-        "--profile",
-        help="whose number of transitions to make (default: $CEPNB_PROFILE, else laptop)",
-    )
-    data.set_defaults(command=_data)
+    add = command("sweep", _sweep, "run QGPO for many tasks, seeds and options in parallel")
+    add("config", type=Path, metavar="CONFIG", help="TOML file, see docs/options.md")
+    add("--out", type=Path, help="folder of runs and tables, resumed (default: runs/NAME)")
+    add("--workers", type=int, default=os.cpu_count() or 1, help="parallel runs (default: cores)")
+    add("--cluster", metavar="ADDRESS", help="Dask scheduler that runs the jobs, tcp://HOST:PORT")
+    add("--device", default="cpu", help=f"{DEVICE_HELP}, shared by all workers")
 
-    agent = commands.add_parser(
-        "agent",
-        help="train the agents that local locomotion data is made by (they come with the package)",
-    )
-    agent.add_argument("--environment", required=True, help="hopper, halfcheetah or walker2d")
-    agent.add_argument(
-        "--steps", type=int, help="environment steps (default: those of the agents that come along)"
-    )
-    agent.add_argument("--seed", type=int, default=0, help="seed of the training")
-    agent.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        help="folder for NAME.safetensors and what is kept on the way",
-    )
-    agent.set_defaults(command=_agent)
+    add = command("report", _report, "print tables of a sweep's or of finished runs' scores")
+    add("scores", nargs="+", type=Path, metavar="PATH", help="folder, scores.csv or metrics.json")
 
-    bench = commands.add_parser(
-        "bench",
-        help="how fast the package is here, against the machine's limits and the paper's code",
-    )
-    bench.add_argument(
-        "--peer",
-        type=Path,
-        metavar="PATH",
-        help="a checkout of the paper's public code, timed in turns with ours",
-    )
-    bench.add_argument(
-        "--growth",
-        action="store_true",
-        help="how time and memory grow with data, K, evaluations, width and points instead",
-    )
-    bench.add_argument(
-        "--toys",
-        action="store_true",
-        help="how long training takes until samples of the toy densities are good instead",
-    )
-    bench.add_argument(
-        "--full", action="store_true", help="with --growth: datasets of 10,000,000 rows, too"
-    )
-    bench.add_argument(
-        "--rows", nargs="+", default=[], metavar="NAME", help="only these rows of the table"
-    )
-    bench.add_argument(
-        "--repeats",
-        type=int,
-        help="turns, of which the medians are given (default 7); with --toys training seeds (default 1)",
-    )
-    bench.add_argument("--json", action="store_true", help="print the record as JSON")
-    bench.set_defaults(command=_bench)
+    add = command("toy", _toy, "train a method on a toy density and compare with the exact answer")
+    add("--table", action="store_true", help="all densities, β and methods: table.md, samples.png")
+    add("--density", help="8gaussians, swissroll, moons, rings, checkerboard or 2spirals")
+    add("--method", action="append", help="such as cep_self, mse or dps; --table takes several")
+    add("--beta", type=float, help="inverse temperature β > 0")
+    add("--seed", type=int, action="append", help="seed (default 0); --table takes several")
+    add("--scale", type=float, default=1.0, help="guidance scale s (default 1, which is exact)")
+    add("--profile", help=PROFILE_HELP)
+    add("--out", type=Path, help="folder of networks and records, resumed (default: in the cache)")
+    add("--json", action="store_true", help="print the record as JSON")
 
-    whole = commands.add_parser(
-        "bench-run",
-        help="how long the paper's whole training of one task takes on a GPU, part by part",
-    )
-    whole.add_argument("--device", default="cuda", help="cuda (the default) or cpu")
-    whole.add_argument(
-        "--seeds", type=int, default=1, help="training seeds in one batched model (default 1)"
-    )
-    whole.add_argument(
-        "--fraction",
-        type=float,
-        default=1.0,
-        help="run only this part of every step and reckon the rest at its rate",
-    )
-    whole.add_argument(
-        "--dataset",
-        help="a dataset by name, as of qgpo (default: random numbers of halfcheetah's size)",
-    )
-    whole.add_argument(
-        "--peer",
-        type=Path,
-        metavar="PATH",
-        help="a checkout of the paper's public code, timed on the same device and data",
-    )
-    whole.add_argument("--eager", action="store_true", help="do not replay steps as CUDA graphs")
-    whole.add_argument(
-        "--compile", action="store_true", help="compile the networks by torch.compile"
-    )
-    whole.add_argument(
-        "--tf32",
-        action="store_true",
-        help="allow TensorFloat-32 in products of matrices, in both codes",
-    )
-    whole.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="change one setting of the paper profile",
-    )
-    whole.add_argument("--out", type=Path, help="folder for bench_run.json and bench_run.md")
-    whole.add_argument("--json", action="store_true", help="print the record as JSON")
-    whole.set_defaults(command=_bench_run)
+    add = command("data", _data, "generate a local dataset at first use and print its path")
+    add("--dataset", required=True, help="local/maze2d-umaze, local/hopper-medium and others")
+    add("--profile", help=PROFILE_HELP)
+
+    add = command("agent", _agent, "train the agents that generate local locomotion data")
+    add("--environment", required=True, help="hopper, halfcheetah or walker2d")
+    add("--steps", type=int, help="environment steps (default: as for the packaged agents)")
+    add("--seed", type=int, default=0, help="seed of training (default 0)")
+    add("--out", type=Path, required=True, help="folder of NAME.safetensors and checkpoints")
+
+    add = command("bench", _bench, "time the package against the machine's limits")
+    add("--peer", type=Path, metavar="PATH", help=PEER_HELP)
+    add("--growth", action="store_true", help="time and memory as sizes grow")
+    add("--toys", action="store_true", help="training time until toy samples are good")
+    add("--full", action="store_true", help="with --growth: also datasets of 10,000,000 rows")
+    add("--rows", nargs="+", default=[], metavar="NAME", help="only these rows of the table")
+    add("--repeats", type=int, help="repetitions (default 7); with --toys, seeds (default 1)")
+    add("--json", action="store_true", help="print the record as JSON")
+
+    add = command("bench-run", _bench_run, "time the paper's whole training of one task on a GPU")
+    add("--device", default="cuda", help="cuda (default) or cpu")
+    add("--fraction", type=float, default=1.0, help="run this part of each step and extrapolate")
+    add("--dataset", help="dataset (default: random numbers of halfcheetah's size)")
+    add("--peer", type=Path, metavar="PATH", help=PEER_HELP)
+    add("--eager", action="store_true", help="do not replay steps as CUDA graphs")
+    add("--compile", action="store_true", help="compile the networks by torch.compile")
+    add("--tf32", action="store_true", help="allow TensorFloat-32 matrix products")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
+    add("--out", type=Path, help="folder of bench_run.json and bench_run.md")
+    add("--json", action="store_true", help="print the record as JSON")
     return parser
 
 
 def _qgpo(options: argparse.Namespace) -> None:
-    from cepnb.datasets.registry import evaluated_in, load_task
+    from cepnb.datasets.registry import environment_of, evaluated_in, load_task
     from cepnb.diffusion.devices import device_named
+    from cepnb.envs.registry import ENVIRONMENTS
     from cepnb.qgpo.pipeline import run_qgpo, scores_text
-    from cepnb.qgpo.settings import qgpo_settings, tuning_of
+    from cepnb.qgpo.settings import qgpo_settings
 
-    profile = profile_name(options.profile)
-    environment = evaluated_in(options.dataset, options.environment)
-    chosen = qgpo_settings(
-        profile, tuning_of(environment), **dict(_assignment(text) for text in options.set)
-    )
+    profile, environment = profile_name(options.profile), options.environment
+    if not options.no_evaluation:
+        environment = evaluated_in(options.dataset, environment)
+    elif environment is None and environment_of(options.dataset) in ENVIRONMENTS:
+        environment = environment_of(options.dataset)
+    settings = qgpo_settings(profile, environment, **_changes(options.set))
     _check_seed(options.seed)
     device = device_named(options.device)
-    dataset = load_task(options.dataset, environment, chosen.transitions, chosen.data_seed)
-    metrics = run_qgpo(
-        dataset, environment, chosen, profile, options.seed, options.out, device=device
-    )
+    place = environment or "any environment"
+    dataset = load_task(options.dataset, place, settings.transitions, settings.data_seed)
+    task = dataset, environment, settings, profile, options.seed, options.out
+    metrics = run_qgpo(*task, device=device, evaluation=not options.no_evaluation)
+    if options.no_evaluation:
+        arguments = f"{options.out} --environment {environment or 'NAME'}"
+        print(f"trained; evaluate it with: python -m cepnb evaluate {arguments}")
+        return
     print(scores_text(metrics["scores"]))
-    print(
-        f"\n{sum(metrics['seconds'].values()):.0f} s; all numbers are in {options.out / 'metrics.json'}"
-    )
+    seconds = sum(metrics["seconds"].values())
+    print(f"\n{seconds:.0f} s; all numbers are in {options.out / 'metrics.json'}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from cepnb.diffusion.devices import device_named
+    from cepnb.qgpo.pipeline import evaluate_run, scores_text
+
+    device = device_named(options.device)
+    metrics = evaluate_run(options.run, options.environment, device=device)
+    print(scores_text(metrics["scores"]))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from cepnb.qgpo.pretrained import export_policy
+
+    export_policy(options.run, options.file)
+    print(options.file)
 
 
 def _sweep(options: argparse.Namespace) -> None:
     from cepnb.diffusion.devices import device_named
-    from cepnb.experiments.cluster import jobs_at
-    from cepnb.experiments.executor import run_jobs
     from cepnb.experiments.report import report
     from cepnb.experiments.scores import summed_up
     from cepnb.experiments.sweep import run_sweep
@@ -277,88 +160,24 @@ def _sweep(options: argparse.Namespace) -> None:
     if options.workers < 1:
         raise CepnbError(f"--workers {options.workers}: expected at least 1")
     sweep = read_sweep(options.config)
-    folder, run = options.out or Path("runs") / options.config.stem, run_jobs
+    folder = options.out or Path("runs") / options.config.stem
     if options.cluster:
-        folder, run = (
-            folder.absolute(),
-            jobs_at(options.cluster),
-        )  # a worker's own folder is another, and so is its device
+        folder = folder.absolute()  # the workers' current folder may be another one
     else:
         device_named(options.device)
-    rows, failures = run_sweep(sweep, folder, options.workers, run=run, device=options.device)
+    rows, failures = run_sweep(
+        sweep, folder, options.workers, device=options.device, cluster=options.cluster
+    )
     if rows:
-        write_text(folder / "table.md", report(rows) + "\n")
-        with atomic_path(folder / "scores.png") as path:
+        table, figure = folder / "table.md", folder / "scores.png"
+        text = report(rows)
+        write_text(table, text + "\n")
+        with atomic_path(figure) as path:
             sweep_figure(summed_up(rows)).savefig(path, format="png", dpi=110)
-        print(
-            f"{report(rows)}\n\nAlso in {folder / 'table.md'}; a figure in {folder / 'scores.png'}, every number in {folder / 'scores.csv'}"
-        )
+        print(f"{text}\n\nTables: {table}; figure: {figure}; all numbers: {folder / 'scores.csv'}")
     if failures:
         reasons = "; ".join(f"{job.folder}: {reason}" for job, reason in failures)
-        raise CepnbError(f"runs that failed: {len(failures)}, all others are kept ({reasons})")
-
-
-def _toy(options: argparse.Namespace) -> None:
-    from cepnb.densities import benchmark
-    from cepnb.densities.methods import METHODS
-    from cepnb.densities.settings import toy_settings
-    from cepnb.notebook.plots import sample_grid
-    from cepnb.storage.files import atomic_path, cache_dir, write_text
-
-    profile = profile_name(options.profile)
-    folder, seeds = options.out or cache_dir() / "toys" / profile, options.seed or [0]
-    for seed in seeds:
-        _check_seed(seed)
-    for method in options.method or []:
-        if method not in METHODS:
-            raise CepnbError(f"method '{method}': expected one of {', '.join(METHODS)}")
-    if options.table:
-        records = benchmark.table(
-            toy_settings(profile), profile, seeds, folder, options.method or METHODS
-        )
-        text = "\n\n".join(
-            f"{key}\n\n{benchmark.records_table(records, key)}" for key in benchmark.SHOWN
-        )
-        write_text(folder / "table.md", text + "\n")
-        if not (folder / "samples.png").exists():
-            with atomic_path(folder / "samples.png") as path:
-                sample_grid(
-                    benchmark.samples(toy_settings(profile), profile, seeds[0], folder)
-                ).savefig(path, format="png", dpi=110)
-        print(f"{text}\n\nAlso in {folder / 'table.md'}; samples in {folder / 'samples.png'}")
-        return
-    for name in ("density", "method", "beta"):
-        if getattr(options, name) is None:
-            raise CepnbError(f"--{name}: missing, expected with every toy run but --table")
-    for name, given in (("seed", seeds), ("method", options.method)):
-        if len(given) > 1:
-            raise CepnbError(
-                f"--{name} {given[1]}: a second one, expected one {name} unless with --table"
-            )
-    found = benchmark.record(
-        options.density,
-        options.method[0],
-        options.beta,
-        seeds[0],
-        toy_settings(profile),
-        profile,
-        folder,
-        options.scale,
-        progress=not options.json,
-    )
-    print(
-        json.dumps(found, indent=2)
-        if options.json
-        else "\n".join(
-            f"{key:<26}{value:.4g}" if isinstance(value, float) else f"{key:<26}{value}"
-            for key, value in found.items()
-        )
-    )
-
-
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**31:
-        raise CepnbError(f"seed {seed}: expected an integer from 0 to 2147483647")
+        raise CepnbError(f"{len(failures)} runs failed, all others are saved ({reasons})")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -368,12 +187,61 @@ def _report(options: argparse.Namespace) -> None:
     print(report(load_scores(options.scores)))
 
 
+def _toy(options: argparse.Namespace) -> None:
+    from cepnb.densities.methods import METHODS
+    from cepnb.densities.settings import toy_settings
+    from cepnb.storage.files import cache_dir
+
+    profile = profile_name(options.profile)
+    folder, seeds = options.out or cache_dir() / "toys" / profile, options.seed or [0]
+    for seed in seeds:
+        _check_seed(seed)
+    for method in options.method or []:
+        if method not in METHODS:
+            raise CepnbError(f"method '{method}': expected one of {', '.join(METHODS)}")
+    if options.table:
+        methods = options.method or METHODS
+        return _toy_table(toy_settings(profile), profile, seeds, folder, methods)
+    for name in ("density", "method", "beta"):
+        if getattr(options, name) is None:
+            raise CepnbError(f"--{name} is missing; name it, or use --table")
+    for name, values in (("seed", seeds), ("method", options.method)):
+        if len(values) > 1:
+            raise CepnbError(f"--{name} {values[1]}: more than one {name}; use --table")
+    from cepnb.densities.benchmark import record
+
+    case = options.density, options.method[0], options.beta, seeds[0], toy_settings(profile)
+    found = record(*case, profile, folder, options.scale, progress=not options.json)
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        for key, value in found.items():
+            print(f"{key:<26}{value:.4g}" if isinstance(value, float) else f"{key:<26}{value}")
+
+
+def _toy_table(settings, profile: str, seeds: list[int], folder: Path, methods: list[str]) -> None:
+    from cepnb.densities import benchmark
+    from cepnb.notebook.plots import sample_grid
+    from cepnb.storage.files import atomic_path, write_text
+
+    records = benchmark.table(settings, profile, seeds, folder, methods)
+    tables = [f"{key}\n\n{benchmark.records_table(records, key)}" for key in benchmark.SHOWN]
+    text = "\n\n".join(tables)
+    table, picture = folder / "table.md", folder / "samples.png"
+    write_text(table, text + "\n")
+    if not picture.exists():
+        figure = sample_grid(benchmark.samples(settings, profile, seeds[0], folder))
+        with atomic_path(picture) as path:
+            figure.savefig(path, format="png", dpi=110)
+    print(f"{text}\n\nTables: {table}; samples: {picture}")
+
+
 def _data(options: argparse.Namespace) -> None:
     from cepnb.datasets.local import local_dataset
     from cepnb.qgpo.settings import qgpo_settings
 
-    chosen = qgpo_settings(options.profile)
-    print(local_dataset(options.dataset, chosen.transitions, chosen.data_seed))
+    settings = qgpo_settings(options.profile)
+    print(local_dataset(options.dataset, settings.transitions, settings.data_seed))
 
 
 def _agent(options: argparse.Namespace) -> None:
@@ -385,27 +253,23 @@ def _agent(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     if options.growth and (options.peer or options.toys):
-        raise CepnbError(
-            f"{'--peer' if options.peer else '--toys'}: not with --growth, expected one of the two"
-        )
+        other = "--peer" if options.peer else "--toys"
+        raise CepnbError(f"{other} cannot be combined with --growth")
     if options.full and not options.growth:
-        raise CepnbError("--full: expected with --growth alone")
+        raise CepnbError("--full needs --growth")
     counts = {} if options.repeats is None else {"repeats": options.repeats}
     if options.growth:
-        from cepnb.tools.bench.growth import growth
-        from cepnb.tools.bench.growth import growth_markdown as markdown
+        from cepnb.tools.bench.growth import growth, growth_markdown
 
-        record = growth(options.rows, full=options.full, **counts)
+        record, markdown = growth(options.rows, full=options.full, **counts), growth_markdown
     elif options.toys:
-        from cepnb.tools.bench.quality import quality
-        from cepnb.tools.bench.quality import quality_markdown as markdown
+        from cepnb.tools.bench.quality import quality, quality_markdown
 
-        record = quality(options.rows, peer=options.peer, **counts)
+        record, markdown = quality(options.rows, peer=options.peer, **counts), quality_markdown
     else:
-        from cepnb.tools.bench.table import measured
-        from cepnb.tools.bench.table import rows_markdown as markdown
+        from cepnb.tools.bench.table import measured, rows_markdown
 
-        record = measured(options.rows, peer=options.peer, **counts)
+        record, markdown = measured(options.rows, peer=options.peer, **counts), rows_markdown
     print(json.dumps(record, indent=2) if options.json else markdown(record))
 
 
@@ -415,41 +279,40 @@ def _bench_run(options: argparse.Namespace) -> None:
     from cepnb.storage.files import write_json, write_text
     from cepnb.tools.bench.whole import BenchConfig, whole_markdown, whole_run
 
-    chosen = qgpo_settings("paper", **dict(_assignment(text) for text in options.set))
-    way = BenchConfig(
-        options.device,
-        options.seeds,
-        options.fraction,
-        not options.eager,
-        options.compile,
-        options.tf32,
+    settings = qgpo_settings("paper", **_changes(options.set))
+    config = BenchConfig(
+        device=options.device,
+        fraction=options.fraction,
+        capture=not options.eager,
+        compiled=options.compile,
+        tf32=options.tf32,
     )
-    dataset = (
-        load_dataset(options.dataset, chosen.transitions, chosen.data_seed)
-        if options.dataset
-        else None
-    )
-    record = whole_run(chosen, way, dataset, options.peer, progress=not options.json)
+    dataset = None
+    if options.dataset:
+        dataset = load_dataset(options.dataset, settings.transitions, settings.data_seed)
+    record = whole_run(settings, config, dataset, options.peer, progress=not options.json)
     if options.out:
         write_json(options.out / "bench_run.json", record)
         write_text(options.out / "bench_run.md", whole_markdown(record) + "\n")
     print(json.dumps(record, indent=2) if options.json else whole_markdown(record))
 
 
-def _assignment(text: str) -> tuple[str, object]:
-    from cepnb.qgpo.settings import Settings, coerce
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**31:
+        raise CepnbError(f"seed {seed}: expected an integer from 0 to 2147483647")
 
-    name, equals, value = text.partition("=")
-    try:
-        parsed = ast.literal_eval(value)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        parsed = None
-    known = {field: type(default) for field, default in vars(Settings()).items()}
-    if name in known:
-        parsed = coerce(name, value if known[name] is str else parsed)
-    if not equals or (name in known and parsed is None):
-        raise CepnbError(
-            f"--set {text}: expected NAME=VALUE"
-            + (f" with a {known[name].__name__}" if name in known else "")
-        )
-    return name, parsed
+
+def _changes(assignments: list[str]) -> dict[str, object]:
+    """Convert --set options to settings. A value is a Python literal; other text is a string."""
+    from cepnb.qgpo.settings import coerce
+
+    changes = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise CepnbError(f"--set {assignment}: expected NAME=VALUE")
+        try:
+            changes[name] = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            changes[name] = text
+    return coerce(changes)

@@ -1,4 +1,4 @@
-"""Processes that are killed and begun again."""
+"""Repeat a process that gets killed until it finishes."""
 
 import multiprocessing
 import signal
@@ -11,7 +11,7 @@ def kills_until_done(
     most: int,
     after_a_kill: Callable[[], None] = lambda: None,
 ) -> int:
-    """Begins `work` in a process of its own until one ends well; each before must have died by SIGKILL, and fewer than `most` have."""
+    """Run `work` in fresh processes until one finishes; return how many died by SIGKILL, fewer than `most`."""
     kills = 0
     while True:
         process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
@@ -22,4 +22,4 @@ def kills_until_done(
         assert process.exitcode == -signal.SIGKILL
         after_a_kill()
         kills += 1
-        assert kills < most, "it does not get on"
+        assert kills < most, "no progress"

@@ -1,4 +1,4 @@
-"""The command line: bad input is one line on standard error and exit status 2, and starts nothing."""
+"""The command line: bad input prints one line, exits with status 2 and writes nothing."""
 
 import subprocess
 import sys
@@ -9,6 +9,10 @@ import numpy as np
 import pytest
 
 from cepnb.cli import main
+from cepnb.datasets.dataset import OfflineDataset
+from cepnb.errors import CepnbError
+from cepnb.qgpo import pipeline, pretrained
+from cepnb.qgpo.settings import coerce, qgpo_settings
 
 UMAZE = ["qgpo", "--dataset", "local/maze2d-umaze", "--profile", "ci"]
 
@@ -19,6 +23,13 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     assert not printed.out
     (line,) = printed.err.splitlines()
     return line.removeprefix("cepnb: error: ")
+
+
+def refusal(**changes: object) -> str:
+    """The message of `coerce`, which names the setting."""
+    with pytest.raises(CepnbError, match=next(iter(changes))) as refused:
+        coerce(changes)
+    return str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -65,22 +76,19 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
             ["--set", "scales=(1.0,)"],
             "scales (1.0,): expected headline_scale 3.0 among them",
         ),
-        (["--set", "episodes=many"], "--set episodes=many: expected NAME=VALUE with a int"),
-        (["--set", "episodes=True"], "--set episodes=True: expected NAME=VALUE with a int"),
-        (
-            ["--set", "behaviour_widths=(64, 'wide')"],
-            "--set behaviour_widths=(64, 'wide'): expected NAME=VALUE with a tuple",
-        ),
-        (["--set", "episodes"], "--set episodes: expected NAME=VALUE with a int"),
+        (["--set", "episodes=many"], refusal(episodes="many")),
+        (["--set", "episodes=True"], refusal(episodes=True)),
+        (["--set", "behaviour_widths=(64, 'wide')"], refusal(behaviour_widths=(64, "wide"))),
+        (["--set", "episodes"], "--set episodes: expected NAME=VALUE"),
         (["--set", "labels=raw"], "labels 'raw': expected one of self_normalised, state_value"),
         (
             ["--set", "guidance=('cep', 'cfg')"],
             "guidance 'cfg': expected one of cep, mse, exp_mse, dps",
         ),
-        (["--set", "guidance=cep"], "--set guidance=cep: expected NAME=VALUE with a tuple"),
+        (["--set", "guidance=cep"], refusal(guidance="cep")),
         (["--set", "name=1"], "setting 'name': expected one of transitions, "),
         (["--set", "family=1"], "setting 'family': expected one of transitions, "),
-        (["--set", "beta={[]: 1}"], "--set beta={[]: 1}: expected NAME=VALUE with a float"),
+        (["--set", "beta={[]: 1}"], refusal(beta="{[]: 1}")),
         (
             ["--set", "behaviour_widths=(-5,)"],
             "behaviour_widths -5: expected at least 1",
@@ -149,12 +157,12 @@ def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert complaint(arguments, capsys).startswith(f"{path}: not a whole HDF5 file")
 
 
-def test_an_out_that_cannot_be_written_is_named(
+def test_an_unwritable_output_folder_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     assert (
         main(["data", "--dataset", "local/maze2d-umaze", "--profile", "ci"]) == 0
-    )  # with its progress bar
+    )  # generates the dataset, which prints a progress bar
     capsys.readouterr()
     (tmp_path / "other").mkdir()
     for content, expected in (
@@ -187,10 +195,63 @@ def test_the_module_runs_as_a_command() -> None:
     assert wrong.stderr == "cepnb: error: K 1: expected at least 2\n"
 
 
-def test_data_prints_where_it_is(capsys: pytest.CaptureFixture) -> None:
+def test_data_prints_its_path(capsys: pytest.CaptureFixture) -> None:
     assert main(["data", "--dataset", "local/maze2d-umaze", "--profile", "ci"]) == 0
     path = Path(capsys.readouterr().out.strip())
     assert path.name == "maze2d-umaze-4000-seed0.hdf5" and path.exists()
     assert complaint(["data", "--dataset", "d4rl/maze2d-umaze-v1"], capsys).startswith(
         "dataset 'd4rl/maze2d-umaze-v1': expected one of"
     )
+
+
+def test_qgpo_trains_without_an_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """For a file whose name implies no environment, and for a dataset whose name does."""
+    assert main(["data", "--dataset", "local/maze2d-umaze", "--profile", "ci"]) == 0
+    file = capsys.readouterr().out.strip()
+    calls = []
+
+    def fake_run_qgpo(dataset: OfflineDataset, *arguments: object, **options: object) -> dict:
+        calls.append((dataset.name, *arguments, options))
+        return {"scores": [], "seconds": {}}
+
+    monkeypatch.setattr(pipeline, "run_qgpo", fake_run_qgpo)
+    for name, environment in ((file, None), ("local/maze2d-umaze", "maze2d-umaze")):
+        arguments = ["--profile", "ci", "--out", str(tmp_path), "--no-evaluation"]
+        assert main(["qgpo", "--dataset", name, "--seed", "3", *arguments]) == 0
+        *call, options = calls.pop()
+        assert call == [name, environment, qgpo_settings("ci"), "ci", 3, tmp_path]
+        assert options["evaluation"] is False and options["device"].type == "cpu"
+        hint = f"python -m cepnb evaluate {tmp_path} --environment {environment or 'NAME'}\n"
+        assert capsys.readouterr().out.endswith(hint)
+
+
+def test_evaluate_prints_the_scores_of_a_trained_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    score = {"method": "cep", "scale": 3.0, "episodes": 2, "return_mean": 1.0, "return_se": 0.5}
+    score |= {"normalised": 12.5, "normalised_se": 2.0}
+
+    def fake_evaluate_run(folder: Path, environment: str, **options: object) -> dict:
+        assert (folder, environment, options["device"].type) == (tmp_path, "maze2d-umaze", "cpu")
+        return {"scores": [score]}
+
+    monkeypatch.setattr(pipeline, "evaluate_run", fake_evaluate_run, raising=False)
+    assert main(["evaluate", str(tmp_path), "--environment", "maze2d-umaze"]) == 0
+    printed = capsys.readouterr().out
+    assert "cep" in printed and "12.5" in printed
+    arguments = ["evaluate", str(tmp_path), "--environment", "maze2d-umaze", "--device", "tpu"]
+    assert complaint(arguments, capsys).startswith("--device tpu: expected cpu or cuda")
+
+
+def test_export_writes_a_policy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    calls = []
+    monkeypatch.setattr(
+        pretrained, "export_policy", lambda run, path: calls.append((run, path)), raising=False
+    )
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "policy.safetensors")]) == 0
+    assert calls == [(tmp_path / "run", tmp_path / "policy.safetensors")]
+    assert capsys.readouterr().out == f"{tmp_path / 'policy.safetensors'}\n"

@@ -211,16 +211,16 @@ def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
             ["--density", "moons", "--method", "exact", "--beta", "1", "--scale", "-1"],
             "scale -1.0 is no guidance scale",
         ),
-        (["--density", "moons", "--method", "mse"], "--beta: missing"),
+        (["--density", "moons", "--method", "mse"], "--beta is missing"),
         (["--table", "--profile", "big"], "profile 'big': expected one of"),
         (["--table", "--seed", "-1"], "seed -1: expected an integer"),
         (
             ["--density", "moons", "--method", "mse", "--beta", "1", "--seed", "0", "--seed", "1"],
-            "--seed 1: a second one",
+            "--seed 1: more than one seed; use --table",
         ),
         (
             ["--density", "moons", "--method", "mse", "--method", "dps", "--beta", "1"],
-            "--method dps: a second one",
+            "--method dps: more than one method; use --table",
         ),
         (
             ["--table", "--method", "mse", "--method", "cfg"],

@@ -1,13 +1,18 @@
-"""Jobs side by side on one machine: each in a process of its own, which may be killed without harm to the others."""
+"""Jobs in parallel: each in a fresh process on this machine, or on a Dask cluster.
+
+`concurrent.futures.ProcessPoolExecutor` is no alternative: if one of its processes dies, it ends all others.
+"""
 
 import contextlib
 import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
 from tqdm.auto import tqdm
@@ -15,7 +20,8 @@ from tqdm.auto import tqdm
 from cepnb.errors import CepnbError, in_a_line
 
 Job = TypeVar("Job")
-TRIES = 3  # times that a job is begun whose process is killed under it
+TRIES = 3  # processes that may die under one job before it fails
+CONNECT_TIMEOUT = 10  # seconds for a Dask scheduler to answer
 
 
 def run_jobs(
@@ -23,91 +29,133 @@ def run_jobs(
     jobs: Iterable[Job],
     workers: int,
     ended: Callable[[Job], object] = lambda job: None,
+    cluster: str | None = None,
 ) -> list[tuple[Job, str]]:
-    """Call `work(job)` for each job, `workers` at a time; returns the jobs that failed, each with one line that says why.
+    """Call `work(job)` for each job in parallel and return the failed jobs, each with a one-line reason.
 
-    `work` is a function of a module and a job is plain data: both are pickled for a fresh process, and what `work`
-    returns is dropped, so that it has to keep its results itself. A job fails by a `CepnbError`, or by any other exception,
-    whose traceback then goes to standard error; the others go on. One whose process is killed is begun again, up to
-    `TRIES` times in all, and so should go on from where it was. `ended(job)` is called here after each, failed or not.
-    On an exception in the calling process, such as `KeyboardInterrupt`, all processes are ended first.
+    Jobs run in fresh processes on this machine, `workers` at a time, or on the workers of a Dask scheduler with the
+    address `cluster` (tcp://HOST:PORT); these need this package and the same files. `work` is a module-level function
+    and a job is plain data, because both are pickled. Return values are dropped.
 
-    This is the only place that knows how jobs are run: anything that maps a function over jobs can stand in for it.
+    A job fails if `work` raises; the others continue. Exceptions other than `CepnbError` also print their traceback.
+    If its process is killed, a job restarts, `TRIES` times in all, so `work` should resume its files. `ended(job)` runs
+    in this process after each job. An exception in this process, such as `KeyboardInterrupt`, ends all jobs.
+
+    Raises `CepnbError` if the library `distributed` is missing or no scheduler answers.
     """
+    outcomes = _on_cluster(work, jobs, cluster) if cluster else _on_machine(work, jobs, workers)
+    failures = []
+    with contextlib.closing(outcomes):
+        for job, reason in outcomes:
+            if reason is not None:
+                failures.append((job, reason))
+            ended(job)
+    return failures
+
+
+def _attempt(work: Callable[[Job], object], job: Job) -> str | None:
+    """Run one job; return the reason if it fails."""
+    try:
+        work(job)
+    except Exception as error:
+        if not isinstance(error, CepnbError):
+            traceback.print_exc()
+        return in_a_line(error)
+    return None
+
+
+def _on_machine(
+    work: Callable[[Job], object], jobs: Iterable[Job], workers: int
+) -> Iterator[tuple[Job, str | None]]:
+    """Yield each job as it ends, with the reason if it failed."""
     context = multiprocessing.get_context("spawn")
     waiting = deque((job, 1) for job in jobs)
-    running, failures = {}, []
+    running: dict[Connection, tuple[BaseProcess, Job, int]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 job, attempt = waiting.popleft()
                 receiver, sender = context.Pipe(duplex=False)
                 process = context.Process(target=_in_process, args=(work, job, sender), daemon=True)
-                with _deaf_to_interrupts():
+                with _interrupts_ignored():
                     process.start()
-                running[process.sentinel] = process, receiver, job, attempt
                 sender.close()
-            for sentinel in wait(list(running)):
-                process, receiver, job, attempt = running.pop(sentinel)
-                process.join()
+                running[receiver] = process, job, attempt
+            for receiver in wait(list(running)):
+                process, job, attempt = running.pop(receiver)
+                reason = _answer(process, receiver)
                 if process.exitcode < 0 and attempt < TRIES:
                     waiting.appendleft((job, attempt + 1))
-                    continue
-                if process.exitcode:
-                    failures.append((job, _reason(process.exitcode, receiver)))
-                ended(job)
+                else:
+                    yield job, reason
     finally:
         for process, *_ in running.values():
             process.terminate()
         for process, *_ in running.values():
             process.join()
-    return failures
 
 
 def _in_process(work: Callable[[Job], object], job: Job, sender: Connection) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    tqdm.set_lock(
-        threading.RLock()
-    )  # its own would be one between processes, and left behind by a process that is killed
-    try:
-        work(job)
-    except Exception as error:
-        sender.send(
-            in_a_line(error)[:4_000]
-        )  # more may not fit into the pipe, which is read only when this process has ended
-        if isinstance(error, CepnbError):
-            raise SystemExit(1) from None
-        raise
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    # tqdm's default lock is shared by all processes, and a process that is killed would not release it.
+    tqdm.set_lock(threading.RLock())
+    sender.send(_attempt(work, job))
 
 
-def _end_with_parent() -> None:
-    """A process that is killed cannot end its children: they have to see for themselves."""
+def _exit_with_parent() -> None:
+    """Exit when the parent ends: a parent that is killed cannot end its children."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
-def _reason(exitcode: int, receiver: Connection) -> str:
-    if exitcode < 0:
-        return f"its process was killed {TRIES} times, the last by {signal.Signals(-exitcode).name}"
+def _answer(process: BaseProcess, receiver: Connection) -> str | None:
+    """Wait for the end of a process; return None if its job succeeded, else the reason."""
     try:
         return receiver.recv()
-    except EOFError:
-        return f"its process ended with status {exitcode}"
+    except EOFError:  # no answer
+        process.join()
+        if process.exitcode < 0:
+            last = signal.Signals(-process.exitcode).name
+            return f"its process was killed {TRIES} times, the last by {last}"
+        return f"its process ended with status {process.exitcode}"
+    finally:
+        process.join()
 
 
 @contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Ignore Ctrl-C for a moment, and for good in a process that is started within, which inherits it.
-
-    Ctrl-C reaches all processes of a terminal. The calling one ends the others, which would only print tracebacks.
-    """
-    if (
-        threading.current_thread() is not threading.main_thread()
-    ):  # which alone may say how signals are taken
-        yield
+def _interrupts_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C here and, for good, in processes that the block starts; they would only print tracebacks."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change signal handlers
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)
+
+
+def _on_cluster(
+    work: Callable[[Job], object], jobs: Iterable[Job], address: str
+) -> Iterator[tuple[Job, str | None]]:
+    """Yield each job as it ends, with the reason if it failed. Dask itself restarts jobs whose worker dies."""
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise CepnbError(
+            "--cluster: the library distributed is missing; run pip install 'cepnb[cluster]'"
+        ) from error
+    try:
+        client = Client(address, timeout=CONNECT_TIMEOUT)
+    except (OSError, ValueError) as error:
+        raise CepnbError(
+            f"--cluster {address}: no scheduler answers; start one with `dask scheduler`"
+        ) from error
+    with client:
+        job_of = {client.submit(_attempt, work, job, pure=False): job for job in jobs}
+        try:
+            for future in as_completed(job_of):
+                error = future.exception()
+                yield job_of[future], in_a_line(error) if error else future.result()
+        finally:
+            client.cancel(list(job_of))

@@ -1,13 +1,13 @@
-"""Published D4RL scores, to be shown beside ours and never among them: they are on D4RL's own data.
+"""Published D4RL scores, for comparison only: they were measured on D4RL's own data.
 
-Second-hand: the notes on the method from which all numbers here are taken have them "from later papers' tables", without a
-word of which papers or tables, and none has been compared with a paper. `SOURCES` says whose a method is, not where its
-number was read. All that is checked is that QGPO's means are those of its rows.
+Second-hand: this project's notes on the method copied the numbers "from later papers' tables" without naming these papers,
+and no number was checked against a paper. `PAPERS` names each method's paper, not the source of its number. A test
+checks only that QGPO's means agree with its rows.
 """
 
 import re
 
-# Normalised scores of QGPO (arXiv:2304.12824) on D4RL's published sets: of AntMaze the v0; of locomotion it is not said.
+# Normalised scores of QGPO (arXiv:2304.12824) on D4RL's published datasets: AntMaze-v0; locomotion without a version.
 QGPO = {
     "halfcheetah-medium-expert": 93.5,
     "hopper-medium-expert": 108.0,
@@ -25,7 +25,7 @@ QGPO = {
     "antmaze-large-play": 66.6,
     "antmaze-large-diverse": 64.8,
 }
-# Means over the nine locomotion and the six AntMaze sets above, from the same tables.
+# Means over the nine locomotion and the six AntMaze datasets above, from the same tables.
 MEANS = {
     "locomotion": {
         "QGPO": 86.6,
@@ -48,15 +48,18 @@ PAPERS = {
 
 
 def published_name(dataset: str) -> str | None:
-    """The set of `QGPO` whose name a dataset has, be it made here, from Minari or D4RL's own: hopper-medium of
-    local/hopper-medium, minari/mujoco/hopper/medium-v0 and d4rl/hopper-medium-v2. None if there is none."""
-    door, _, rest = dataset.partition("/")
-    name = re.sub(
-        r"-v\d+$", "", rest.removeprefix("mujoco/").removeprefix("D4RL/").replace("/", "-")
-    )
-    return name if door in ("local", "minari", "d4rl") and name in QGPO else None
+    """Return the key of `QGPO` for a local, Minari or D4RL dataset, or None.
+
+    For example, hopper-medium for local/hopper-medium, minari/mujoco/hopper/medium-v0 and d4rl/hopper-medium-v2.
+    """
+    source, _, rest = dataset.partition("/")
+    if source not in ("local", "minari", "d4rl"):
+        return None
+    name = rest.removeprefix("mujoco/").removeprefix("D4RL/").replace("/", "-")
+    name = re.sub(r"-v\d+$", "", name)
+    return name if name in QGPO else None
 
 
 def suite_of(name: str) -> str:
-    """The suite of `MEANS` in which a set of `QGPO` is."""
+    """Return the key of `MEANS` for a key of `QGPO`."""
     return "AntMaze-v0" if name.startswith("antmaze") else "locomotion"

@@ -1,4 +1,4 @@
-"""What a table of scores says: means at the headline scale, differences seed by seed, the whole grid, published scores beside."""
+"""Tables of scores as Markdown: means at the headline scale, paired differences, the whole grid, published scores."""
 
 import math
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from cepnb.experiments.scores import Line, Row, summed_up, task_name
 
 
 def report(rows: list[Row]) -> str:
-    """All tables of rows of scores, as markdown."""
+    """Return all tables of the rows of scores as Markdown."""
     lines = summed_up(rows)
     headline = [line for line in lines if line.headline]
     sections = [
@@ -56,200 +56,155 @@ def report(rows: list[Row]) -> str:
             means_table(headline),
         ),
     ]
-    parts = [
-        "\n\n".join(filter(None, (title and f"### {title}", text, table)))
-        for title, text, table in sections
-        if table
-    ]
+    parts = []
+    for title, text, table in sections:
+        if table:
+            parts += [part for part in (title and f"### {title}", text, table) if part]
     return "\n\n".join(parts)
 
 
 def score_table(lines: Iterable[Line]) -> str:
-    """Mean, interval and every seed's own score of each line."""
-    return markdown_table(
-        ("task", "option", "method", "scale s", "seeds", "mean", "95 % interval", "each seed"),
-        [
-            (
-                line.task,
-                line.option,
-                line.method,
-                f"{line.scale:g}" if line.scale else "",
-                len(line.scores),
-                *_interval(*line.mean),
-                ", ".join(f"{score:.1f}" for score in line.scores.values()),
-            )
-            for line in lines
-        ],
-    )
+    """Return the mean, the interval and the score of every seed for each line."""
+    head = ("task", "option", "method", "scale s", "seeds", "mean", "95 % interval", "each seed")
+    rows = []
+    for line in lines:
+        scale = f"{line.scale:g}" if line.scale else ""
+        scores = list(line.scores.values())
+        rows.append((line.task, line.option, line.method, scale, *_statistics(scores)))
+    return markdown_table(head, rows)
 
 
 def left_out_table(rows: list[Row]) -> str:
-    """The runs of which not all could be scored, and why; empty if all could."""
+    """Return the runs with policies that could not be scored, and the reasons; empty without such runs."""
     faults = {
         (task_name(row["dataset"], row["environment"]), row["option"], row["seed"]): row["faults"]
         for row in rows
         if row.get("faults")
     }
-    return markdown_table(
-        ("task", "option", "seed", "left out"),
-        [(*run, "; ".join(found)) for run, found in faults.items()],
-    )
+    table = [(*run, "; ".join(reasons)) for run, reasons in faults.items()]
+    return markdown_table(("task", "option", "seed", "left out"), table)
 
 
 def aggregate_table(headline: list[Line]) -> str:
-    """Each option and method over all tasks, by the seeds that all of them have; empty for a single task."""
-    tasks = {line.task for line in headline}
+    """Return interquartile means over all tasks, for the seeds that all tasks share; empty for a single task."""
+    task_count = len({line.task for line in headline})
+    if task_count < 2:
+        return ""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in headline:
+        groups.setdefault((line.option, line.method), []).append(line)
     rows = []
-    for option, method in dict.fromkeys((line.option, line.method) for line in headline):
-        own = [line for line in headline if (line.option, line.method) == (option, method)]
-        seeds = sorted(set.intersection(*(set(line.scores) for line in own)))
-        if len(tasks) < 2 or len(own) < len(tasks) or not seeds:
+    for (option, method), lines in groups.items():
+        seeds = sorted(set.intersection(*(set(line.scores) for line in lines)))
+        if len(lines) < task_count or not seeds:
             continue
-        scores = np.array([[line.scores[seed] for line in own] for seed in seeds])
-        low, high = stratified_interval(scores, np.random.default_rng(0))
-        rows.append(
-            (
-                option,
-                method,
-                len(own),
-                len(seeds),
-                f"{interquartile_mean(scores):.1f}",
-                _range(low, high),
-            )
-        )
-    return markdown_table(
-        ("option", "method", "tasks", "seeds", "interquartile mean", "95 % interval"), rows
-    )
+        scores = np.array([[line.scores[seed] for line in lines] for seed in seeds])
+        interval = _range(*stratified_interval(scores, np.random.default_rng(0)))
+        mean = f"{interquartile_mean(scores):.1f}"
+        rows.append((option, method, task_count, len(seeds), mean, interval))
+    head = ("option", "method", "tasks", "seeds", "interquartile mean", "95 % interval")
+    return markdown_table(head, rows)
 
 
 def difference_table(headline: list[Line]) -> str:
-    """CEP less every other method of the same task and option, by the seeds that both have."""
+    """Return CEP's scores minus those of each other method of the same task and option, for shared seeds."""
     rows = []
-    for cep in (line for line in headline if line.method == "cep"):
+    for cep in headline:
+        if cep.method != "cep":
+            continue
         for other in headline:
-            if (
-                (other.task, other.option) == (cep.task, cep.option)
-                and other is not cep
-                and (differences := cep.less(other))
-            ):
-                rows.append(
-                    (cep.task, cep.option, f"cep − {other.method}", *_differences(differences))
-                )
-    return markdown_table(
-        ("task", "option", "difference", "seeds", "mean", "95 % interval", "each seed"), rows
-    )
+            same_runs = (other.task, other.option) == (cep.task, cep.option)
+            differences = cep.less(other)
+            if same_runs and other is not cep and differences:
+                name = f"cep − {other.method}"
+                rows.append((cep.task, cep.option, name, *_statistics(differences)))
+    head = ("task", "option", "difference", "seeds", "mean", "95 % interval", "each seed")
+    return markdown_table(head, rows)
 
 
 def option_table(headline: list[Line]) -> str:
-    """CEP under each option less CEP under the option "base" of the same task; empty where there is none of that name."""
-    of_base = {
-        line.task: line for line in headline if line.method == "cep" and line.option == "base"
-    }
-    rows = [
-        (line.task, line.option, *_differences(differences))
-        for line in headline
-        if line.method == "cep"
-        and line.option != "base"
-        and line.task in of_base
-        and (differences := line.less(of_base[line.task]))
-    ]
+    """Return CEP's scores under each option minus those under "base"; empty without an option of that name."""
+    cep_lines = [line for line in headline if line.method == "cep"]
+    base_of = {line.task: line for line in cep_lines if line.option == "base"}
+    rows = []
+    for line in cep_lines:
+        if line.option == "base" or line.task not in base_of:
+            continue
+        differences = line.less(base_of[line.task])
+        if differences:
+            rows.append((line.task, line.option, *_statistics(differences)))
     return markdown_table(("task", "option", "seeds", "mean", "95 % interval", "each seed"), rows)
 
 
 def run_table(rows: list[Row]) -> str:
-    """How much went into each task and option."""
+    """Return the data, episodes, seconds and threads of each task and option."""
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault(
-            (task_name(row["dataset"], row["environment"]), row["option"]), []
-        ).append(row)
+        task = task_name(row["dataset"], row["environment"])
+        groups.setdefault((task, row["option"]), []).append(row)
     table = []
-    for (task, option), own in groups.items():
-        seconds, threads = ([row[key] for row in own] for key in ("seconds", "threads"))
-        table.append(
-            (
-                task,
-                option,
-                own[0]["profile"],
-                own[0]["rows"],
-                ", ".join(map(str, sorted({row["seed"] for row in own}))),
-                own[0]["episodes"],
-                f"{min(seconds):.0f} to {max(seconds):.0f}",
-                ", ".join(map(str, sorted(set(threads)))),
-            )
+    for (task, option), group in groups.items():
+        first = group[0]
+        seeds, threads = (
+            ", ".join(map(str, sorted({row[key] for row in group}))) for key in ("seed", "threads")
         )
-    return markdown_table(
-        (
-            "task",
-            "option",
-            "profile",
-            "rows",
-            "seeds",
-            "episodes of each",
-            "seconds a seed",
-            "torch threads",
-        ),
-        table,
-    )
+        data = task, option, first["profile"], first["rows"], seeds, first["episodes"]
+        seconds = [row["seconds"] for row in group]
+        table.append((*data, f"{min(seconds):.0f} to {max(seconds):.0f}", threads))
+    head = ("task", "option", "profile", "rows", "seeds", "episodes of each")
+    return markdown_table((*head, "seconds a seed", "torch threads"), table)
 
 
 def published_section(headline: list[Line]) -> tuple[str, str]:
-    """Ours and QGPO's published score, in columns of their own, where D4RL has a set of a task's name: (text, table)."""
+    """Return a text and a table of our scores and QGPO's published ones, for tasks that D4RL has a dataset for."""
     rows = []
     for line in headline:
         name = published_name(line.dataset)
-        if line.method == "cep" and name:
-            mean, interval = _interval(*line.mean)
-            ours = f"{mean} ({interval})" if interval else mean
-            of = f"{name}-v0" if name.startswith("antmaze") else name
-            rows.append((line.task, line.option, ours, f"{QGPO[name]:.1f} on {of}", PAPERS["QGPO"]))
+        if line.method != "cep" or name is None:
+            continue
+        mean, interval = _interval(*line.mean)
+        ours = f"{mean} ({interval})" if interval else mean
+        dataset = f"{name}-v0" if name.startswith("antmaze") else name
+        published = f"{QGPO[name]:.1f} on {dataset}"
+        rows.append((line.task, line.option, ours, published, PAPERS["QGPO"]))
     if not rows:
         return "", "No score of QGPO on a published set of these tasks' names is known here."
     text = (
         "**Other data:** the published scores are on D4RL's own data, ours on that which a task's name says, and only names that "
         "begin with d4rl/ are D4RL's own. Second-hand, from tables of later papers."
     )
-    return text, markdown_table(
-        ("task", "option", "ours, on this task", "QGPO, on D4RL's own data", "method of"), rows
-    )
+    head = ("task", "option", "ours, on this task", "QGPO, on D4RL's own data", "method of")
+    return text, markdown_table(head, rows)
 
 
 def means_table(headline: list[Line]) -> str:
-    """Published means of QGPO and other methods over the suites of the tasks."""
-    names = filter(None, (published_name(line.dataset) for line in headline))
-    return markdown_table(
-        ("suite", "method", "mean on D4RL's own data", "method of"),
-        [
-            (suite, method, f"{mean:.1f}", PAPERS[method])
-            for suite in dict.fromkeys(map(suite_of, names))
-            for method, mean in MEANS[suite].items()
-        ],
-    )
+    """Return published means of QGPO and other methods over the suites of the tasks."""
+    names = [published_name(line.dataset) for line in headline]
+    suites = dict.fromkeys(suite_of(name) for name in names if name)
+    rows = []
+    for suite in suites:
+        rows += [(suite, name, f"{mean:.1f}", PAPERS[name]) for name, mean in MEANS[suite].items()]
+    return markdown_table(("suite", "method", "mean on D4RL's own data", "method of"), rows)
 
 
 def markdown_table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    """A table without the columns that are empty throughout; nothing without rows."""
+    """Return a Markdown table without its empty columns; an empty text without rows."""
     if not rows:
         return ""
     shown = [index for index in range(len(head)) if any(row[index] != "" for row in rows)]
-    lines = [[row[index] for index in shown] for row in (head, ["---"] * len(head), *rows)]
-    return "\n".join(
-        "|" + "|".join("---" if cell == "---" else f" {cell} " for cell in line) + "|"
-        for line in lines
-    )
+    lines = ["|" + "".join(f" {row[index]} |" for index in shown) for row in (head, *rows)]
+    lines.insert(1, "|" + "---|" * len(shown))
+    return "\n".join(lines)
 
 
-def _differences(values: list[float]) -> tuple[int, str, str, str]:
-    """Their number, mean, interval, and themselves."""
-    return (
-        len(values),
-        *_interval(*mean_interval(values)),
-        ", ".join(f"{value:.1f}" for value in values),
-    )
+def _statistics(values: list[float]) -> tuple[int, str, str, str]:
+    """The number of values, their mean, its interval, and the values themselves."""
+    mean, interval = _interval(*mean_interval(values))
+    return len(values), mean, interval, ", ".join(f"{value:.1f}" for value in values)
 
 
-def _interval(mean: float, half: float) -> tuple[str, str]:
-    return f"{mean:.1f}", _range(mean - half, mean + half)
+def _interval(mean: float, half_width: float) -> tuple[str, str]:
+    return f"{mean:.1f}", _range(mean - half_width, mean + half_width)
 
 
 def _range(low: float, high: float) -> str:

@@ -1,141 +1,126 @@
-"""Which settings each step of QGPO depends on, so that runs which differ in later ones only share the files of the others."""
+"""Steps of QGPO that several runs share: which settings each step depends on, and how a run reuses finished steps."""
 
 import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from cepnb.experiments.scores import DEFAULTS
 from cepnb.qgpo.energy import TRAINED_ENERGIES
-from cepnb.qgpo.settings import Settings, completed
+from cepnb.qgpo.settings import Settings
 from cepnb.storage.files import atomic_path, read_json, write_json
 from cepnb.storage.runs import Run
 
-# Of each step the settings that it reads itself, and the steps whose results it takes. The test of this table has every
-# step say what it reads, and wants every setting to be somewhere here.
-_SAMPLING = {"sampler_steps", "clip_actions"}
-_STORING = {"support_precision", "support_storage"}
-_CRITIC = {
-    "training",
-    "beta_q",
-    "discount",
-    "q_width",
-    "q_depth",
-    "place_frequencies",
-    "q_steps",
-    "q_batch",
-    "q_rate",
-    "q_final",
-    "target_rate",
-    "checkpoint_every",
-}
-_ENERGY = {"beta", "labels", "energy_width", "energy_depth", "energy_batch"}
-STEPS: dict[str, tuple[set[str], tuple[str, ...]]] = {
-    "data": ({"transitions", "data_seed", "reward_tuning"}, ()),
-    "behaviour": (
-        {
-            "behaviour_widths",
-            "behaviour_embedding",
-            "behaviour_steps",
-            "behaviour_batch",
-            "behaviour_rate",
-            "behaviour_final",
-            "behaviour_precision",
-            "checkpoint_every",
-        },
-        ("data",),
-    ),
-    "support": ({"K", "state_jitter"} | _STORING | _SAMPLING, ("behaviour",)),
-    "energy_support": (
-        {"energy_states", "energy_K", "state_jitter"} | _STORING | _SAMPLING,
-        ("behaviour",),
-    ),
+_SAMPLING = "sampler_steps clip_actions"
+_STORING = "state_jitter support_precision support_storage"
+_BEHAVIOUR = (
+    "behaviour_widths behaviour_embedding behaviour_steps behaviour_batch behaviour_rate "
+    "behaviour_final behaviour_precision checkpoint_every"
+)
+_CRITIC = (
+    "training beta_q discount q_width q_depth place_frequencies q_steps q_batch q_rate q_final "
+    "target_rate checkpoint_every"
+)
+_ENERGY = "beta labels energy_width energy_depth energy_batch"
+_ENERGY_STEPS = tuple(f"energy_{method}" for method in TRAINED_ENERGIES)
+# For each step: the settings that it reads, and the steps that it depends on. A test records what each step reads.
+STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "data": ("transitions data_seed reward_tuning", ()),
+    "behaviour": (_BEHAVIOUR, ("data",)),
+    "support": (f"K {_STORING} {_SAMPLING}", ("behaviour",)),
+    "energy_support": (f"energy_states energy_K {_STORING} {_SAMPLING}", ("behaviour",)),
     "critic": (_CRITIC, ("support",)),
-    **{
-        f"energy_{method}": (
-            _ENERGY | {"energy_steps", "energy_rate", "energy_final"},
-            ("critic", "energy_support"),
-        )
-        for method in TRAINED_ENERGIES
-    },
-    "joint": (_CRITIC | _ENERGY | {"guidance"}, ("support", "energy_support")),
+    **dict.fromkeys(
+        _ENERGY_STEPS,
+        (f"{_ENERGY} energy_steps energy_rate energy_final", ("critic", "energy_support")),
+    ),
+    "joint": (f"{_CRITIC} {_ENERGY} guidance", ("support", "energy_support")),
     "evaluation": (
-        {"scales", "headline_scale", "best_of", "episodes"} | _SAMPLING,
-        ("joint", *(f"energy_{method}" for method in TRAINED_ENERGIES)),
+        f"scales headline_scale best_of episodes {_SAMPLING}",
+        ("joint", *_ENERGY_STEPS),
     ),
 }
 
 
 def settings_of(step: str) -> frozenset[str]:
-    """All settings on which the result of a step depends, by itself or through the steps before it."""
-    own, before = STEPS[step]
-    return frozenset(own).union(*(settings_of(earlier) for earlier in before))
+    """Return the names of all settings that a step depends on, directly or through earlier steps."""
+    names, earlier_steps = STEPS[step]
+    return frozenset(names.split()).union(*map(settings_of, earlier_steps))
 
 
 def files_of(settings: Settings) -> list[str]:
-    """The steps of a run of which a file is kept."""
-    support = ["behaviour", "support", *(["energy_support"] if settings.energy_states else [])]
+    """Return the steps of a run that write a file, in order."""
+    steps = ["behaviour", "support"]
+    if settings.energy_states:
+        steps.append("energy_support")
     if settings.training == "joint":
-        return [*support, "joint"]
-    return [
-        *support,
-        "critic",
-        *(f"energy_{method}" for method in settings.guidance if method in TRAINED_ENERGIES),
-    ]
+        return [*steps, "joint"]
+    methods = [method for method in settings.guidance if method in TRAINED_ENERGIES]
+    return [*steps, "critic", *(f"energy_{method}" for method in methods)]
+
+
+def step_path(folder: Path, step: str) -> Path:
+    """Return the file of a step in a run's folder."""
+    return folder / (f"{step}.npy" if step.endswith("support") else f"{step}.safetensors")
 
 
 def rounds(options: dict[str, Settings]) -> list[list[str]]:
-    """The names of the options in rounds: what two of them share is made in one round, and there in later ones."""
-    made: dict[tuple, int] = {}  # a step under its settings → the round of the option that makes it
-    ordered: list[list[str]] = []
-    for name, chosen in options.items():
-        keys = [
-            (step, *(getattr(chosen, field) for field in sorted(settings_of(step))))
-            for step in files_of(chosen)
-        ]
-        index = max((made[key] + 1 for key in keys if key in made), default=0)
-        for key in keys:
-            made.setdefault(key, index)
-        ordered.extend([] for _ in range(index + 1 - len(ordered)))
-        ordered[index].append(name)
-    return ordered
+    """Group options into rounds, such that later rounds reuse every shared step instead of training it again."""
+    round_of_step: dict[tuple, int] = {}  # a step and its settings → the round that trains it
+    groups: list[list[str]] = []
+    for name, settings in options.items():
+        steps = [_step_key(step, settings) for step in files_of(settings)]
+        number = max(
+            (round_of_step[step] + 1 for step in steps if step in round_of_step), default=0
+        )
+        for step in steps:
+            round_of_step.setdefault(step, number)
+        if number == len(groups):
+            groups.append([])
+        groups[number].append(name)
+    return groups
+
+
+def _step_key(step: str, settings: Settings) -> tuple:
+    return step, *(getattr(settings, name) for name in sorted(settings_of(step)))
 
 
 def reuse_steps(run: Run, settings: Settings, others: Iterable[Path]) -> list[str]:
-    """Link the files of finished steps from other runs' folders into that of `run`; returns the steps.
+    """Link the files of finished steps from other runs' folders into that of `run`; return these steps.
 
-    A step is taken from the first folder whose run has the same dataset, seed and device, and the same settings as far as the
-    step depends on them: its file is then the one that `run` would make, to the bit if by as many threads. The seconds
-    that it took are taken over with it. Steps that `run` has are left as they are.
+    A step comes from the first folder with the same dataset, seed and device whose settings agree wherever the step
+    depends on them. Training the step in `run` would give the same file, bit for bit with the same number of threads.
+    The step's seconds are copied too. Steps that `run` has already are left unchanged.
     """
-    wanted, taken = read_json(run.folder / "settings.json"), []
+    others = list(others)
+    wanted = read_json(run.folder / "settings.json")
+    reused = []
     for step in files_of(settings):
-        path = run.folder / f"{step}.safetensors"
+        path = step_path(run.folder, step)
+        if path.exists():
+            continue
         for other in others:
-            if (
-                not path.exists()
-                and (other / path.name).exists()
-                and _agree(step, wanted, read_json(other / "settings.json"))
-            ):
-                seconds = {
-                    name: value for name, value in Run(other).seconds.items() if name == step
-                }
-                write_json(run.folder / "seconds.json", run.seconds | seconds)
-                _link(other / path.name, path)
-                taken.append(step)
-    return taken
+            source = step_path(other, step)
+            if source.exists() and _same_result(step, wanted, read_json(other / "settings.json")):
+                seconds = Run(other).seconds
+                if step in seconds:
+                    write_json(run.folder / "seconds.json", run.seconds | {step: seconds[step]})
+                _link(source, path)
+                reused.append(step)
+                break
+    return reused
 
 
-def _agree(step: str, wanted: dict, found: dict) -> bool:
-    if any(
-        wanted.get(key) != found.get(key) for key in ("dataset", "rows", "digest", "seed", "device")
-    ):
+def _same_result(step: str, wanted: dict, found: dict) -> bool:
+    keys = ("dataset", "rows", "digest", "seed", "device")
+    if any(wanted.get(key) != found.get(key) for key in keys):
         return False
-    ours, theirs = (completed(configuration["settings"]) for configuration in (wanted, found))
-    return all(ours.get(name) == theirs.get(name) for name in settings_of(step))
+    ours, theirs = DEFAULTS | wanted["settings"], DEFAULTS | found["settings"]
+    return all(ours[name] == theirs[name] for name in settings_of(step))
 
 
 def _link(source: Path, path: Path) -> None:
-    """One file under two names, which is safe because files are replaced and never written into; else a copy."""
+    """Hard-link a file, or copy it. A link is safe, because files are replaced and never changed in place."""
     try:
         os.link(source, path)
     except OSError:

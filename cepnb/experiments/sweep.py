@@ -1,8 +1,6 @@
-"""A sweep: QGPO for all of tasks × seeds × options in parallel processes, each run in a folder of its own, into one table."""
+"""Run a sweep: QGPO for all of tasks × seeds × options in parallel, one folder a run, one table of scores."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -23,7 +21,7 @@ from cepnb.qgpo.settings import Settings
 
 @dataclass(frozen=True)
 class Job:
-    """One run of a sweep, in plain data."""
+    """One run of a sweep, as plain data."""
 
     dataset: str
     environment: str
@@ -31,17 +29,20 @@ class Job:
     settings: Settings
     profile: str
     seed: int
-    round: int  # in which it is run, after those whose steps it takes over
+    round: int  # runs of later rounds reuse steps of earlier ones
     folder: Path
-    others: tuple[
-        Path, ...
-    ]  # folders of the other options on this task and seed, whose steps may be taken over
-    threads: int | None  # of torch; None leaves them as they are
-    device: str  # a name of `cepnb.diffusion.devices`
+    others: tuple[Path, ...]  # folders of the other options with this task and seed
+    threads: int | None  # of torch; None keeps the current number
+    device: str  # name for `device_named`
 
     @property
     def metrics(self) -> Path:
         return self.folder / "metrics.json"
+
+    @property
+    def data_key(self) -> tuple[str, str, int, int]:
+        """The arguments of `load_task`."""
+        return (self.dataset, self.environment, self.settings.transitions, self.settings.data_seed)
 
     def configuration(self, dataset: OfflineDataset) -> dict:
         return configuration_of(
@@ -55,121 +56,88 @@ def run_sweep(
     workers: int,
     progress: bool = True,
     device: str = "cpu",
-    run: Callable[..., list[tuple[Job, str]]] = run_jobs,
+    cluster: str | None = None,
 ) -> tuple[list[Row], list[tuple[Job, str]]]:
-    """Every run that is not finished, `workers` at a time; returns the rows of scores (none if there is no score) and the jobs
-    that failed, with the reason: those that fail now, and those that have finished, now or before, but could not score all.
+    """Run all unfinished runs of a sweep, `workers` at a time; return the rows of scores and the failed jobs with reasons.
 
-    Rows are written to `folder`/scores.csv after every run, of all that are finished by then. A sweep that was killed goes
-    on where it was. What options share is made once: they run in rounds, and later ones take over files of earlier ones.
-    `run` has the arguments of `run_jobs`, and may run the jobs elsewhere, where the folder can be seen.
+    After every run, `folder`/scores.csv is rewritten with the rows of all finished runs. A killed sweep resumes. Options
+    run in rounds, so that each shared step is trained once. `cluster` is as in `run_jobs`.
 
-    Raises `CepnbError` before any run begins on a dataset that cannot be had or learned from, and if what is there of a run is
-    of another configuration or damaged.
+    The list of rows is empty if no run has a score. Failed jobs include finished runs that could not score every policy.
+
+    Raises `CepnbError` before any run starts if a dataset cannot be loaded or trained on, or if a folder holds a damaged
+    run or a run of another configuration.
     """
     jobs = jobs_of(sweep, folder, threads=1 if workers > 1 else None, device=device)
-    _refuse_impossible(sweep, jobs)
+    _check_jobs(sweep, jobs)
     failures = []
-    with tqdm(
-        total=len(jobs),
-        initial=sum(job.metrics.exists() for job in jobs),
-        desc="runs",
-        disable=not progress,
-    ) as bar:
+    finished_before = sum(job.metrics.exists() for job in jobs)
+    with tqdm(total=len(jobs), initial=finished_before, desc="runs", disable=not progress) as bar:
 
         def ended(job: Job) -> None:
             bar.update()
-            _write(folder, _finished(jobs))
+            _write_table(folder, jobs)
 
-        for index in range(1 + max(job.round for job in jobs)):
-            part = [job for job in jobs if job.round == index and not job.metrics.exists()]
-            failures += run(run_job, part, workers, ended)
-    finished, named = _finished(jobs), {job for job, _ in failures}
-    failures += [
-        (job, fault)
-        for job, metrics in finished
-        if job not in named and (fault := left_out(job.metrics, metrics))
-    ]
-    return _write(folder, finished), failures
+        for number in range(1 + max(job.round for job in jobs)):
+            unfinished = [job for job in jobs if job.round == number and not job.metrics.exists()]
+            failures += run_jobs(run_job, unfinished, workers, ended, cluster)
+    rows, finished = _write_table(folder, jobs)
+    failed = {job for job, _ in failures}
+    for job, metrics in finished:
+        fault = left_out(job.metrics, metrics)
+        if fault and job not in failed:
+            failures.append((job, fault))
+    return rows if any(map(scored, rows)) else [], failures
 
 
 def jobs_of(
     sweep: Sweep, folder: Path, threads: int | None = None, device: str = "cpu"
 ) -> list[Job]:
-    """All runs, in the order of the table."""
+    """Return all runs of a sweep, in the order of the table."""
     jobs = []
     for task in sweep.tasks:
-        order = {
-            option: index
-            for index, options in enumerate(rounds(task.options))
-            for option in options
-        }
+        round_of = {}
+        for number, options in enumerate(rounds(task.options)):
+            round_of |= dict.fromkeys(options, number)
         for seed in sweep.seeds:
-            places = {
-                option: folder / task.folder / option / f"seed{seed}" for option in task.options
-            }
-            jobs += [
-                Job(
-                    task.dataset,
-                    task.environment,
-                    option,
-                    task.options[option],
-                    sweep.profile,
-                    seed,
-                    order[option],
-                    place,
-                    tuple(other for other in places.values() if other != place),
-                    threads,
-                    device,
-                )
-                for option, place in places.items()
-            ]
+            folders = {name: folder / task.folder / name / f"seed{seed}" for name in task.options}
+            for option, settings in task.options.items():
+                others = tuple(place for name, place in folders.items() if name != option)
+                run = task.dataset, task.environment, option, settings, sweep.profile, seed
+                place = round_of[option], folders[option], others
+                jobs.append(Job(*run, *place, threads, device))
     return jobs
 
 
 def run_job(job: Job) -> None:
-    """One run, in whatever process: steps of other options are taken over, the rest is made or gone on with."""
+    """Execute one run in the current process: reuse steps of other options, then train, resume and evaluate the rest."""
     if job.threads:
         torch.set_num_threads(job.threads)
-    dataset = load_task(
-        job.dataset, job.environment, job.settings.transitions, job.settings.data_seed
-    )
+    dataset = load_task(*job.data_key)
     reuse_steps(open_run(job.folder, job.configuration(dataset)), job.settings, job.others)
-    run_qgpo(
-        dataset,
-        job.environment,
-        job.settings,
-        job.profile,
-        job.seed,
-        job.folder,
-        progress=False,
-        device=device_named(job.device),
-    )
+    run = dataset, job.environment, job.settings, job.profile, job.seed, job.folder
+    run_qgpo(*run, progress=False, device=device_named(job.device))
 
 
-def _refuse_impossible(sweep: Sweep, jobs: list[Job]) -> None:
-    """Has every dataset here before any run begins, so that no two processes make it, and asks for each run's folder."""
-
-    def data(job: Job) -> tuple:
-        return job.dataset, job.environment, job.settings.transitions, job.settings.data_seed
-
-    for _, same in groupby(sorted(jobs, key=data), data):
-        own = list(same)
+def _check_jobs(sweep: Sweep, jobs: list[Job]) -> None:
+    """Load every dataset, so that no two processes generate it, and check every run's folder."""
+    jobs_by_data: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        jobs_by_data.setdefault(job.data_key, []).append(job)
+    for data_key, group in jobs_by_data.items():
         try:
-            dataset = load_task(*data(own[0]))
-            configurations = [job.configuration(dataset) for job in own]
+            dataset = load_task(*data_key)
+            configurations = [job.configuration(dataset) for job in group]
         except CepnbError as error:
             raise CepnbError(f"{sweep.path}: datasets: {error}") from error
-        for job, configuration in zip(own, configurations):
+        for job, configuration in zip(group, configurations, strict=True):
             refuse_other(job.folder, configuration)
 
 
-def _finished(jobs: list[Job]) -> list[tuple[Job, dict]]:
-    return [(job, read_metrics(job.metrics)) for job in jobs if job.metrics.exists()]
-
-
-def _write(folder: Path, finished: list[tuple[Job, dict]]) -> list[Row]:
+def _write_table(folder: Path, jobs: list[Job]) -> tuple[list[Row], list[tuple[Job, dict]]]:
+    """Write the table of all finished runs; return its rows and each finished run's metrics."""
+    finished = [(job, read_metrics(job.metrics)) for job in jobs if job.metrics.exists()]
     rows = [row for job, metrics in finished for row in rows_of(metrics, job.option)]
     if rows:
         write_scores(folder / "scores.csv", rows)
-    return rows if any(map(scored, rows)) else []
+    return rows, finished

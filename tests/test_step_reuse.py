@@ -1,4 +1,4 @@
-"""What a step depends on, as it says itself while it runs; and files that are taken over only where all of that agrees."""
+"""The settings that each step reads while it runs, and the reuse of step files where all of these agree."""
 
 import os
 from dataclasses import asdict, fields
@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from cepnb.datasets.registry import load_task
-from cepnb.experiments.step_reuse import STEPS, files_of, reuse_steps, rounds, settings_of
+from cepnb.experiments.step_reuse import (
+    STEPS,
+    files_of,
+    reuse_steps,
+    rounds,
+    settings_of,
+    step_path,
+)
 from cepnb.qgpo.pipeline import Steps, configuration_of
 from cepnb.qgpo.settings import Settings, qgpo_settings
 from cepnb.storage.files import load_tensors, read_json, write_json
@@ -29,14 +36,14 @@ NAMES = {field.name for field in fields(Settings)}
 
 
 class Watched(Settings):
-    """Settings that remember which of them are read."""
+    """Settings that record which of them are read."""
 
     def __getattribute__(self, name: str) -> object:
         if name in NAMES:
             object.__getattribute__(self, "__dict__").setdefault("read", set()).add(name)
         return object.__getattribute__(self, name)
 
-    def begin(self) -> set[str]:
+    def record(self) -> set[str]:
         self.__dict__["read"] = set()
         return self.__dict__["read"]
 
@@ -46,41 +53,41 @@ def watched(**changes: object) -> Watched:
 
 
 def test_the_table_is_what_the_steps_read(tmp_path: Path) -> None:
-    """Each step is made from nothing, with all that it needs, and asks for its settings meanwhile."""
+    """Each step runs in an empty folder, together with the steps that it needs."""
     read: dict[str, set[str]] = {}
     for index, changes in enumerate(
         ({}, {"energy_states": 0, "energy_K": 4}, {"training": "joint"})
     ):
-        chosen = watched(guidance=("cep", "mse", "exp_mse", "dps"), **changes)
-        seen = chosen.begin()
-        dataset = load_task(NAME, PLACE, chosen.transitions, chosen.data_seed)
-        Steps(dataset, chosen, 0, Run(tmp_path), progress=False)
+        settings = watched(guidance=("cep", "mse", "exp_mse", "dps"), **changes)
+        seen = settings.record()
+        dataset = load_task(NAME, PLACE, settings.transitions, settings.data_seed)
+        Steps(dataset, settings, 0, Run(tmp_path), progress=False)
         data = read["data"] = set(seen)
-        makes = {
+        run_step = {
             "behaviour": lambda s: s.eps,
             "support": lambda s: s.support,
             "critic": lambda s: s.q,
             "joint": lambda s: s.q,
             "energy_support": lambda s: s.contrast_actions,
         }
-        for step in files_of(chosen) if index == 0 else files_of(chosen)[-1:]:
-            make = makes.get(step, lambda s: s.energy(step.removeprefix("energy_")))
-            seen = chosen.begin()
-            make(Steps(dataset, chosen, 0, Run(tmp_path / f"{index}-{step}"), progress=False))
-            unforeseen = seen - settings_of(step)
-            assert not unforeseen, f"{step} depends on {unforeseen}, which the table does not say"
+        for step in files_of(settings) if index == 0 else files_of(settings)[-1:]:
+            run = run_step.get(step, lambda s: s.energy(step.removeprefix("energy_")))
+            seen = settings.record()
+            run(Steps(dataset, settings, 0, Run(tmp_path / f"{index}-{step}"), progress=False))
+            missing = seen - settings_of(step)
+            assert not missing, f"{step} reads {missing}, which its entry lacks"
             read[step] = read.get(step, set(data)) | seen
     assert set(read) == set(STEPS) - {"evaluation"}
     for step, names in read.items():
-        assert names == settings_of(step), f"{step} does not depend on {settings_of(step) - names}"
+        assert names == settings_of(step), f"{step} does not read {settings_of(step) - names}"
 
 
 def test_every_setting_is_in_the_table() -> None:
-    assert set().union(*(own for own, _ in STEPS.values())) == NAMES
+    assert set().union(*(names.split() for names, _ in STEPS.values())) == NAMES
     assert settings_of("evaluation") == NAMES
 
 
-def test_rounds_make_what_is_shared_once() -> None:
+def test_rounds_train_shared_steps_once() -> None:
     base = qgpo_settings("ci")
     options = {
         name: qgpo_settings("ci", **changes)
@@ -102,21 +109,29 @@ def test_rounds_make_what_is_shared_once() -> None:
     assert rounds({"base": base}) == [["base"]] and rounds({}) == []
 
 
-def begun(folder: Path, seed: int = 0, **changes: object) -> tuple[Run, Settings]:
-    chosen = qgpo_settings("ci", **TINY | changes)
+def new_run(folder: Path, seed: int = 0, **changes: object) -> tuple[Run, Settings]:
+    settings = qgpo_settings("ci", **TINY | changes)
     return Run(
         folder,
         configuration_of(
-            load_task(NAME, PLACE, chosen.transitions, chosen.data_seed), PLACE, chosen, "ci", seed
+            load_task(NAME, PLACE, settings.transitions, settings.data_seed),
+            PLACE,
+            settings,
+            "ci",
+            seed,
         ),
-    ), chosen
+    ), settings
 
 
 def trained(folder: Path, **changes: object) -> Path:
-    """The folder, with all steps but the evaluation."""
-    run, chosen = begun(folder, **changes)
+    """Run all steps but the evaluation in a folder."""
+    run, settings = new_run(folder, **changes)
     assert Steps(
-        load_task(NAME, PLACE, chosen.transitions, chosen.data_seed), chosen, 0, run, progress=False
+        load_task(NAME, PLACE, settings.transitions, settings.data_seed),
+        settings,
+        0,
+        run,
+        progress=False,
     ).energies
     return folder
 
@@ -126,10 +141,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trained(tmp_path_factory.mktemp("finished"))
 
 
-def test_the_files_of_a_run_are_those_that_can_be_shared(finished: Path) -> None:
-    assert sorted(path.stem for path in finished.glob("*.safetensors")) == sorted(
-        files_of(qgpo_settings("ci", **TINY))
-    )
+def step_files(folder: Path) -> list[Path]:
+    """The files of finished steps; the observation scaling is no step."""
+    files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.npy")])
+    return [path for path in files if path.stem != "scaling"]
+
+
+def test_every_step_of_a_run_has_a_file(finished: Path) -> None:
+    steps = files_of(qgpo_settings("ci", **TINY))
+    assert step_files(finished) == sorted(step_path(finished, step) for step in steps)
 
 
 @pytest.mark.parametrize(
@@ -153,56 +173,56 @@ def test_the_files_of_a_run_are_those_that_can_be_shared(finished: Path) -> None
         ({"transitions": 700}, []),
     ],
 )
-def test_what_is_taken_over(
+def test_which_steps_are_reused(
     finished: Path, tmp_path: Path, changes: dict, expected: list[str]
 ) -> None:
-    run, chosen = begun(tmp_path / "run", **changes)
-    assert reuse_steps(run, chosen, [tmp_path / "not begun", finished]) == expected
-    assert sorted(path.stem for path in run.folder.glob("*.safetensors")) == sorted(expected)
+    run, settings = new_run(tmp_path / "run", **changes)
+    assert reuse_steps(run, settings, [tmp_path / "empty", finished]) == expected
+    assert sorted(path.stem for path in step_files(run.folder)) == sorted(expected)
     assert run.seconds == {step: Run(finished).seconds[step] for step in expected}
-    assert reuse_steps(run, chosen, [finished]) == []
+    assert reuse_steps(run, settings, [finished]) == []
 
 
-def test_another_seed_takes_nothing_over(finished: Path, tmp_path: Path) -> None:
-    assert reuse_steps(*begun(tmp_path, seed=1), [finished]) == []
+def test_another_seed_reuses_nothing(finished: Path, tmp_path: Path) -> None:
+    assert reuse_steps(*new_run(tmp_path, seed=1), [finished]) == []
 
 
-def test_steps_on_what_was_taken_over_are_the_steps_without(
+def test_steps_after_reused_ones_are_the_same_bit_for_bit(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = {path.name: path.read_bytes() for path in finished.glob("*.safetensors")}
+    before = {path.name: path.read_bytes() for path in step_files(finished)}
     alone = trained(tmp_path / "alone", beta=3.0)
     for name in ("linked", "copied"):
         if name == "copied":
             monkeypatch.setattr(
                 os, "link", lambda *_: (_ for _ in ()).throw(PermissionError("no hard links here"))
             )
-        reuse_steps(*begun(tmp_path / name, beta=3.0), [finished])
+        reuse_steps(*new_run(tmp_path / name, beta=3.0), [finished])
         assert os.path.samefile(
             tmp_path / name / "critic.safetensors", finished / "critic.safetensors"
         ) == (name == "linked")
         trained(tmp_path / name, beta=3.0)
         assert Run(tmp_path / name).seconds.keys() == Run(alone).seconds.keys()
         for step in files_of(qgpo_settings("ci")):
-            found, expected = (
-                load_tensors(folder / f"{step}.safetensors")[0]
-                for folder in (tmp_path / name, alone)
-            )
+            found, expected = (step_path(folder, step) for folder in (tmp_path / name, alone))
+            if found.suffix == ".npy":
+                assert found.read_bytes() == expected.read_bytes(), step
+                continue
+            found, expected = load_tensors(found)[0], load_tensors(expected)[0]
             assert all(torch.equal(found[key], expected[key]) for key in expected), step
-    assert kept == {path.name: path.read_bytes() for path in finished.glob("*.safetensors")}
+    assert before == {path.name: path.read_bytes() for path in step_files(finished)}
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_folder_of_other_settings_is_no_source(finished: Path, tmp_path: Path) -> None:
-    """What counts is what a folder says of itself, not which run it was meant to be."""
+def test_a_folder_counts_by_its_recorded_settings(finished: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
-    for path in finished.glob("*.safetensors"):
+    for path in step_files(finished):
         os.link(path, other / path.name)
     configuration = read_json(finished / "settings.json")
     write_json(
         other / "settings.json",
         configuration | {"settings": configuration["settings"] | {"q_rate": 1e-5}},
     )
-    run, chosen = begun(tmp_path / "run")
-    assert reuse_steps(run, chosen, [other]) == ["behaviour", "support", "energy_support"]
+    run, settings = new_run(tmp_path / "run")
+    assert reuse_steps(run, settings, [other]) == ["behaviour", "support", "energy_support"]
