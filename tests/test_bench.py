@@ -20,7 +20,8 @@ from cepnb.qgpo.policy import guided_policy, sample_actions
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
 from cepnb.tools.bench import rows
-from cepnb.tools.bench.rows import ACTION_DIM, EPISODES, ROWS, STATE_DIM, Inputs
+from cepnb.tools.bench.inputs import ACTION_DIM, EPISODES, STATE_DIM, Inputs
+from cepnb.tools.bench.rows import ROWS
 from cepnb.tools.bench.timing import in_turns, median_ratio, operations
 
 SMALL = replace(
@@ -32,7 +33,7 @@ SMALL = replace(
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shrink the rows to a second each; networks and batches keep the paper's sizes."""
     for name, value in (
-        ("TRANSITIONS", 3_000),
+        ("SETTINGS", replace(rows.SETTINGS, transitions=3_000)),
         ("SUPPORT_STATES", 8),
         ("EPISODES", 2),
         ("MAZE_ROWS", 50),
@@ -141,7 +142,7 @@ def test_calls_alternate() -> None:
 
 def test_operations_of_a_behaviour_step(small: None, tmp_path: Path) -> None:
     """A weight takes 2 forward, 2 for its gradient, and 2 for its input's unless that is data."""
-    inputs = Inputs(tmp_path)
+    inputs = Inputs(tmp_path, rows.SETTINGS)
     batch = inputs.settings.behaviour_batch
     counted = operations(ROWS["behaviour"](inputs).call)
     weights = sum(p.numel() for p in inputs.eps.parameters() if p.ndim == 2)

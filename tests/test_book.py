@@ -269,8 +269,7 @@ def test_what_requires_a_new_execution(tmp_path: Path, monkeypatch: pytest.Monke
 
     def result(text: str = "# Text", code: str = 'open("numbers.txt")') -> Path:
         path = write(tmp_path / "notebooks", "00_one", [text, code])
-        (job,) = execution.jobs_for([path], tmp_path)
-        return job.result
+        return execution.result_paths([path], tmp_path)[path]
 
     package = tmp_path / "package"
     for name in ("module.py", "tools/book/site.py"):
