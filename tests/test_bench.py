@@ -32,12 +32,8 @@ SMALL = replace(
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shrink the rows to a second each; networks and batches keep the paper's sizes."""
-    for name, value in (
-        ("SETTINGS", replace(rows.SETTINGS, transitions=3_000)),
-        ("SUPPORT_STATES", 8),
-        ("EPISODES", 2),
-        ("MAZE_ROWS", 50),
-    ):
+    monkeypatch.setattr(rows, "SETTINGS", replace(rows.SETTINGS, transitions=3_000))
+    for name, value in (("SUPPORT_STATES", 8), ("EPISODES", 2), ("MAZE_ROWS", 50)):
         monkeypatch.setattr(rows, name, value)
 
 
@@ -65,32 +61,20 @@ def support_of(eps: EpsNet) -> Tensor:
 def test_the_command_measures_all_rows(small: None, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "--repeats", "1", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert [row["row"] for row in record["rows"]] == list(ROWS) and record[
-        "threads"
-    ] == torch.get_num_threads()
+    assert [row["row"] for row in record["rows"]] == list(ROWS)
+    assert record["threads"] == torch.get_num_threads()
     for row in record["rows"]:
-        assert (
-            row["seconds"] > 0
-            and row["per_second"] > 0
-            and row["work"] > 0
-            and row["share"] > 0
-            and row["ratio"] is None
-        )
-    assert {row["row"] for row in record["rows"] if row["limit"] == "bytes"} == {
-        "loading",
-        "maze",
-        "frames",
-    }
+        assert min(row[key] for key in ("seconds", "per_second", "work", "share")) > 0
+        assert row["ratio"] is None
+    copied = {row["row"] for row in record["rows"] if row["limit"] == "bytes"}
+    assert copied == {"loading", "maze", "frames"}
 
 
 def test_the_command_prints_a_table(small: None, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "--repeats", "2", "--rows", "toy", "frames"]) == 0
     header, _, toy, frames, empty, machine = capsys.readouterr().out.splitlines()
-    assert (
-        header.startswith("| row | size |")
-        and not empty
-        and f"threads: {torch.get_num_threads()}," in machine
-    )
+    assert header.startswith("| row | size |") and not empty
+    assert f"threads: {torch.get_num_threads()}," in machine
     assert toy.startswith("| toy | K = 2048, width 512 |") and "of matrix products" in toy
     assert frames.startswith("| frames |") and "of copying" in frames
 

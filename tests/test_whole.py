@@ -13,7 +13,7 @@ from cepnb.diffusion.devices import device_named
 from cepnb.diffusion.training import Plan, Record
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
-from cepnb.tools.bench import whole
+from cepnb.tools.bench import timing, whole
 from cepnb.tools.bench.whole import BenchConfig, Part, whole_run
 
 SMALL = dict(
@@ -90,7 +90,7 @@ def test_networks_are_compiled(
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that only the test advances."""
     time = [0.0]
-    monkeypatch.setattr(whole, "_now", lambda device: time[0])
+    monkeypatch.setattr(timing, "now", lambda device: time[0])
     return time
 
 
@@ -131,7 +131,7 @@ def test_the_time_of_the_papers_code_is_extrapolated(
         timer.parts.append(Part(part, plan.steps, "steps", 1, 1.0, float(plan.steps)))
 
     monkeypatch.setattr(whole, "Peer", PeerStandIn)
-    monkeypatch.setattr(whole, "_now", now)
+    monkeypatch.setattr(timing, "now", now)
     monkeypatch.setattr(whole._Timer, "train", train)
     settings = qgpo_settings("paper", **SMALL)
     record = whole_run(settings, BenchConfig("cpu"), peer=Path("somewhere"))

@@ -30,7 +30,7 @@ SUPPORT_ROWS = 17  # dataset rows, and distinct states, whose support actions ar
 
 @dataclass(frozen=True)
 class Series:
-    """One kind of work at several sizes; `expected` is the range of the exponent of large sizes."""
+    """One kind of work at several sizes; `expected` is the range of its exponent in theory."""
 
     of: str
     sizes: tuple[int, ...]

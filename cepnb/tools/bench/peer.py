@@ -11,6 +11,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -26,7 +27,6 @@ from cepnb.errors import CepnbError
 from cepnb.tools.bench.inputs import BETA, EPISODES, SUPPORT_STATES, TOY, Inputs
 from cepnb.tools.bench.timing import Call
 
-FOLDER = "Offline_RL_2D"
 MODULES = (
     "diffusion_SDE.schedule",
     "diffusion_SDE.loss",
@@ -75,17 +75,7 @@ class Peer:
     def behaviour(self) -> Call:
         """Prepare a step of train_behavior.py, including its data loader."""
         batches = _batches(self.data, self.settings.behaviour_batch)
-        adam = torch.optim.Adam(self.net.parameters(), lr=self.settings.behaviour_rate)
-
-        def step() -> None:
-            batch = next(batches)
-            self.net.condition = batch["s"]
-            error = self.loss.loss_fn(self.net, batch["a"], self.marginal)
-            adam.zero_grad()
-            error.backward()
-            adam.step()
-
-        return step
+        return self._score_step(self.net, batches, self.settings.behaviour_rate)
 
     def critic_cep(self) -> Call:
         """Prepare a step of train_critic.py in its first half, which trains Q and the energy."""
@@ -137,7 +127,23 @@ class Peer:
         examples.datanum, examples.datas = points, x
         examples.energy = -energy.unsqueeze(1)  # the paper's code uses the opposite sign
         net = self.unconditional.Bandit_MlpScoreNet(2, 2, self.marginal, args=self.arguments)
-        return ToyModel(net, self.loss.loss_fn, self.marginal, _batches(examples, TOY.K))
+        batches = _batches(examples, TOY.K)
+        energy_step = lambda: net.q[0].update_qt(next(batches))
+        return ToyModel(net, self.marginal, self._score_step(net, batches, 1e-4), energy_step)
+
+    def _score_step(self, net: nn.Module, batches: Iterator[dict], rate: float) -> Call:
+        """Prepare a step of the score network; toy batches have no states "s"."""
+        adam = torch.optim.Adam(net.parameters(), lr=rate)
+
+        def step() -> None:
+            batch = next(batches)
+            net.condition = batch.get("s")
+            error = self.loss.loss_fn(net, batch["a"], self.marginal)
+            adam.zero_grad()
+            error.backward()
+            adam.step()
+
+        return step
 
     def _support_batches(self) -> Iterator[dict[str, Tensor]]:
         support = self.inputs.support
@@ -147,37 +153,25 @@ class Peer:
 
     def _check_sizes(self, path: Path) -> None:
         """Compare parameter counts; the time embedding is left out because it differs by design."""
-        for name, ours, theirs in (
-            ("behaviour", self.inputs.eps, self.net),
-            ("energy", self.inputs.energy, self.critic.qt),
-            ("twin Q", self.inputs.q, self.critic.q0),
-        ):
-            embedding = parameter_count(theirs.embed) if hasattr(theirs, "embed") else 0
-            found, ours_has = parameter_count(theirs) - embedding, parameter_count(ours)
-            if found != ours_has:
+        ours = {"behaviour": self.inputs.eps, "energy": self.inputs.energy, "twin Q": self.inputs.q}
+        for (name, net), peer in zip(ours.items(), (self.net, self.critic.qt, self.critic.q0)):
+            embedding = parameter_count(peer.embed) if hasattr(peer, "embed") else 0
+            found, count = parameter_count(peer) - embedding, parameter_count(net)
+            if found != count:
                 raise CepnbError(
                     f"{path}: the {name} network has {found} parameters besides its time embedding, "
-                    f"but ours has {ours_has}; use the paper's settings"
+                    f"but ours has {count}; use the paper's settings"
                 )
 
 
+@dataclass
 class ToyModel:
     """The paper's score and energy networks for a toy density, with the steps of bandit_toy.py."""
 
-    def __init__(
-        self, net: nn.Module, loss: Callable, marginal: Callable, batches: Iterator[dict]
-    ) -> None:
-        self.net, self.loss, self.marginal, self.batches = net, loss, marginal, batches
-        self.adam = torch.optim.Adam(net.parameters(), lr=1e-4)
-
-    def score_step(self) -> None:
-        error = self.loss(self.net, next(self.batches)["a"], self.marginal)
-        self.adam.zero_grad()
-        error.backward()
-        self.adam.step()
-
-    def energy_step(self) -> None:
-        self.net.q[0].update_qt(next(self.batches))
+    net: nn.Module
+    marginal: Callable
+    score_step: Call
+    energy_step: Call
 
     @torch.no_grad()
     def eps(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -203,13 +197,11 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def _importable(path: Path, inputs: Inputs) -> Iterator[None]:
     """Make the checkout importable, with stand-ins for `gym` and `d4rl`; restore all modules."""
-    root = path / FOLDER
-    for name in MODULES:
-        file = f"{name.replace('.', '/')}.py"
-        if not (root / file).is_file():
-            raise CepnbError(
-                f"{path}: {FOLDER}/{file} is missing; give a checkout of the paper's code"
-            )
+    root, file = path / "Offline_RL_2D", "diffusion_SDE/schedule.py"
+    if not (root / file).is_file():
+        raise CepnbError(
+            f"{path}: {root.name}/{file} is missing; give a checkout of the paper's code"
+        )
     columns = {name: getattr(inputs.dataset, name).numpy() for name in COLUMNS}
     gym, d4rl = ModuleType("gym"), ModuleType("d4rl")
     gym.make = lambda name: None

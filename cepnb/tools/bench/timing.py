@@ -17,10 +17,13 @@ from cepnb.errors import CepnbError
 MATRIX_SIDE = 1024  # a product takes 2 · side³ operations, and the matrices fit into a cache
 COPIED_VALUES = 2**24  # float32 values of a copy: 64 MiB, more than a cache holds
 
+CPU = torch.device("cpu")
 Call = Callable[[], object]
 
 
-def in_turns(calls: dict[str, Call], repeats: int) -> dict[str, list[float]]:
+def in_turns(
+    calls: dict[str, Call], repeats: int, device: torch.device = CPU
+) -> dict[str, list[float]]:
     """Time the calls in the order A B C A B C …; return the seconds of each repeat, by name.
 
     Other load on the machine then affects all calls alike. Run each call once before, because a
@@ -29,10 +32,17 @@ def in_turns(calls: dict[str, Call], repeats: int) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            start = perf_counter()
+            start = now(device)
             call()
-            seconds[name].append(perf_counter() - start)
+            seconds[name].append(now(device) - start)
     return seconds
+
+
+def now(device: torch.device) -> float:
+    """Return the time in seconds when the device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter()
 
 
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
@@ -90,7 +100,7 @@ def copy() -> tuple[Call, int]:
     return lambda: target.copy_(source), 4 * COPIED_VALUES
 
 
-def conditions(device: torch.device = torch.device("cpu")) -> dict:
+def conditions(device: torch.device = CPU) -> dict:
     """Return the first entries of a record: machine, threads, torch version and date."""
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     threads, today = torch.get_num_threads(), date.today().isoformat()

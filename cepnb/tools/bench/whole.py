@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +22,10 @@ from cepnb.qgpo.critic import critic_loss, critic_plan, polyak_update, support_v
 from cepnb.qgpo.energy import energy_loss, energy_plan
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
+from cepnb.tools.bench import timing
 from cepnb.tools.bench.inputs import SUPPORT_STATES, Inputs
 from cepnb.tools.bench.peer import Peer, quiet
-from cepnb.tools.bench.timing import Call, conditions, conditions_text
+from cepnb.tools.bench.timing import Call
 
 MIN_COUNT = 10  # steps, states and peer calls that are measured at least
 MAX_PEER_CALLS = 200
@@ -84,7 +84,7 @@ def whole_run(
         theirs = _peer_seconds(peer, inputs, config) if peer else None
     counts = {"transitions": len(inputs.data.states), "states": len(inputs.data.distinct)}
     results = {"parts": [asdict(part) for part in parts], "groups": _groups(parts, theirs)}
-    return conditions(device) | asdict(config) | counts | results
+    return timing.conditions(device) | asdict(config) | counts | results
 
 
 def _parts(inputs: Inputs, config: BenchConfig) -> list[Part]:
@@ -139,9 +139,9 @@ class _Timer:
         every = max(1, min(plan.record_every, steps // 5))
         plan_part = replace(plan, steps=steps, record_every=every, checkpoint_every=every)
         options = {"after_step": after_step, "capture": self.config.capture, "label": part}
-        times = {0: _now(self.device)}
+        times = {0: timing.now(self.device)}
         for record in training(loss, modules, plan_part, seeded(0, part, self.device), **options):
-            times[record.step] = _now(self.device)
+            times[record.step] = timing.now(self.device)
         for module in modules.values():
             module.requires_grad_(False)
         steady = next((step for step in times if WARM_UP < step < steps), 0)
@@ -153,9 +153,9 @@ class _Timer:
         """Time `work` on the first states; return its result, completed by rows of `filler`."""
         count = self.config.share(len(filler))
         work(MIN_COUNT)
-        start = _now(self.device)
+        start = timing.now(self.device)
         result = work(count)
-        each = (_now(self.device) - start) / count
+        each = (timing.now(self.device) - start) / count
         self.parts.append(Part(part, len(filler), "states", count, each, each * len(filler)))
         return torch.cat([result, filler[count:].to(result)])
 
@@ -172,12 +172,8 @@ def _peer_seconds(path: Path, inputs: Inputs, config: BenchConfig) -> list[float
 
     def total(call: Call, count: int | float) -> float:
         call()  # includes set-up
-        seconds = []
-        for _ in range(max(1, min(MAX_PEER_CALLS, config.share(round(count))))):
-            start = _now(inputs.device)
-            call()
-            seconds.append(_now(inputs.device) - start)
-        return count * median(seconds)
+        calls = max(1, min(MAX_PEER_CALLS, config.share(round(count))))
+        return count * median(timing.in_turns({"peer": call}, calls, inputs.device)["peer"])
 
     with quiet():
         peer = Peer(path, inputs)
@@ -218,21 +214,15 @@ def whole_markdown(record: dict) -> str:
         "TensorFloat-32": record["tf32"],
     }
     used = ", ".join(name for name, on in options.items() if on) or "plain steps"
-    notes = [conditions_text(record), f"{record['transitions']} transitions; {used}."]
-    notes.append("All parts ran in full.")
-    if any(part["measured"] < part["count"] for part in record["parts"]):
-        share = f"{record['fraction']:g}"
-        notes[-1] = f"A fraction of {share} of each part ran; seconds are extrapolated."
+    notes = [timing.conditions_text(record), f"{record['transitions']} transitions; {used}."]
+    if all(part["measured"] == part["count"] for part in record["parts"]):
+        notes.append("All parts ran in full.")
+    else:
+        share = f"{record['fraction']:g} of each part"
+        notes.append(f"A fraction of {share} ran; seconds are extrapolated.")
     if record["groups"][0]["ratio"]:
         notes.append("Seconds of the paper's code are extrapolated from the median of some calls.")
     return f"{part_table}\n\n{group_table}\n\n{' '.join(notes)}"
-
-
-def _now(device: torch.device) -> float:
-    """Return the time when the device has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from traitlets import Type
 
 from cepnb.errors import CepnbError
 from cepnb.experiments.executor import run_jobs
-from cepnb.notebook.explorer.widgets import IN_PAGE
+from cepnb.notebook.explorer import IN_PAGE
 from cepnb.profiles import profile_name
 from cepnb.storage.files import write_text
 from cepnb.tools.book.outputs import hidden_errors, without_kernel
@@ -31,9 +31,7 @@ DISPLAY_ONLY = ("tools/book", "notebook/explorer/static")  # do not affect what 
 POLL_SECONDS = 1.0
 
 
-def execute(
-    notebooks: Sequence[Path], folder: Path, workers: int
-) -> tuple[list[NotebookNode], int]:
+def execute(notebooks: Sequence[Path], folder: Path) -> tuple[dict[Path, NotebookNode], int]:
     """Return the notebooks with outputs, and how many were executed; `folder` caches results.
 
     A notebook whose text alone changed is not executed. Raises `CepnbError` that names every failed
@@ -42,7 +40,7 @@ def execute(
     results = result_paths(notebooks, folder)
     missing = [(path, result) for path, result in results.items() if not result.exists()]
     with tqdm(total=len(missing), desc="notebooks", disable=not missing) as bar:
-        failures = run_jobs(_execute, missing, workers, lambda job: bar.update())
+        failures = run_jobs(_execute, missing, os.cpu_count() or 1, lambda job: bar.update())
     if failures:
         reasons = sorted(f"{path.name}: {reason}" for (path, _), reason in failures)
         raise CepnbError("; ".join(reasons))
@@ -50,7 +48,7 @@ def execute(
         for cached in folder.glob(f"{path.stem}-{profile_name()}-*.ipynb"):
             if cached != result:
                 cached.unlink()
-    return [_with_outputs(path, result) for path, result in results.items()], len(missing)
+    return {path: _with_outputs(path, result) for path, result in results.items()}, len(missing)
 
 
 def result_paths(notebooks: Sequence[Path], folder: Path) -> dict[Path, Path]:
