@@ -11,13 +11,13 @@ def main() -> int:
     """Build the book; return 0 on success, 2 on an error (one line), 130 on an interrupt."""
     parser = argparse.ArgumentParser(
         prog="cepnb.tools.book",
-        description="Execute the notebooks under $CEPNB_PROFILE and build a static site (default folders in brackets).",
+        description="Execute the notebooks under $CEPNB_PROFILE and build a static site.",
     )
     add = parser.add_argument
-    add("--notebooks", type=Path, default=Path("notebooks"), help="their folder (notebooks)")
-    add("--pages", type=Path, help="folder of Markdown pages (docs, if it exists)")
-    add("--out", type=Path, default=Path("book"), help="folder of the site (book)")
-    add("--work", type=Path, default=Path(".book"), help="cache folder (.book)")
+    add("--notebooks", type=Path, default=Path("notebooks"), help="folder of the notebooks")
+    add("--pages", type=Path, help="folder of Markdown pages (default: docs, if it exists)")
+    add("--out", type=Path, default=Path("book"), help="folder of the site (default: book)")
+    add("--work", type=Path, default=Path(".book"), help="cache folder (default: .book)")
     return exit_status("cepnb.tools.book", lambda: _build(parser.parse_args()))
 
 
