@@ -267,7 +267,7 @@ def _bench(options: argparse.Namespace) -> None:
 
         record, markdown = quality(options.rows, peer=options.peer, **counts), quality_markdown
     else:
-        from cepnb.tools.bench.table import measured, rows_markdown
+        from cepnb.tools.bench.rows import measured, rows_markdown
 
         record, markdown = measured(options.rows, peer=options.peer, **counts), rows_markdown
     print(json.dumps(record, indent=2) if options.json else markdown(record))
@@ -290,7 +290,7 @@ def _bench_run(options: argparse.Namespace) -> None:
     dataset = None
     if options.dataset:
         dataset = load_dataset(options.dataset, settings.transitions, settings.data_seed)
-    record = whole_run(settings, config, dataset, options.peer, progress=not options.json)
+    record = whole_run(settings, config, dataset, options.peer)
     if options.out:
         write_json(options.out / "bench_run.json", record)
         write_text(options.out / "bench_run.md", whole_markdown(record) + "\n")
