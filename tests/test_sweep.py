@@ -470,7 +470,7 @@ def test_other_bad_input(tmp_path: Path, config: Path, capsys: pytest.CaptureFix
             [str(tmp_path / "none.toml")],
             f"{tmp_path}/none.toml: cannot be read as TOML (No such file or directory); see the example in docs/options.md",
         ),
-        ([str(config), "--workers", "0"], "--workers 0: expected at least 1"),
+        ([str(config), "--workers", "0"], "--workers 0: use at least 1"),
         ([str(config), "--device", "tpu"], "--device tpu: expected cpu or cuda"),
     ]:
         assert main(["sweep", *arguments]) == 2
