@@ -198,7 +198,7 @@ def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
             ["--density", "moon", "--method", "mse", "--beta", "1"],
             "density 'moon' is unknown; use one of",
         ),
-        (["--density", "moons", "--method", "msе", "--beta", "1"], "method 'msе': expected one of"),
+        (["--density", "moons", "--method", "msе", "--beta", "1"], "method 'msе': use one of"),
         (
             ["--density", "moons", "--method", "mse", "--beta", "0"],
             "beta 0.0: expected a finite number above 0",
