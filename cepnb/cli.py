@@ -188,8 +188,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _toy(options: argparse.Namespace) -> None:
-    from cepnb.densities.methods import METHODS
-    from cepnb.densities.settings import toy_settings
+    from cepnb.densities.methods import METHODS, Models
     from cepnb.storage.files import cache_dir
 
     profile = profile_name(options.profile)
@@ -201,7 +200,7 @@ def _toy(options: argparse.Namespace) -> None:
             raise CepnbError(f"method '{method}': expected one of {', '.join(METHODS)}")
     if options.table:
         methods = options.method or METHODS
-        return _toy_table(toy_settings(profile), profile, seeds, folder, methods)
+        return _toy_table(profile, seeds, folder, methods)
     for name in ("density", "method", "beta"):
         if getattr(options, name) is None:
             raise CepnbError(f"--{name} is missing; name it, or use --table")
@@ -210,8 +209,8 @@ def _toy(options: argparse.Namespace) -> None:
             raise CepnbError(f"--{name} {values[1]}: more than one {name}; use --table")
     from cepnb.densities.benchmark import record
 
-    case = options.density, options.method[0], options.beta, seeds[0], toy_settings(profile)
-    found = record(*case, profile, folder, options.scale, progress=not options.json)
+    models = Models(options.density, profile, seeds[0], folder, progress=not options.json)
+    found = record(models, options.method[0], options.beta, options.scale)
     if options.json:
         print(json.dumps(found, indent=2))
     else:
@@ -219,18 +218,18 @@ def _toy(options: argparse.Namespace) -> None:
             print(f"{key:<26}{value:.4g}" if isinstance(value, float) else f"{key:<26}{value}")
 
 
-def _toy_table(settings, profile: str, seeds: list[int], folder: Path, methods: list[str]) -> None:
+def _toy_table(profile: str, seeds: list[int], folder: Path, methods: list[str]) -> None:
     from cepnb.densities import benchmark
     from cepnb.notebook.plots import sample_grid
     from cepnb.storage.files import atomic_path, write_text
 
-    records = benchmark.table(settings, profile, seeds, folder, methods)
+    records = benchmark.table(profile, seeds, folder, methods)
     tables = [f"{key}\n\n{benchmark.records_table(records, key)}" for key in benchmark.SHOWN]
     text = "\n\n".join(tables)
     table, picture = folder / "table.md", folder / "samples.png"
     write_text(table, text + "\n")
     if not picture.exists():
-        figure = sample_grid(benchmark.samples(settings, profile, seeds[0], folder))
+        figure = sample_grid(benchmark.samples(profile, seeds[0], folder))
         with atomic_path(picture) as path:
             figure.savefig(path, format="png", dpi=110)
     print(f"{text}\n\nTables: {table}; samples: {picture}")

@@ -3,4 +3,5 @@
 - `files`: atomic writes, JSON and safetensors
 - `runs`: a folder of results whose finished steps are loaded, not repeated
 - `arrays`: tensors larger than memory
+- `validation`: plain data checked against declared types
 """

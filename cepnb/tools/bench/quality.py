@@ -78,7 +78,7 @@ def _measured_case(
     name: str, seed: int, settings: ToySettings, peer: Peer | None, watch: Callable[[str], object]
 ) -> dict:
     q = density(name)
-    exact = [exact_sets(q, BETA, settings, seed, repeat) for repeat in range(settings.repeats)]
+    exact = exact_sets(q, BETA, settings, seed)
     floor = fmean(w2(first, second) for first, second in exact)
 
     def ratio(eps: EpsFunction, gradient: EpsFunction) -> float:
