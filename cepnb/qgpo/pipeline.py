@@ -67,7 +67,7 @@ class Steps:
     def eps(self) -> EpsNet:
         """1. The behaviour model ε_θ; the scaling of observations is saved with it."""
         path = self.run.folder / "scaling.safetensors"
-        self.run.kept(path, lambda: save_tensors(path, vars(self.scaling)))
+        self.run.ensure(path, lambda: save_tensors(path, vars(self.scaling)))
         build = partial(behaviour_net, *self.widths, *self.chosen)
         fit = partial(train_behaviour, self.data.states, self.data.actions, *self.chosen)
         return self._network("behaviour", build, fit)
@@ -151,7 +151,7 @@ class Steps:
         sample = partial(
             sample_support, self.eps, states, K, *self.chosen, path, self.progress, step
         )
-        self.run.kept(path, lambda: self.run.timed(step, sample))
+        self.run.ensure(path, lambda: self.run.timed(step, sample))
         actions, expected = open_array(path), (len(states), K, self.widths[1])
         if actions.shape != expected:
             raise CepnbError(f"{path}: shape is {tuple(actions.shape)}, expected {expected}")
