@@ -2,17 +2,16 @@
 
 D4RL's maze2d, antmaze, hopper, halfcheetah, walker2d and ant then work through gym 0.23:
 `gym.make`, `env.seed`, `env.reset()`, the 4-tuple `env.step`, `env.get_dataset()`,
-`d4rl.qlearning_dataset(env)` and `env.get_normalized_score`. Without a working MuJoCo 2.1, the
-modern `mujoco` package steps them in place of `mujoco_py`; otherwise nothing is replaced. Downloads
-of published files resume. Additional names select the local data:
+`d4rl.qlearning_dataset(env)` and `env.get_normalized_score`. The modern `mujoco` package replaces
+`mujoco_py` unless MuJoCo 2.1 works. Downloads of published files resume. Additional names select
+the local data:
 
     maze2d-{umaze,medium,large}-local-v1 and -local-noisy-v1, such as maze2d-umaze-local-noisy-v1
     {hopper,halfcheetah,walker2d}-{medium,medium-replay,medium-expert}-local-v2
 
-For the original engine, make a separate environment with Python 3.10 (free-mujoco-py supports no
-newer one, cepnb no older one than 3.11) and `pip install free-mujoco-py d4rl`. Its wheel contains
-MuJoCo 2.1 and compiles a binding at first import, which needs a C compiler and the headers of
-OpenGL and GLFW. Do not import this module there.
+For the original engine, `pip install free-mujoco-py d4rl` under Python 3.10, the newest version that
+free-mujoco-py supports; cepnb needs 3.11. The wheel contains MuJoCo 2.1 and compiles a binding at
+first import, which needs a C compiler and the headers of OpenGL and GLFW.
 """
 
 import importlib
@@ -22,17 +21,16 @@ from cepnb.datasets.d4rl import is_whole_hdf5
 from cepnb.datasets.download import download
 from cepnb.datasets.local import NAMES, local_dataset
 from cepnb.envs.d4rl_package import episode_limit, prepare_environments, reference_scores
+from cepnb.envs.locomotion import TASKS
 from cepnb.qgpo.settings import qgpo_settings
 
 
 def install() -> None:
-    """Prepare D4RL's environments and register the local data; a second call does nothing."""
+    """Prepare D4RL's environments, replace its download and register the local data."""
     prepare_environments()
     importlib.import_module("d4rl.offline_env").download_dataset_from_url = _download
-    from gym.envs.registration import registry
-
     for name in NAMES:
-        _register(name, registry.env_specs)
+        _register(name)
 
 
 def _download(url: str) -> str:
@@ -41,13 +39,14 @@ def _download(url: str) -> str:
     return str(download(url, path, is_whole_hdf5))
 
 
-def _register(name: str, registered: dict) -> None:
+def _register(name: str) -> None:
     """Register the environment of a local dataset with gym as d4rl registers its own."""
     from d4rl.gym_mujoco import gym_envs
     from d4rl.pointmaze import maze_model
     from gym.envs.registration import register
 
-    family, _, variant = name.removeprefix("local/").partition("-")
+    stem = name.removeprefix("local/")
+    family, _, variant = stem.partition("-")
     low, high = reference_scores(name)
     kwargs = {"ref_min_score": low, "ref_max_score": high}
     if family == "maze2d":
@@ -55,16 +54,15 @@ def _register(name: str, registered: dict) -> None:
         identity = f"maze2d-{maze}-local-noisy-v1" if noisy else f"maze2d-{maze}-local-v1"
         entry_point = _with_local_data(maze_model.MazeEnv, name)
         layout = {"umaze": "U_MAZE", "medium": "MEDIUM_MAZE", "large": "LARGE_MAZE"}[maze]
-        kwargs |= {"maze_spec": getattr(maze_model, layout), "reward_type": "sparse"}
-        kwargs["reset_target"] = False
+        kwargs |= {"maze_spec": getattr(maze_model, layout)}
+        kwargs |= {"reward_type": "sparse", "reset_target": False}
     else:
-        identity = f"{family}-{variant}-local-v2"
-        body = {"hopper": "Hopper", "halfcheetah": "HalfCheetah", "walker2d": "Walker2d"}[family]
+        identity = f"{stem}-local-v2"
+        body = TASKS[family].removesuffix("-v4")  # such as HalfCheetah
         local = _with_local_data(getattr(gym_envs, f"Offline{body}Env"), name)
         entry_point = lambda **options: gym_envs.NormalizedBoxEnv(local(**options))
-    if identity not in registered:
-        limit = episode_limit(name.removeprefix("local/"))
-        register(id=identity, entry_point=entry_point, kwargs=kwargs, max_episode_steps=limit)
+    limit = episode_limit(stem)
+    register(id=identity, entry_point=entry_point, kwargs=kwargs, max_episode_steps=limit)
 
 
 def _with_local_data(environment: type, name: str) -> type:

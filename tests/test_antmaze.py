@@ -39,9 +39,8 @@ def started(name, seed, goal=None):
 EPISODES = (
     CLIENT
     + """
-name, episodes = sys.argv[1], json.load(sys.stdin)
 found = []
-for seed, goal, actions in episodes:
+for name, seed, goal, actions in json.loads(sys.stdin.read()):
     env, state = started(name, seed, goal)
     path, rewards, dones = [state.tolist()], [], []
     for action in np.array(actions):
@@ -79,9 +78,9 @@ print(json.dumps({key: [list(value.shape), float(value.sum(dtype=np.float64))] f
 )
 
 
-def client(script: str, argument: str, stdin: object = None) -> object:
+def client(script: str, *arguments: str, stdin: object = None) -> object:
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, argument],
+        [sys.executable, "-W", "ignore", "-c", script, *arguments],
         input=json.dumps(stdin),
         capture_output=True,
         text=True,
@@ -91,26 +90,35 @@ def client(script: str, argument: str, stdin: object = None) -> object:
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", ["antmaze-umaze", "antmaze-large-diverse"])
-def test_episodes_equal_d4rls_bit_for_bit(name: str) -> None:
-    """Compare starts, goals, states, rewards and ends of four ants; two have a near goal."""
-    steps, random = 720 if name == "antmaze-umaze" else 60, np.random.default_rng(0)
-    env = AntMazeEnv(name, 2, seed=3, copies=2)
-    start, goals = env.reset(), [body.goal for body in env._simulators]
-    assert np.array_equal(start[:2], start[2:]) and not np.array_equal(start[0], start[1])
-    assert goals[:2] == goals[2:] and goals[0] != goals[1]
-    for row, near in ((1, (-0.6, 0.0)), (2, (0.8, -0.2))):
-        env._simulators[row].goal = goals[row] = near
-    actions = random.uniform(-1, 1, (steps, 4, 8))
-    seeds = np.random.SeedSequence(3).generate_state(2).tolist() * 2
-    found = client(
-        EPISODES,
-        f"{name}-v2",
-        [
-            [seed, goals[row] if row in (1, 2) else None, actions[:, row].tolist()]
-            for row, seed in enumerate(seeds)
-        ],
-    )
+def test_episodes_equal_d4rls_bit_for_bit() -> None:
+    """Compare starts, goals, states, rewards and ends of four ants a maze; two have a near goal."""
+    seeds, cases, jobs = np.random.SeedSequence(3).generate_state(2).tolist(), [], []
+    for name, steps in (("antmaze-umaze", 720), ("antmaze-large-diverse", 60)):
+        env = AntMazeEnv(name, 2, seed=3, copies=2)
+        start, goals = env.reset(), [body.goal for body in env._simulators]
+        assert np.array_equal(start[:2], start[2:]) and not np.array_equal(start[0], start[1])
+        assert goals[:2] == goals[2:] and goals[0] != goals[1]
+        for row, near in ((1, (-0.6, 0.0)), (2, (0.8, -0.2))):
+            env._simulators[row].goal = goals[row] = near
+        actions = np.random.default_rng(0).uniform(-1, 1, (steps, 4, 8))
+        cases.append((env, start, goals, actions))
+        for row, seed in enumerate(seeds * 2):
+            near = goals[row] if row in (1, 2) else None
+            jobs.append([f"{name}-v2", seed, near, actions[:, row].tolist()])
+    found = client(EPISODES, stdin=jobs)
+    for case, episodes in zip(cases, (found[:4], found[4:]), strict=True):
+        assert_episodes(*case, episodes)
+
+
+def assert_episodes(
+    env: AntMazeEnv,
+    start: np.ndarray,
+    goals: list[tuple[float, float]],
+    actions: np.ndarray,
+    found: list,
+) -> None:
+    """Step four ants and compare them with D4RL's episodes."""
+    steps = len(actions)
     alive = set(range(4))
     for row, (goal, path, *_) in enumerate(found):
         assert list(goals[row]) == goal and start[row].tolist() == path[0]
@@ -198,12 +206,12 @@ def test_names_scores_and_settings() -> None:
             )
     with pytest.raises(
         CepnbError,
-        match="^environment 'antmaze-eval-umaze': expected one of .*, antmaze-large-diverse$",
+        match="^environment 'antmaze-eval-umaze': use one of .*, antmaze-large-diverse$",
     ):
         evaluated_in("d4rl/antmaze-eval-umaze-v0")
     with pytest.raises(
         CepnbError,
-        match="^environment 'antmaze': expected one of antmaze-umaze, antmaze-umaze-diverse, ",
+        match="^environment 'antmaze': use one of antmaze-umaze, antmaze-umaze-diverse, ",
     ):
         AntMazeEnv("antmaze", 1, 0)
     with pytest.raises(
@@ -250,10 +258,7 @@ def test_qgpo_on_a_file_in_d4rls_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Train on a file in d4rl's folder, score the policies, and report them next to published scores."""
-    make = antmaze._make
-    monkeypatch.setattr(
-        antmaze, "_make", lambda identity: (make(identity)[0], 50)
-    )  # short episodes
+    monkeypatch.setattr(antmaze, "episode_limit", lambda name: 50)  # short episodes
     file = dataset_urls()["antmaze-umaze-v2"].rpartition("/")[2]
     expected = client(FILE, str(tmp_path / file))
     monkeypatch.setattr(sys.modules["d4rl.offline_env"], "DATASET_PATH", str(tmp_path))

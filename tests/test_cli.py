@@ -37,7 +37,7 @@ def refusal(**changes: object) -> str:
     [
         (
             ["--dataset", "local/maze2d-tiny"],
-            "environment 'maze2d-tiny': expected one of maze2d-umaze, maze2d-medium, maze2d-large",
+            "environment 'maze2d-tiny': use one of maze2d-umaze, maze2d-medium, maze2d-large",
         ),
         (
             ["--dataset", "nowhere.hdf5"],
@@ -49,7 +49,7 @@ def refusal(**changes: object) -> str:
         ),
         (
             ["--dataset", "d4rl/ant-medium-v2"],
-            "environment 'ant': expected one of maze2d-umaze, maze2d-medium, maze2d-large, hopper",
+            "environment 'ant': use one of maze2d-umaze, maze2d-medium, maze2d-large, hopper",
         ),
         (
             ["--dataset", "d4rl/maze2d-umaze-v7"],
@@ -138,7 +138,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) 
     for changes, expected in [
         (
             {"rewards": None},
-            "'rewards' is missing; expected observations, actions, rewards, terminals",
+            "'rewards' is missing; store observations, actions, rewards, terminals",
         ),
         (
             {"rewards": np.zeros(rows - 1)},
@@ -200,7 +200,7 @@ def test_data_prints_its_path(capsys: pytest.CaptureFixture) -> None:
     path = Path(capsys.readouterr().out.strip())
     assert path.name == "maze2d-umaze-4000-seed0.hdf5" and path.exists()
     assert complaint(["data", "--dataset", "d4rl/maze2d-umaze-v1"], capsys).startswith(
-        "dataset 'd4rl/maze2d-umaze-v1': expected one of"
+        "dataset 'd4rl/maze2d-umaze-v1': use one of"
     )
 
 

@@ -62,16 +62,15 @@ def test_noise_and_seeds() -> None:
 
 
 def test_files_are_made_once_labelled_and_verified() -> None:
-    path = local_dataset("local/maze2d-umaze", 1_000, 0, progress=False)
+    path = local_dataset("local/maze2d-umaze", 1_000, 0)
     stamp = path.stat().st_mtime_ns
     assert (
-        local_dataset("local/maze2d-umaze", 1_000, 0, progress=False) == path
-        and path.stat().st_mtime_ns == stamp
+        local_dataset("local/maze2d-umaze", 1_000, 0) == path and path.stat().st_mtime_ns == stamp
     )
     with h5py.File(path) as file:
         assert "not the published D4RL file" in file.attrs["origin"] and file.attrs["seed"] == 0
     assert len(load_hdf5(path).rewards) > 900
-    assert local_dataset("local/maze2d-umaze-noisy", 1_000, 0, progress=False) != path
+    assert local_dataset("local/maze2d-umaze-noisy", 1_000, 0) != path
     with h5py.File(path, "r+") as file:
         file["rewards"][5] = 7.0
     with pytest.raises(
@@ -100,33 +99,33 @@ def test_file_with_another_recipe_is_made_again(
     """Also check that the old file survives a failed write, and that missing entries count as current."""
     rows = {"observations": np.zeros((50, 17), np.float32)}
     monkeypatch.setattr(module, "collect_locomotion", lambda *_: rows)
-    path = local_dataset(name, 50, 0, progress=False)
+    path = local_dataset(name, 50, 0)
     with h5py.File(path, "r+") as file:
         arrays, attributes = file.attrs["sha256"], dict(file.attrs)
         assert set(changed) <= set(attributes)
         for key in {"recipe", "layout", "steps", "agents_sha256"} & set(attributes):
             del file.attrs[key]  # early files lack these entries
     stamp = path.stat().st_mtime_ns
-    assert local_dataset(name, 50, 0, progress=False) == path and path.stat().st_mtime_ns == stamp
+    assert local_dataset(name, 50, 0) == path and path.stat().st_mtime_ns == stamp
     with h5py.File(path, "r+") as file:
         file.attrs.update(changed)
     before = path.read_bytes()
     with monkeypatch.context() as failing:
         failing.setattr(h5py.Group, "create_dataset", full)
         with pytest.raises(CepnbError, match="could not be written"):
-            local_dataset(name, 50, 0, progress=False)
+            local_dataset(name, 50, 0)
     assert path.read_bytes() == before
-    assert local_dataset(name, 50, 0, progress=False) == path
+    assert local_dataset(name, 50, 0) == path
     with h5py.File(path) as file:
         assert file.attrs["sha256"] == arrays and dict(file.attrs) == attributes
 
 
 def test_file_without_a_recipe_version_has_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = local_dataset("local/maze2d-umaze", 50, 0, progress=False)
+    path = local_dataset("local/maze2d-umaze", 50, 0)
     with h5py.File(path, "r+") as file:
         del file.attrs["recipe"]
     monkeypatch.setitem(module.RECIPES, "maze2d", 2)
-    local_dataset("local/maze2d-umaze", 50, 0, progress=False)
+    local_dataset("local/maze2d-umaze", 50, 0)
     with h5py.File(path) as file:
         assert file.attrs["recipe"] == 2
 
@@ -139,7 +138,7 @@ def _write_and_die() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     h5py.Group.create_dataset = half
-    local_dataset("local/maze2d-umaze", 1_000, 3, progress=False)
+    local_dataset("local/maze2d-umaze", 1_000, 3)
 
 
 def test_killed_write_leaves_no_file() -> None:
@@ -148,7 +147,7 @@ def test_killed_write_leaves_no_file() -> None:
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert not list(module.cache_dir().rglob("*.hdf5"))
-    assert local_dataset("local/maze2d-umaze", 1_000, 3, progress=False).exists()
+    assert local_dataset("local/maze2d-umaze", 1_000, 3).exists()
 
 
 def full(*_: object, **__: object) -> None:
@@ -160,7 +159,7 @@ def test_failed_write_raises_one_line_and_leaves_no_file(monkeypatch: pytest.Mon
     with pytest.raises(
         CepnbError, match="could not be written .No space left on device."
     ) as caught:
-        local_dataset("local/maze2d-umaze", 1_000, 0, progress=False)
+        local_dataset("local/maze2d-umaze", 1_000, 0)
     assert "\n" not in str(caught.value)
     assert not [p for p in module.cache_dir().rglob("*") if p.is_file()]
 
@@ -169,5 +168,5 @@ def test_failed_write_raises_one_line_and_leaves_no_file(monkeypatch: pytest.Mon
     "name", ["local/maze2d-tiny", "local/hopper", "local/ant-medium", "maze2d-umaze"]
 )
 def test_unknown_names(name: str) -> None:
-    with pytest.raises(CepnbError, match=f"dataset '{name}': expected one of local/maze2d-umaze"):
+    with pytest.raises(CepnbError, match=f"dataset '{name}': use one of local/maze2d-umaze"):
         local_dataset(name, 100, 0)

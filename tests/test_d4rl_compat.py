@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from serving import serving
 
+from cepnb.datasets.agents import QUALITIES
 from cepnb.datasets.registry import load_dataset
-from cepnb.envs.maze import MazeEnv
+from cepnb.envs.locomotion import TASKS
+from cepnb.envs.maze import LAYOUTS, MazeEnv
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
 
@@ -22,43 +24,61 @@ import cepnb.d4rl_compat
 import json, sys
 import d4rl, gym
 import numpy as np
-name, steps = sys.argv[1], int(sys.argv[2])
-env = gym.make(name)
-env.seed(3)
-env.action_space.seed(3)
-found = {"observations": [env.reset().tolist()], "actions": [], "rewards": [], "dones": []}
-mujoco_env = env.unwrapped if "maze2d" in name else env.unwrapped.wrapped_env
-found["qpos"], found["qvel"] = mujoco_env.sim.data.qpos.tolist(), mujoco_env.sim.data.qvel.tolist()
-done = False
-while not done and len(found["actions"]) < steps:
-    action = env.action_space.sample()
-    observation, reward, done, info = env.step(action)
-    for key, value in (("observations", observation.tolist()), ("actions", action.tolist()), ("rewards", float(reward)),
-                       ("dones", bool(done))):
-        found[key].append(value)
-found |= {"truncated": info.get("TimeLimit.truncated", False), "score": env.get_normalized_score(100.0)}
-if "local" in name:
-    data = d4rl.qlearning_dataset(env)
-    found["dataset"] = {key: [list(value.shape), float(np.sum(value, dtype=np.float64))] for key, value in data.items()}
-    found["raw"] = sorted(env.get_dataset())
+def episode(name, steps):
+    env = gym.make(name)
+    env.seed(3)
+    env.action_space.seed(3)
+    found = {"observations": [env.reset().tolist()], "actions": [], "rewards": [], "dones": []}
+    mujoco_env = env.unwrapped if "maze2d" in name else env.unwrapped.wrapped_env
+    found["qpos"], found["qvel"] = mujoco_env.sim.data.qpos.tolist(), mujoco_env.sim.data.qvel.tolist()
+    done = False
+    while not done and len(found["actions"]) < steps:
+        action = env.action_space.sample()
+        observation, reward, done, info = env.step(action)
+        for key, value in (("observations", observation.tolist()), ("actions", action.tolist()),
+                           ("rewards", float(reward)), ("dones", bool(done))):
+            found[key].append(value)
+    found |= {"truncated": info.get("TimeLimit.truncated", False), "score": env.get_normalized_score(100.0)}
+    if "local" in name:
+        data = d4rl.qlearning_dataset(env)
+        found["dataset"] = {key: [list(value.shape), float(np.sum(value, dtype=np.float64))] for key, value in data.items()}
+        found["raw"] = sorted(env.get_dataset())
+    return found
+found = {name: episode(name, steps) for name, steps in json.loads(sys.argv[1]).items()}
+found["names"] = sorted(spec.id for spec in gym.envs.registry.all() if "-local-" in spec.id)
 print(json.dumps(found))
 """
+STEPS = {
+    "maze2d-umaze-local-v1": 1000,
+    "hopper-medium-local-v2": 5,
+    "hopper-medium-v2": 100,
+    "halfcheetah-medium-v2": 100,
+    "walker2d-medium-v2": 100,
+    "ant-medium-v2": 20,
+    "antmaze-umaze-v2": 20,
+}
 
 
-def client(name: str, steps: int) -> dict:
-    environment = os.environ | {"MUJOCO_PY_MUJOCO_PATH": "/nowhere"}
+def run(code: str, *arguments: str, **environment: str) -> str:
+    """Run code in a new process and return its last line."""
     ran = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", CLIENT, name, str(steps)],
+        [sys.executable, "-W", "ignore", "-c", code, *arguments],
         capture_output=True,
         text=True,
-        env=environment,
+        env=os.environ | {"MUJOCO_PY_MUJOCO_PATH": "/nowhere"} | environment,
     )
     assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout.splitlines()[-1])
+    return ran.stdout.splitlines()[-1]
 
 
-def test_maze2d_equals_ours_bit_for_bit_and_so_does_its_dataset() -> None:
-    found = client("maze2d-umaze-local-v1", 1000)
+@pytest.fixture(scope="module")
+def client() -> dict:
+    """One episode of each environment in `STEPS` and the local names, from one process."""
+    return json.loads(run(CLIENT, json.dumps(STEPS)))
+
+
+def test_maze2d_equals_ours_bit_for_bit_and_so_does_its_dataset(client: dict) -> None:
+    found = client["maze2d-umaze-local-v1"]
     assert (
         len(found["rewards"]) == 300
         and found["truncated"]
@@ -90,12 +110,15 @@ def assert_dataset(found: dict, name: str) -> None:
         ), key
 
 
-def test_locomotion_with_local_data() -> None:
-    found = client("halfcheetah-medium-replay-local-v2", 5)
-    assert np.shape(found["observations"])[1] == 17 and found["score"] == pytest.approx(
-        (100 + 280.178953) / (12135 + 280.178953)
+def test_locomotion_with_local_data(client: dict) -> None:
+    found = client["hopper-medium-local-v2"]
+    assert np.shape(found["observations"])[1] == 11 and found["score"] == pytest.approx(
+        (100 + 20.272305) / (3234.3 + 20.272305)
     )
-    assert_dataset(found, "local/halfcheetah-medium-replay")
+    assert_dataset(found, "local/hopper-medium")
+    mazes = [f"maze2d-{maze}-local-{kind}" for maze in LAYOUTS for kind in ("noisy-v1", "v1")]
+    bodies = [f"{task}-{quality}-local-v2" for task in TASKS for quality in QUALITIES]
+    assert client["names"] == sorted(mazes + bodies)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -107,11 +130,11 @@ def test_locomotion_with_local_data() -> None:
         ("walker2d-medium-v2", "Walker2d-v4"),
     ],
 )
-def test_locomotion_equals_gymnasiums(name: str, modern: str) -> None:
+def test_locomotion_equals_gymnasiums(client: dict, name: str, modern: str) -> None:
     """Compare gym on the stand-in with gymnasium on mujoco: states, rewards and ends."""
     import gymnasium
 
-    found = client(name, 100)
+    found = client[name]
     env = gymnasium.make(modern).unwrapped
     env.reset(seed=0)
     env.set_state(np.array(found["qpos"]), np.array(found["qvel"]))
@@ -127,9 +150,9 @@ def test_locomotion_equals_gymnasiums(name: str, modern: str) -> None:
         assert ours == pytest.approx(reward, abs=1e-4) and terminated == done
 
 
-def test_ant_and_its_mazes_run() -> None:
-    assert np.shape(client("ant-medium-v2", 20)["observations"])[1] == 111
-    assert np.shape(client("antmaze-umaze-v2", 20)["observations"])[1] == 29
+def test_ant_and_its_mazes_run(client: dict) -> None:
+    assert np.shape(client["ant-medium-v2"]["observations"])[1] == 111
+    assert np.shape(client["antmaze-umaze-v2"]["observations"])[1] == 29
 
 
 def test_names_states_and_instability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,10 +160,11 @@ def test_names_states_and_instability(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.chdir(tmp_path)  # MuJoCo writes its log there
 
-    model = mujoco_py.load_model_from_xml(
+    (tmp_path / "model.xml").write_text(
         '<mujoco><worldbody><light pos="0 0 3"/><body name="b" pos="0 0 1"><freejoint name="j"/><geom name="g" size="0.1"/>'
         '<site name="s"/></body></worldbody></mujoco>'
     )
+    model = mujoco_py.load_model_from_path(str(tmp_path / "model.xml"))
     sim = mujoco_py.MjSim(model)
     assert (
         model.body_name2id("b") == 1 and model._camera_name2id == {} and model.joint_names == ("j",)
@@ -171,33 +195,28 @@ def test_installed_mujoco_21_is_not_replaced(tmp_path: Path) -> None:
     )
     for present in (True, False):
         place = tmp_path if present else tmp_path / "none"
-        ran = subprocess.run(
-            [
-                sys.executable,
-                "-W",
-                "ignore",
-                "-c",
-                code if present else code.replace("real = MagicMock()", "real = None"),
-            ],
-            capture_output=True,
-            text=True,
-            env=os.environ | {"MUJOCO_PY_MUJOCO_PATH": str(place)},
-        )
-        assert ran.stdout == f"{present} 300\n", ran.stderr
+        code = code if present else code.replace("real = MagicMock()", "real = None")
+        assert run(code, MUJOCO_PY_MUJOCO_PATH=str(place)) == f"{present} 300"
 
 
-# Read a published file through d4rl's own environment.
+# Read a published file through d4rl's own environment, and again after cutting its end.
 PUBLISHED = """
 import cepnb.d4rl_compat
-import sys
+import os, shutil, sys
 import d4rl, gym
 from cepnb.errors import CepnbError
-env = gym.make("maze2d-umaze-v1")
-env.unwrapped.dataset_url = env.unwrapped._dataset_url = sys.argv[1]
-try:
-    print(d4rl.qlearning_dataset(env)["rewards"].shape)
-except CepnbError as error:
-    print(error)
+url, path = sys.argv[1:]
+def shape():
+    env = gym.make("maze2d-umaze-v1")
+    env.unwrapped.dataset_url = env.unwrapped._dataset_url = url
+    try:
+        return d4rl.qlearning_dataset(env)["rewards"].shape
+    except CepnbError as error:
+        return error
+whole = shape()
+shutil.copy(path, path + ".whole")
+os.truncate(path, os.path.getsize(path) - 1000)  # d4rl itself leaves this after a broken download
+print(f"{whole} {shape()}")
 """
 
 
@@ -212,29 +231,13 @@ def test_published_downloads_resume_and_cut_files_raise(tmp_path: Path) -> None:
             np.bytes_(b"waypoints"),
         )
     own = tmp_path / "own/data.hdf5"
-    environment = os.environ | {
-        "MUJOCO_PY_MUJOCO_PATH": "/nowhere",
-        "D4RL_DATASET_DIR": str(own.parent),
-    }
-
-    def printed(url: str) -> str:
-        command = [sys.executable, "-W", "ignore", "-c", PUBLISHED, url]
-        ran = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout.splitlines()[-1]
-
     with serving((tmp_path / "source.hdf5").read_bytes()) as server:
         server.faults = ["cut"]
-        assert (
-            printed(server.url) == "(300,)"
-            and own.read_bytes() == server.content
-            and len(server.requests) == 2
-        )
-        own.write_bytes(server.content[:-1000])  # d4rl itself leaves this after a broken download
-        assert (
-            printed(server.url) == f"{own}: the file is incomplete; delete it to download it again"
-        )
-        assert len(server.requests) == 2
+        line = run(PUBLISHED, server.url, str(own), D4RL_DATASET_DIR=str(own.parent))
+        problem = f"{own}: the file is incomplete; delete it to download it again"
+        assert line == f"(300,) {problem}" and len(server.requests) == 2
+        assert Path(f"{own}.whole").read_bytes() == server.content
+        assert own.read_bytes() == server.content[:-1000]
 
 
 def test_local_names_are_not_published_names() -> None:

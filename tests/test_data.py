@@ -158,11 +158,14 @@ def poison(value: float):
         (changed("rewards", poison(np.nan)), "'rewards' has values that are not finite"),
         (changed("rewards", poison(np.inf)), "'rewards' has values that are not finite"),
         (changed("observations", poison(np.nan)), "'observations' has values that are not finite"),
-        (changed("actions", lambda a: a[:, 0]), "'actions' has 1 axes; expected 2"),
+        (
+            changed("actions", lambda a: a[:, 0]),
+            "'actions' has shape \\(60,\\); store \\(rows, size\\)",
+        ),
         (changed("rewards", lambda a: np.full(60, b"x")), "'rewards' has type"),
         ({k: v for k, v in example().items() if k != "actions"}, "'actions' is missing"),
         ({k: v for k, v in example().items() if k != "timeouts"}, "'timeouts' is missing; add it"),
-        ({k: v[:1] for k, v in example().items()}, "has 1 rows; expected at least 2"),
+        ({k: v[:1] for k, v in example().items()}, "has 1 rows; store at least 2"),
         (changed("timeouts", np.ones_like), "no transition is left"),
         (
             changed("rewards", lambda a: a.astype(np.complex64)),
@@ -172,15 +175,24 @@ def poison(value: float):
             changed("rewards", lambda a: np.full(60, 1e300)),
             "'rewards' has values that are not finite",
         ),
-        (changed("rewards", lambda a: "abc"), "'rewards' has 0 axes; expected 1"),
-        (changed("timeouts", lambda a: 3.0), "'timeouts' has 0 axes; expected 1"),
-        (changed("observations", lambda a: "abc"), "'observations' has 0 axes; expected 2"),
-        (changed("rewards", lambda a: h5py.Reference()), "'rewards' has 0 axes; expected 1"),
+        (changed("rewards", lambda a: "abc"), "'rewards' has shape \\(\\); store \\(rows,\\)"),
+        (changed("timeouts", lambda a: 3.0), "'timeouts' has shape \\(\\); store \\(rows,\\)"),
+        (
+            changed("observations", lambda a: "abc"),
+            "'observations' has shape \\(\\); store \\(rows, size\\)",
+        ),
+        (
+            changed("rewards", lambda a: h5py.Reference()),
+            "'rewards' has shape \\(\\); store \\(rows,\\)",
+        ),
         (
             changed("observations", lambda a: a[:, :0]),
-            "'observations' has no columns; expected at least one",
+            "'observations' has shape \\(60, 0\\); store \\(rows, size\\)",
         ),
-        (changed("actions", lambda a: a[:, :0]), "'actions' has no columns; expected at least one"),
+        (
+            changed("actions", lambda a: a[:, :0]),
+            "'actions' has shape \\(60, 0\\); store \\(rows, size\\)",
+        ),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
@@ -243,7 +255,7 @@ def test_unknown_dataset_names(tmp_path: Path) -> None:
         CepnbError, match=f"^{tmp_path}: is a folder; give the path of a D4RL HDF5 file"
     ):
         load_dataset(str(tmp_path), 100, 0)
-    with pytest.raises(CepnbError, match="expected one of local/maze2d-umaze, "):
+    with pytest.raises(CepnbError, match="use one of local/maze2d-umaze, "):
         load_dataset("local/maze2d-tiny", 100, 0)
 
 

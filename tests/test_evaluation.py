@@ -40,7 +40,7 @@ class Failing(MazeEnv):
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
         observations, rewards, terminated, truncated = super().step(actions)
         if self._elapsed == 3:
-            with self.engine("step 3"):
+            with self.simulating("step 3"):
                 if self.way == "raises":
                     raise RuntimeError("unstable")
             observations[0, 1] = np.inf if self.way == "observations" else observations[0, 1]

@@ -100,7 +100,7 @@ def test_walls_hold() -> None:
 
 
 def test_bad_input_is_named() -> None:
-    with pytest.raises(CepnbError, match="maze 'tiny': expected one of umaze, medium, large"):
+    with pytest.raises(CepnbError, match="maze 'tiny': use one of umaze, medium, large"):
         MazeEnv("tiny", 1, 0)
     with pytest.raises(CepnbError, match="episodes 0"):
         MazeEnv("umaze", 0, 0)
@@ -108,5 +108,7 @@ def test_bad_input_is_named() -> None:
     env.reset()
     with pytest.raises(CepnbError, match="maze2d-umaze: actions are not finite; check the policy"):
         env.step(np.full((2, 2), np.nan))
-    with pytest.raises(CepnbError, match=r"actions have shape \(3, 2\), expected \(2, 2\)"):
+    with pytest.raises(
+        CepnbError, match=r"actions have shape \(3, 2\); the environment takes \(2, 2\)"
+    ):
         env.step(np.zeros((3, 2)))

@@ -402,7 +402,7 @@ def test_constant_rewards_and_other_widths_are_refused(tmp_path: Path) -> None:
         CepnbError, match="^checkpoint_every 150: use a multiple of record_every, 100$"
     ):
         run(tmp_path, checkpoint_every=150)
-    with pytest.raises(CepnbError, match="environment 'maze2d-tiny': expected one of maze2d-umaze"):
+    with pytest.raises(CepnbError, match="environment 'maze2d-tiny': use one of maze2d-umaze"):
         run_qgpo(data, "maze2d-tiny", ci(), "ci", 0, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
 
@@ -492,7 +492,7 @@ def test_settings_of_files_and_the_command_line_are_converted() -> None:
     ):
         with pytest.raises(CepnbError, match=reason):
             coerce(changes)
-    with pytest.raises(CepnbError, match="^environment 'maze3d': expected one of maze2d-umaze"):
+    with pytest.raises(CepnbError, match="^environment 'maze3d': use one of maze2d-umaze"):
         qgpo_settings("ci", "maze3d")
     assert qgpo_settings("ci") == qgpo_settings("ci", "maze2d-medium")
     assert qgpo_settings("ci", "hopper") == qgpo_settings("ci", "locomotion")

@@ -123,7 +123,7 @@ def test_a_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
                 file.create_dataset(key, (10**13,), np.float32, chunks=(1000,))
         with pytest.raises(
             CepnbError,
-            match=rf"^{own}: not a whole HDF5 file \(MemoryError.*\); delete it to download it again",
+            match=rf"^{own}: not a whole HDF5 file \(MemoryError.*\); delete it, then download or export it again",
         ):
             load_dataset(f"d4rl/{name}", 0, 0)
         assert len(server.requests) == 2 and os.listdir(own.parent) == ["data.hdf5"]
@@ -225,15 +225,15 @@ def test_unusable_minari_datasets_raise_one_line(minari_folder: Path) -> None:
     (minari_folder / "test/half-v0/data/main_data.hdf5").unlink()
     (minari_folder / "test/empty-v0").mkdir()
     for name, message in (
-        ("discrete-v0", r"actions have the space Discrete\(4\); expected vectors"),
-        ("image-v0", "observations have the space Box.*; expected vectors"),
+        ("discrete-v0", r"actions have the space Discrete\(4\); use vectors"),
+        ("image-v0", "observations have the space Box.*; use vectors"),
         ("nan-v0", "'rewards' has values that are not finite; remove them"),
-        ("none-v0", "not downloaded"),
-        ("narrow-v0", "'observations' has no columns; expected at least one"),
+        ("none-v0", "not loaded .*; check the name and the connection$"),
+        ("narrow-v0", r"'observations' has shape \(15, 0\); store \(rows, size\)"),
         ("uneven-v0", "observations have the space Box"),
-        ("cut-v0", f"files are incomplete .*; delete {minari_folder}/test/cut-v0 to"),
-        ("half-v0", f"not downloaded .*; delete {minari_folder}/test/half-v0 to"),
-        ("empty-v0", r"not downloaded \([^;]*\)$"),
+        ("cut-v0", f"not loaded .*; delete {minari_folder}/test/cut-v0 to"),
+        ("half-v0", f"not loaded .*; delete {minari_folder}/test/half-v0 to"),
+        ("empty-v0", r"not loaded \([^;]*\); check the name and the connection$"),
         ("", "the name has no version"),
         ("..", "the name has no version"),
         ("../test", "the name has no version"),

@@ -396,7 +396,7 @@ def refusal(**changes: object) -> str:
         (
             '["local/maze2d-umaze"]',
             '["local/maze2d-tiny"]',
-            "datasets: environment 'maze2d-tiny': expected one of maze2d-umaze",
+            "datasets: environment 'maze2d-tiny': use one of maze2d-umaze",
         ),
         (
             '["local/maze2d-umaze"]',

@@ -10,13 +10,12 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 from tqdm.auto import tqdm
 
-from cepnb.envs.locomotion import TASKS, LocomotionEnv
+from cepnb.envs.locomotion import LocomotionEnv, task
 from cepnb.errors import CepnbError
 from cepnb.storage.files import load_tensors
 
 QUALITIES = ("medium", "medium-replay", "medium-expert")
 FOLDER = Path(__file__).parents[1] / "assets/agents"
-SHIPPED = tuple(name for name in TASKS if (FOLDER / f"{name}.safetensors").exists())
 BATCH = 20  # episodes stepped together
 KEYS = ("observations", "actions", "next_observations", "rewards", "terminals", "timeouts")
 
@@ -63,65 +62,58 @@ class History:
 def shipped_agents(name: str) -> History:
     """Load the shipped agents of a task, made by `python -m cepnb agent --environment NAME`.
 
-    Raises `CepnbError` on a task without agents or a damaged file.
+    Raises `CepnbError` on an unknown task or a damaged file.
     """
-    if name not in SHIPPED:
-        raise CepnbError(f"agents of '{name}': expected one of {', '.join(SHIPPED)}")
+    task(name)
     return read_history(FOLDER / f"{name}.safetensors")
 
 
 def read_history(path: Path) -> History:
     """Read a file that `cepnb.datasets.sac` wrote; raises `CepnbError` on another file."""
     tensors, metadata = load_tensors(path)
+    arrays = {name: tensor.double().numpy() for name, tensor in tensors.items()}
     try:
         recipe, agents = json.loads(metadata["recipe"]), {}
         for steps in recipe["returns"]:
-            weights = (tensors[f"{steps}.{i}"].double().numpy() for i in range(8))
-            agents[int(steps)] = Agent(tuple(weights))
+            agents[int(steps)] = Agent(tuple(arrays[f"{steps}.{i}"] for i in range(8)))
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         return History(agents, recipe["medium"], recipe["expert"], recipe, sha256)
     except KeyError as error:
         raise CepnbError(f"{path}: {error} is missing; use a file of agents") from error
 
 
-def roll(
-    name: str, agent: Agent, transitions: int, seed: int, progress: bool = True
-) -> dict[str, Array]:
+def roll(name: str, agent: Agent, transitions: int, seed: int) -> dict[str, Array]:
     """Collect `transitions` rows of an agent's episodes, the last one cut, in D4RL's layout.
 
     A fall is a terminal. The end of an episode by time, or by the cut, is a timeout. Raises
     `CepnbError` on fewer than two rows, an unknown task or a failing simulator.
     """
     if transitions < 2:
-        raise CepnbError(f"transitions {transitions}: expected at least 2")
-    parts, rows, batch = [], 0, 0
-    with tqdm(total=transitions, desc=name, disable=not progress, leave=False) as bar:
+        raise CepnbError(f"transitions {transitions}: use at least 2 for each agent")
+    parts, rows = [], 0
+    with tqdm(total=transitions, desc=name, leave=False) as bar:
         while rows < transitions:
-            seeds = np.random.SeedSequence((seed, batch))
-            episodes = _episodes(name, agent, seeds, BATCH, transitions - rows)
-            parts += episodes
-            rows += sum(len(episode["rewards"]) for episode in episodes)
+            seeds = np.random.SeedSequence((seed, len(parts) // BATCH))
+            parts += _episodes(name, agent, seeds, BATCH, transitions - rows)
+            rows = sum(len(part["rewards"]) for part in parts)
             bar.update(min(rows, transitions) - bar.n)
-            batch += 1
-    arrays = {key: np.concatenate([part[key] for part in parts])[:transitions] for key in parts[0]}
+    arrays = {key: np.concatenate([part[key] for part in parts])[:transitions] for key in KEYS}
     arrays["timeouts"][-1] = not arrays["terminals"][-1]
     return arrays
 
 
-def collect_locomotion(
-    name: str, quality: str, transitions: int, seed: int, progress: bool = True
-) -> dict[str, Array]:
-    """Collect `transitions` rows of a local locomotion dataset by D4RL's recipe.
+def collect_locomotion(name: str, quality: str, transitions: int, seed: int) -> dict[str, Array]:
+    """Collect `transitions` rows of a local locomotion dataset, in equal shares of its agents.
 
-    "medium": the first agent that reaches a third of the expert's return. "medium-expert": half
-    from this agent, half from the best one. "medium-replay": all data up to the medium agent. The
-    replay buffer is not stored, so agents at equal distances along the run are rolled out instead.
+    D4RL's recipe: "medium" is one agent; "medium-expert" is this agent and the best one;
+    "medium-replay" is the replay buffer up to the medium agent. That buffer is not stored, so
+    agents at equal distances along the run are rolled out instead.
     """
-    agents, parts = shipped_agents(name).of(quality), []
-    bounds = [transitions * i // len(agents) for i in range(len(agents) + 1)]
+    agents = shipped_agents(name).of(quality)
+    ends, parts = [transitions * i // len(agents) for i in range(len(agents) + 1)], []
     for i, agent in enumerate(agents):
-        parts.append(roll(name, agent, bounds[i + 1] - bounds[i], 1000 * seed + i, progress))
-    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        parts.append(roll(name, agent, ends[i + 1] - ends[i], 1000 * seed + i))
+    return {key: np.concatenate([part[key] for part in parts]) for key in KEYS}
 
 
 def episode_returns(name: str, agent: Agent, episodes: int, seed: int) -> Float[Array, "episodes"]:
@@ -131,29 +123,25 @@ def episode_returns(name: str, agent: Agent, episodes: int, seed: int) -> Float[
 
 
 def _episodes(
-    name: str, agent: Agent, seeds: np.random.SeedSequence, count: int, rows: int | None = None
+    name: str, agent: Agent, seeds: np.random.SeedSequence, count: int, rows: int | float = np.inf
 ) -> list[dict[str, Array]]:
     """Step `count` episodes together and return each one's rows in D4RL's layout.
 
-    Stops early once the episodes, one after the other, have `rows` rows.
+    Stops early once the episodes up to the first that still runs have `rows` rows.
     """
     start, noise = seeds.spawn(2)
     env = LocomotionEnv(name, count, int(start.generate_state(1)[0]))
-    random = np.random.default_rng(noise)
-    states, alive, steps = env.reset(), np.ones(count, dtype=bool), []
-    lengths, first_alive = np.zeros(count, dtype=int), 0
-    while alive.any() and (rows is None or lengths[: first_alive + 1].sum() < rows):
+    random, states, steps = np.random.default_rng(noise), env.reset(), []
+    alive, lengths = np.ones(count, dtype=bool), np.zeros(count, dtype=int)
+    while alive.any() and lengths[: alive.argmax() + 1].sum() < rows:
         actions = agent(states, random)
         next_states, rewards, terminals, truncated = env.step(actions)
         timeouts = truncated & ~terminals
         steps.append((states, actions, next_states, rewards, terminals, timeouts, alive.copy()))
         lengths += alive
         alive &= ~(terminals | truncated)
-        first_alive = alive.argmax()
         states = next_states
     *columns, alive = (np.stack(column) for column in zip(*steps))
-    arrays = {
-        key: column if column.dtype == bool else column.astype(np.float32)
-        for key, column in zip(KEYS, columns)
-    }
+    types = [np.float32] * 4 + [bool] * 2
+    arrays = {key: column.astype(kind) for key, column, kind in zip(KEYS, columns, types)}
     return [{key: arrays[key][alive[:, row], row] for key in KEYS} for row in range(count)]

@@ -1,23 +1,15 @@
-"""D4RL's published files: download one by name and load it."""
+"""D4RL's published files: find one by name and download it."""
 
 import difflib
 import importlib
 from pathlib import Path
 
-from cepnb.datasets.dataset import OfflineDataset
 from cepnb.datasets.download import download
-from cepnb.datasets.hdf5 import load_hdf5
-from cepnb.envs.d4rl_package import d4rl, episode_limit
+from cepnb.envs.d4rl_package import d4rl
 from cepnb.errors import CepnbError
 from cepnb.storage.files import HDF5_DAMAGE, cache_dir
 
 EXAMPLES = ("maze2d-umaze-v1", "hopper-medium-v2", "antmaze-umaze-v2")
-
-
-def load_published(name: str) -> OfflineDataset:
-    """Load a published dataset; raises as `published_file` and `load_hdf5`."""
-    remedy = "; delete it to download it again"
-    return load_hdf5(published_file(name), f"d4rl/{name}", episode_limit(name), remedy)
 
 
 def dataset_urls() -> dict[str, str]:
@@ -30,8 +22,8 @@ def published_file(name: str) -> Path:
     """Return the file of a published dataset such as hopper-medium-v2, downloaded at first use.
 
     Searches d4rl's own folder (`$D4RL_DATASET_DIR`, else ~/.d4rl/datasets), then the cache folder,
-    which receives downloads. d4rl publishes no checksums, so a file must have the announced size
-    and be complete HDF5. Raises `CepnbError` on an unknown name, a failed download or a cut file.
+    which receives downloads. d4rl publishes no checksums: a file counts as complete if it has the
+    announced size and is complete HDF5. Raises `CepnbError` on an unknown name and as `download`.
     """
     urls = dataset_urls()
     if name not in urls:

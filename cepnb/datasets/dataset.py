@@ -25,11 +25,18 @@ class OfflineDataset:
     episode_returns: Float[Tensor, "episodes"]  # undiscounted, over all rows of complete episodes
 
 
-def distinct_states(dataset: OfflineDataset) -> tuple[Float[Tensor, "m ds"], Int[Tensor, "n"]]:
-    """Collect the states that need support actions; return them and the row of each next state.
+def dataset_of(name: str, columns: dict[str, Array]) -> OfflineDataset:
+    """Convert columns, named as the fields, to tensors: terminals to bool, others to float32."""
+    kinds = {key: bool if key == "terminals" else np.float32 for key in columns}
+    arrays = {key: column.astype(kinds[key], copy=False) for key, column in columns.items()}
+    return OfflineDataset(name, **{key: torch.from_numpy(array) for key, array in arrays.items()})
 
-    The first n rows are the observations. If a next state equals the following observation bit for
-    bit, that row serves both. Other next states (at the ends of episodes) are appended.
+
+def distinct_states(dataset: OfflineDataset) -> tuple[Float[Tensor, "m ds"], Int[Tensor, "n"]]:
+    """Return all observations and next states without repeats, and the row of each next state.
+
+    The first n rows are the observations. A next state that equals the following observation bit
+    for bit shares its row. Other next states (at the ends of episodes) are appended.
     """
     now, after = dataset.observations, dataset.next_observations
     follows = torch.zeros(len(now), dtype=torch.bool)
@@ -52,28 +59,26 @@ def check_rewards_vary(dataset: OfflineDataset) -> None:
     """Raise `CepnbError` if all rewards are equal: nothing can be learned from them."""
     first = dataset.rewards[0]
     if (dataset.rewards == first).all():
-        problem = f"{dataset.name}: all rewards are {first.item():g}"
-        raise CepnbError(f"{problem}; use data with rewards that differ")
+        problem = f"all rewards are {first:g}"
+        raise CepnbError(f"{dataset.name}: {problem}; use data with rewards that differ")
 
 
 def check_arrays(source: str, arrays: dict[str, Array]) -> None:
     """Check the columns of a dataset before they become tensors; `source` begins the messages.
 
-    Raises `CepnbError` on arrays of wrong axes, type or length, and on values that are not finite.
+    Raises `CepnbError` on arrays of wrong shape or type, and on values that are not finite.
     """
     rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
     for key, value in arrays.items():
-        axes = 2 if key.endswith("observations") or key == "actions" else 1
-        if value.ndim != axes:
-            raise CepnbError(f"{source}: '{key}' has {value.ndim} axes; expected {axes}")
+        shape = "(rows, size)" if key.endswith("observations") or key == "actions" else "(rows,)"
+        if value.ndim != len(shape.split()) or not all(value.shape[1:]):
+            raise CepnbError(f"{source}: '{key}' has shape {value.shape}; store {shape}")
         if len(value) != rows:
             problem = f"'{key}' has {len(value)} rows but 'observations' has {rows}"
             raise CepnbError(f"{source}: {problem}; re-export the file")
-        if not all(value.shape[1:]):
-            raise CepnbError(f"{source}: '{key}' has no columns; expected at least one")
         if value.dtype.kind not in "biuf":
             raise CepnbError(f"{source}: '{key}' has type {value.dtype}; store numbers")
         with np.errstate(over="ignore"):
-            finite = np.isfinite(value.astype(np.float32, copy=False)).all()
-        if not finite:
+            single = value.astype(np.float32, copy=False)
+        if not np.isfinite(single).all():
             raise CepnbError(f"{source}: '{key}' has values that are not finite; remove them")

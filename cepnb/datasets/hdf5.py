@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray as Array
 
-from cepnb.datasets.dataset import OfflineDataset, check_arrays
+from cepnb.datasets.dataset import OfflineDataset, check_arrays, dataset_of
 from cepnb.errors import CepnbError, in_a_line
 from cepnb.storage.files import HDF5_DAMAGE
 
@@ -15,109 +14,98 @@ KEYS = ("observations", "actions", "rewards", "terminals")
 
 
 def load_hdf5(
-    path: Path, name: str | None = None, episode_limit: int | None = None, remedy: str = ""
+    path: Path, name: str | None = None, episode_limit: int | None = None
 ) -> OfflineDataset:
     """Load a D4RL HDF5 file; the transitions equal `d4rl.qlearning_dataset`, row for row.
 
     A row whose `timeouts` is set is dropped, because the next row starts another episode. Older
-    files have no `timeouts`; their episodes end after `episode_limit` rows, counted as d4rl does.
-    `episode_returns` counts complete episodes, which end by a terminal or by time. Episodes cut by
-    the end of the file, or by a timeout before `episode_limit`, count only if none is complete.
-    Raises `CepnbError` naming file and key if something is missing, damaged, of unequal length or
-    not finite. For a damaged file the message ends with `remedy`.
+    files have no `timeouts`; their episodes end after `episode_limit` rows. Raises `CepnbError`
+    with file and key if an array is missing, damaged, of unequal length or not finite.
     """
-    arrays = _read(path, remedy)
+    arrays = _read(path)
     check_arrays(str(path), arrays)
-    rows = len(arrays["rewards"])
+    rows, terminals = len(arrays["rewards"]), arrays["terminals"].astype(bool)
     if rows < 2:
-        raise CepnbError(f"{path}: has {rows} rows; expected at least 2")
-    observations, actions, rewards = (
-        arrays[key].astype(np.float32, copy=False) for key in KEYS[:3]
-    )
-    terminals = arrays["terminals"].astype(bool)
+        raise CepnbError(f"{path}: has {rows} rows; store at least 2")
     if "timeouts" in arrays:
-        timeouts = arrays["timeouts"].astype(bool)
-    elif episode_limit is not None:
-        timeouts = _counted_timeouts(terminals, episode_limit)
-    else:
+        dropped = timed_out = arrays["timeouts"].astype(bool)
+    elif episode_limit is None:
         raise CepnbError(f"{path}: 'timeouts' is missing; add it or give a limit of steps")
-    same_episode = ~timeouts[:-1]
-    if not same_episode.any():
-        raise CepnbError(f"{path}: no transition is left; an episode needs two rows")
-    before = [column[:-1][same_episode] for column in (observations, actions, rewards)]
-    columns = (*before, observations[1:][same_episode], terminals[:-1][same_episode])
-    returns = _episode_returns(rewards, terminals, arrays.get("timeouts"), episode_limit)
-    return OfflineDataset(
-        name or str(path),
-        *(torch.from_numpy(np.ascontiguousarray(column)) for column in columns),
-        torch.from_numpy(returns.astype(np.float32)),
-    )
+    else:
+        dropped, timed_out = _counted_timeouts(terminals, episode_limit)
+    kept = np.flatnonzero(~dropped[:-1])
+    if not len(kept):
+        raise CepnbError(f"{path}: no transition is left; store episodes of at least two rows")
+    columns = {key: arrays[key][kept] for key in KEYS}
+    columns["next_observations"] = arrays["observations"][kept + 1]
+    returns = _episode_returns(arrays["rewards"], terminals, timed_out, episode_limit)
+    return dataset_of(name or str(path), columns | {"episode_returns": returns})
 
 
 def _episode_returns(
-    rewards: Float[Array, "n"],
+    rewards: Shaped[Array, "n"],
     terminals: Bool[Array, "n"],
-    timeouts: Shaped[Array, "n"] | None,
+    timed_out: Bool[Array, "n"],
     limit: int | None,
 ) -> Float[Array, "episodes"]:
     """Sum the rewards of complete episodes, or of all pieces if none is complete.
 
-    An episode that ends by time may be one row shorter than the limit.
+    A complete episode ends by a terminal, or by time after at least `limit` − 1 rows. Pieces that
+    the end of the file or an earlier timeout cuts are incomplete.
     """
-    if timeouts is None:
-        rows, is_start = np.arange(len(rewards)), np.concatenate([[True], terminals[:-1]])
-        starts = np.maximum.accumulate(np.where(is_start, rows, 0))
-        timed_out = (rows - starts) % limit == limit - 1
-    else:
-        timed_out = timeouts.astype(bool)
-    last = np.nonzero(terminals | timed_out)[0]
-    if not len(last) or last[-1] != len(rewards) - 1:
-        last = np.append(last, len(rewards) - 1)
+    last = np.flatnonzero(np.append((terminals | timed_out)[:-1], True))
     first = np.concatenate([[0], last[:-1] + 1])
-    returns, lengths = np.add.reduceat(rewards.astype(np.float64), first), last - first + 1
+    returns = np.add.reduceat(rewards.astype(np.float32).astype(np.float64), first)
+    lengths = last - first + 1
     complete = terminals[last] | (timed_out[last] & (lengths >= (limit or 1) - 1))
     return returns[complete] if complete.any() else returns
 
 
-def _read(path: Path, remedy: str) -> dict[str, Array]:
+def _read(path: Path) -> dict[str, Array]:
     """Read the arrays of a file, columns as vectors where d4rl expects vectors."""
+    import h5py
+
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "no such file"
         raise CepnbError(f"{path}: {problem}; give the path of a D4RL HDF5 file")
-    import h5py
 
-    arrays = {}
+    def array(item: object) -> Array | None:  # h5py reads a single text as no array
+        stored = isinstance(item, h5py.Dataset) and item.shape is not None
+        return np.asarray(item[()]) if stored else None
+
     try:
         with h5py.File(path) as file:
-            for key in (*KEYS, "timeouts"):
-                if key in file:
-                    item = file[key]
-                    if not isinstance(item, h5py.Dataset) or item.shape is None:
-                        raise CepnbError(f"{path}: '{key}' is not an array; store numbers")
-                    arrays[key] = np.asarray(item[()])  # h5py reads a single text as no array
-                elif key in KEYS:
-                    raise CepnbError(f"{path}: '{key}' is missing; expected {', '.join(KEYS)}")
-    except CepnbError:
-        raise
+            arrays = {key: array(file[key]) for key in (*KEYS, "timeouts") if key in file}
     except HDF5_DAMAGE as error:
-        raise CepnbError(f"{path}: not a whole HDF5 file ({in_a_line(error)}){remedy}") from error
-    for key in ("rewards", "terminals", "timeouts"):
-        if key in arrays and arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
-            arrays[key] = arrays[key][:, 0]  # some published files store columns
+        problem = f"not a whole HDF5 file ({in_a_line(error)})"
+        raise CepnbError(
+            f"{path}: {problem}; delete it, then download or export it again"
+        ) from error
+    for key in KEYS:
+        if key not in arrays:
+            raise CepnbError(f"{path}: '{key}' is missing; store {', '.join(KEYS)}")
+    for key, value in arrays.items():
+        if value is None:
+            raise CepnbError(f"{path}: '{key}' is not an array; store numbers")
+        if key in ("rewards", "terminals", "timeouts") and value.shape[1:] == (1,):
+            arrays[key] = value[:, 0]  # some published files store columns
     return arrays
 
 
-def _counted_timeouts(terminals: Bool[Array, "n"], limit: int) -> Bool[Array, "n"]:
-    """Mark the rows where d4rl's step counter reaches limit − 1.
+def _counted_timeouts(
+    terminals: Bool[Array, "n"], limit: int
+) -> tuple[Bool[Array, "n"], Bool[Array, "n"]]:
+    """Return the rows that d4rl drops as timeouts, and the rows that end an episode by time.
 
-    The counter restarts at 0 after a timeout, but at 1 after a terminal.
+    An episode ends by time after `limit` rows. d4rl drops the row where its step counter reaches
+    `limit` − 1; the counter restarts at 0 after a timeout, but at 1 after a terminal.
     """
     if limit < 2:
-        raise CepnbError(f"episode limit {limit}: expected at least 2 steps")
-    timeouts, start, counter = np.zeros(len(terminals), dtype=bool), 0, 0
-    for end in np.append(np.nonzero(terminals)[0], len(terminals) - 1).tolist():
-        if end < start:
-            break
-        timeouts[start + limit - 1 - counter : end + 1 : limit] = True
-        start, counter = end + 1, 0 if timeouts[end] else 1
-    return timeouts
+        raise CepnbError(f"episode limit {limit}: use at least 2 steps")
+    dropped, timed_out = np.zeros_like(terminals), np.zeros_like(terminals)
+    start, counter = 0, 0
+    for end in np.append(np.flatnonzero(terminals[:-1]), len(terminals) - 1).tolist():
+        dropped[start + limit - 1 - counter : end + 1 : limit] = True
+        timed_out[start + limit - 1 : end + 1 : limit] = True
+        start, counter = end + 1, 0 if dropped[end] else 1
+    return dropped, timed_out

@@ -9,57 +9,47 @@ import numpy as np
 from numpy import ndarray as Array
 
 from cepnb import __version__
-from cepnb.datasets.agents import QUALITIES, SHIPPED, collect_locomotion, shipped_agents
-from cepnb.datasets.dataset import OfflineDataset
-from cepnb.datasets.hdf5 import load_hdf5
+from cepnb.datasets.agents import QUALITIES, collect_locomotion, shipped_agents
 from cepnb.datasets.waypoint import NOISE, collect_maze
-from cepnb.envs.d4rl_package import episode_limit
+from cepnb.envs.locomotion import TASKS
 from cepnb.envs.maze import LAYOUTS
 from cepnb.errors import CepnbError
 from cepnb.storage.files import HDF5_DAMAGE, atomic_path, cache_dir
 
 ORIGIN = "made locally by cepnb after D4RL's {} recipe; this is not the published D4RL file"
-MAZES = tuple(f"local/maze2d-{maze}{noise}" for maze in LAYOUTS for noise in ("", "-noisy"))
-BODIES = tuple(f"local/{task}-{quality}" for task in SHIPPED for quality in QUALITIES)
-NAMES = MAZES + BODIES
-# Versions of the collecting code. Raise one when the same settings give other arrays: files of
-# older versions are then made again.
+NAMES = (
+    *(f"local/maze2d-{maze}{noise}" for maze in LAYOUTS for noise in ("", "-noisy")),
+    *(f"local/{task}-{quality}" for task in TASKS for quality in QUALITIES),
+)
+# Versions of the collecting code; raise one when the same settings give other arrays.
 RECIPES = {"maze2d": 1, "locomotion": 1}
 
 
-def load_local(name: str, transitions: int, seed: int) -> OfflineDataset:
-    """Load a local dataset; raises as `local_dataset` and `load_hdf5`."""
-    path = local_dataset(name, transitions, seed)
-    # Locomotion files mark each agent's last row as a timeout, though it may cut an episode.
-    limit = episode_limit(name.removeprefix("local/")) if name in BODIES else None
-    return load_hdf5(path, name, limit)
-
-
-def local_dataset(name: str, transitions: int, seed: int, progress: bool = True) -> Path:
+def local_dataset(name: str, transitions: int, seed: int) -> Path:
     """Return the path of a local dataset such as `local/maze2d-large-noisy`, made at first use.
 
-    The file is in the cache folder under a name with size and seed. It stores the recipe, versions
-    and a checksum. A file with an outdated recipe is replaced once the new one is complete. Raises
-    `CepnbError` on an unknown name, on fewer than two rows, and on a file whose arrays do not match
-    its checksum. That file stays unchanged.
+    The file is in the cache folder and stores its recipe, versions and a checksum. A file with an
+    outdated recipe is replaced once the new one is complete. Raises `CepnbError` on an unknown
+    name, fewer than two rows, and a damaged file, which stays unchanged.
     """
     if name not in NAMES:
         options = ", ".join(NAMES)
-        raise CepnbError(f"dataset '{name}': expected one of {options}, or the path of a file")
-    family, _, variant = name.removeprefix("local/").partition("-")
-    path = cache_dir() / "local" / f"{family}-{variant}-{transitions}-seed{seed}.hdf5"
+        raise CepnbError(f"dataset '{name}': use one of {options}, or the path of a file")
+    stem = name.removeprefix("local/")
+    path = cache_dir() / "local" / f"{stem}-{transitions}-seed{seed}.hdf5"
+    family, _, variant = stem.partition("-")
     if family == "maze2d":
         maze, noisy, kind = variant.removesuffix("-noisy"), variant.endswith("-noisy"), "maze2d"
         rows, steps = "/".join(LAYOUTS[maze].rows), LAYOUTS[maze].max_steps
         recipe = {"noise": NOISE if noisy else 0.0, "layout": rows, "steps": steps}
-        collect = lambda: collect_maze(maze, transitions, seed, noisy, progress)
+        collect = lambda: collect_maze(maze, transitions, seed, noisy)
     else:
         history, kind = shipped_agents(family), "locomotion"
         recipe = {"agents": json.dumps(history.recipe), "agents_sha256": history.sha256}
-        collect = lambda: collect_locomotion(family, variant, transitions, seed, progress)
+        collect = lambda: collect_locomotion(family, variant, transitions, seed)
     recipe["recipe"] = RECIPES[kind]
     if path.exists():
-        # Early files lack entries of the recipe; they follow the first version.
+        # Early files lack some entries: their recipe is version 1, the others have today's values.
         stored = recipe | {"recipe": 1} | verify(path)
         if all(stored[key] == value for key, value in recipe.items()):
             return path

@@ -3,18 +3,16 @@
 import re
 from pathlib import Path
 
-from cepnb.datasets.d4rl import load_published
+from cepnb.datasets.d4rl import published_file
 from cepnb.datasets.dataset import OfflineDataset
 from cepnb.datasets.hdf5 import load_hdf5
-from cepnb.datasets.local import load_local
+from cepnb.datasets.local import local_dataset
 from cepnb.datasets.minari import load_minari
 from cepnb.envs.d4rl_package import episode_limit as published_limit
 from cepnb.envs.registry import family_of
 from cepnb.errors import CepnbError
 
-OVERSHOOT = (
-    0.01  # actions may leave [-1, 1] by rounding or slight noise; other units leave it by far
-)
+OVERSHOOT = 0.01  # rounding or slight noise; actions in other units leave [-1, 1] by far
 
 
 def load_dataset(
@@ -25,24 +23,24 @@ def load_dataset(
     - `local/maze2d-umaze`: made here at first use, `transitions` rows with `seed`
     - `d4rl/hopper-medium-v2`: D4RL's published file, downloaded at first use
     - `minari/mujoco/hopper/medium-v0`: a Minari dataset, downloaded at first use
-    - any other name is the path of a D4RL HDF5 file, and so is an existing file that ends in .hdf5;
-      its episodes end after `episode_limit` rows if it has no timeouts
+    - the path of a D4RL HDF5 file; without timeouts its episodes end after `episode_limit` rows
 
-    In D4RL's and local maze2d data, the reward of a row belongs to its state s_t, as D4RL
-    relabelled them; the environment rewards s_{t+1}. Raises `CepnbError` on an unknown name or a
-    bad file.
+    In D4RL's and local maze2d data, the reward of a row is that of its state s_t, whereas the
+    environment rewards s_{t+1}. Raises `CepnbError` on an unknown name or a bad file.
     """
     path = Path(name)
     source, _, rest = name.partition("/")
-    if path.suffix == ".hdf5" and path.is_file():  # also in a folder with the name of a source
-        return load_hdf5(path, name, episode_limit)
-    if source == "local":
-        return load_local(name, transitions, seed)
-    if source == "d4rl":
-        return load_published(rest)
+    if path.suffix == ".hdf5" and path.is_file():  # also in a folder named like a source
+        source = "file"
     if source == "minari":
         return load_minari(rest)
-    if not name or not path.exists():
+    if source == "d4rl":
+        path, episode_limit = published_file(rest), published_limit(rest)
+    elif source == "local":
+        path = local_dataset(name, transitions, seed)
+        # Episodes of a local maze end at each goal; a locomotion file may cut its last episode.
+        episode_limit = None if rest.startswith("maze2d") else published_limit(rest)
+    elif not name or not path.exists():
         problem = f"dataset '{name}': not found" if name else "dataset name is empty"
         raise CepnbError(f"{problem}; use local/…, d4rl/…, minari/… or the path of an HDF5 file")
     return load_hdf5(path, name, episode_limit)
@@ -61,14 +59,12 @@ def environment_of(name: str) -> str | None:
 def evaluated_in(name: str, environment: str | None = None) -> str:
     """Return the environment that scores a dataset's policies: `environment`, else the name's.
 
-    Raises `CepnbError` without either and on an unknown environment. Also raises on a dataset with
-    dense rewards if `environment` is None: the environments here have sparse rewards.
+    Raises `CepnbError` without either, on an unknown environment, and on a dataset with dense
+    rewards if `environment` is None: the environments here have sparse rewards.
     """
     if environment is None and re.match(r"(local|d4rl)/maze2d-[a-z]+-dense", name):
-        raise CepnbError(
-            f"dataset '{name}': rewards are dense, but environments have sparse rewards; "
-            "name an environment to evaluate in it anyway"
-        )
+        problem = "rewards are dense, but environments have sparse rewards"
+        raise CepnbError(f"dataset '{name}': {problem}; name an environment to evaluate in")
     environment = environment or environment_of(name)
     if environment is None:
         raise CepnbError(f"dataset '{name}': the name gives no environment; add one")
@@ -79,14 +75,12 @@ def evaluated_in(name: str, environment: str | None = None) -> str:
 def load_task(name: str, environment: str, transitions: int, data_seed: int) -> OfflineDataset:
     """Load the dataset of a run; a local one has `transitions` rows made with `data_seed`.
 
-    Raises `CepnbError` as `load_dataset` does, and on actions outside [-1, 1]: environments take no
-    others, but some of Minari's datasets have other units.
+    Raises `CepnbError` as `load_dataset` does, and on actions outside the environments' [-1, 1], as
+    in some of Minari's datasets.
     """
     dataset = load_dataset(name, transitions, data_seed, published_limit(environment))
     largest = dataset.actions.abs().max().item()
     if largest > 1 + OVERSHOOT:
-        raise CepnbError(
-            f"dataset '{name}': actions reach {largest:g}, "
-            f"but '{environment}' takes [-1, 1]; rescale them"
-        )
+        problem = f"actions reach {largest:g}, but '{environment}' takes [-1, 1]"
+        raise CepnbError(f"dataset '{name}': {problem}; rescale them")
     return dataset

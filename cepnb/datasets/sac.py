@@ -31,27 +31,25 @@ SETTINGS = dict(
 LAYERS = ("Dense_0", "Dense_1", "Dense_2", "Dense_3")
 
 
-def make_history(
-    name: str, steps: int | None, seed: int, folder: Path, progress: bool = True
-) -> Path:
+def make_history(name: str, steps: int | None, seed: int, folder: Path) -> Path:
     """Train on a locomotion task, score the agents, and write those that make up the datasets.
 
     Writes `folder`/NAME.safetensors. The medium agent is the first whose mean return reaches a
     third of D4RL's expert. The expert is the best agent of the last fifth. Up to `REPLAY_AGENTS`
     others are at equal distances up to the medium agent. Killed training restarts; scoring resumes.
-    Raises `CepnbError` on an unknown task, without the extra, and if no agent becomes medium. Also
-    raises if `folder` holds a training with another seed or number of steps.
+    Raises `CepnbError` on an unknown task, without the extra, if no agent becomes medium, and if
+    `folder` holds a training with another seed or number of steps.
     """
-    environment = task(name)
+    environment, training = task(name), folder / f"{name}-training"
     steps = STEPS[name] if steps is None else steps
     if steps < EVERY:
-        raise CepnbError(f"steps {steps}: expected at least {EVERY}")
-    training = folder / f"{name}-training"
-    Run(training, {"environment": name, "steps": steps, "seed": seed, "settings": SETTINGS})
+        raise CepnbError(f"steps {steps}: use at least {EVERY}")
+    settings = {"environment": name, "steps": steps, "seed": seed, "settings": SETTINGS}
+    Run(training, settings)
     if not (training / "ended.json").exists():
         for path in training.glob("*.safetensors"):
             path.unlink()  # from killed training
-        _train(name, steps, seed, training, progress)
+        _train(name, steps, seed, training)
     paths, scored = sorted(training.glob("*.safetensors")), training / "returns.json"
     returns: dict[str, float] = read_json(scored) if scored.exists() else {}
 
@@ -63,7 +61,7 @@ def make_history(
         return returns[path.stem]
 
     target = reference_scores(f"local/{name}")[1] / 3
-    for medium in tqdm(paths, desc="scoring", disable=not progress):
+    for medium in tqdm(paths, desc="scoring"):
         if mean_return(medium) >= target:
             break
     else:
@@ -72,23 +70,17 @@ def make_history(
     expert = max(paths[-len(paths) // 5 :], key=mean_return)
     count = paths.index(medium) + 1
     replay = {paths[count - 1 - i * count // REPLAY_AGENTS] for i in range(REPLAY_AGENTS)}
-    chosen, tensors = sorted(replay | {medium, expert}), {}
+    chosen, tensors = sorted(replay | {expert}), {}  # the medium agent is in `replay`
     for path in chosen:
         for i, weight in enumerate(agent_of(path).weights):
             tensors[f"{int(path.stem)}.{i}"] = torch.from_numpy(weight.astype(np.float32))
-    recipe = {
-        "environment": environment,
-        "algorithm": "SAC",
-        "settings": SETTINGS,
-        "steps": steps,
-        "seed": seed,
-        "medium": int(medium.stem),
-        "expert": int(expert.stem),
-        "returns": {str(int(path.stem)): round(mean_return(path), 1) for path in chosen},
-        "versions": read_json(training / "ended.json"),
-    }
-    save_tensors(folder / f"{name}.safetensors", tensors, {"recipe": json.dumps(recipe)})
-    return folder / f"{name}.safetensors"
+    chosen_returns = {str(int(path.stem)): round(mean_return(path), 1) for path in chosen}
+    recipe = settings | {"environment": environment, "algorithm": "SAC", "returns": chosen_returns}
+    recipe |= {"medium": int(medium.stem), "expert": int(expert.stem)}
+    recipe["versions"] = read_json(training / "ended.json")
+    file = folder / f"{name}.safetensors"
+    save_tensors(file, tensors, {"recipe": json.dumps(recipe)})
+    return file
 
 
 def agent_of(path: Path) -> Agent:
@@ -98,7 +90,7 @@ def agent_of(path: Path) -> Agent:
     return Agent(tuple(tensors[name].double().numpy() for name in names))
 
 
-def _train(name: str, steps: int, seed: int, folder: Path, progress: bool) -> None:
+def _train(name: str, steps: int, seed: int, folder: Path) -> None:
     """Train with sbx and save the actor every `EVERY` steps; `ended.json` marks the end."""
     try:
         import gymnasium
@@ -113,18 +105,14 @@ def _train(name: str, steps: int, seed: int, folder: Path, progress: bool) -> No
         def _on_step(self) -> bool:
             bar.update()
             if self.num_timesteps % EVERY == 0:
-                params = self.model.policy.actor_state.params
-                tensors = {}
+                params, tensors = self.model.policy.actor_state.params, {}
                 for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
                     tensor_name = "/".join(str(key.key) for key in keys)
                     tensors[tensor_name] = torch.from_numpy(np.array(leaf))
                 save_tensors(folder / f"{self.num_timesteps:07d}.safetensors", tensors)
             return True
 
-    with (
-        warnings.catch_warnings(),
-        tqdm(total=steps, desc=f"SAC, {name}", disable=not progress, mininterval=0.5) as bar,
-    ):
+    with warnings.catch_warnings(), tqdm(total=steps, desc=f"SAC, {name}", mininterval=0.5) as bar:
         warnings.simplefilter("ignore")
         model = SAC("MlpPolicy", gymnasium.make(task(name)), seed=seed, **SETTINGS)
         model.learn(steps, callback=SaveActor())

@@ -27,8 +27,6 @@ class WaypointController:
         self._maze, self._random = maze, random
         self._steps_to: dict[Cell, dict[Cell, Cell]] = {}  # next cells by goal, for reuse
         self._goal: Cell | None = None
-        self._waypoints: list[Place] = []
-        self._next = 0
 
     def act(
         self, x: float, y: float, vx: float, vy: float, target: tuple[float, float]
@@ -37,24 +35,20 @@ class WaypointController:
         if goal != self._goal:
             self._plan((round(x), round(y)), goal)
         reached = _near(x, y, goal)
-        wx, wy = goal if reached else self._waypoints[self._next]
+        wx, wy = goal if reached else self._waypoints[0]
         ax, ay = 10 * (wx - x) - vx, 10 * (wy - y) - vy
-        waypoints_left = self._next < len(self._waypoints) - 1
-        if not reached and waypoints_left and _near(x, y, (wx, wy)):
-            self._next += 1
+        if not reached and len(self._waypoints) > 1 and _near(x, y, (wx, wy)):
+            self._waypoints.popleft()
         return max(-1.0, min(1.0, ax)), max(-1.0, min(1.0, ay)), reached
 
-    def _plan(self, start: Cell, goal: Cell) -> None:
+    def _plan(self, cell: Cell, goal: Cell) -> None:
         if goal not in self._steps_to:
             self._steps_to[goal] = _steps_towards(self._maze, goal)
-        steps = self._steps_to[goal]
-        self._goal, self._next, self._waypoints = goal, 0, []
-        cell = start
-        while cell != goal:
-            cell = steps[cell]
-            dx, dy = (0.0, 0.0) if cell == goal else (0.2 * self._random.random(2)).tolist()
+        self._goal, self._waypoints = goal, deque()
+        while (cell := self._steps_to[goal][cell]) != goal:
+            dx, dy = (0.2 * self._random.random(2)).tolist()
             self._waypoints.append((cell[0] - dx, cell[1] - dy))
-        self._waypoints = self._waypoints or [goal]
+        self._waypoints.append(goal)
 
 
 def collect_maze(
@@ -62,15 +56,14 @@ def collect_maze(
 ) -> dict[str, Array]:
     """Collect `transitions` rows of maze2d-{name} as arrays in D4RL's layout.
 
-    The data is one endless trajectory. When the goal is reached, or after a time limit, the row is
-    marked as a timeout. Then a new goal is drawn (a free cell ± 0.1); the state continues. Rewards
-    are those of the environment's fixed target at the row's observation, as D4RL relabels them.
-    Nothing is terminal. Unlike in D4RL's script, the row after a timeout stores the current state.
-    `noisy` adds N(0, 0.5²) to the actions. Raises `CepnbError` on fewer than two rows and on an
-    unknown maze.
+    The data is one trajectory without terminals. When the goal is reached, or after a time limit,
+    the row is marked as a timeout and a new goal is drawn (a free cell ± 0.1). Rewards are those of
+    the environment's fixed target at the row's observation. Unlike in D4RL's script, the row after
+    a timeout stores the current state. `noisy` adds N(0, 0.5²) to the actions. Raises `CepnbError`
+    on fewer than two rows and on an unknown maze.
     """
     if transitions < 2:
-        raise CepnbError(f"transitions {transitions}: expected at least 2")
+        raise CepnbError(f"transitions {transitions}: use at least 2")
     maze, random = layout(name), np.random.default_rng(seed)
     controller, mass, cells = WaypointController(maze, random), PointMass(name), maze.cells
 
@@ -82,9 +75,9 @@ def collect_maze(
     state = (*draw_cell(), *(0.1 * random.standard_normal(2)).tolist())
     mass.set_state(*state)
     target, elapsed = draw_cell(), 0
-    observations = np.empty((transitions, 4), dtype=np.float32)
-    actions = np.empty((transitions, 2), dtype=np.float32)
-    goals = np.empty((transitions, 2), dtype=np.float32)
+    observations, actions, goals = (
+        np.empty((transitions, size), dtype=np.float32) for size in (4, 2, 2)
+    )
     timeouts = np.zeros(transitions, dtype=bool)
     noise = NOISE * random.standard_normal((transitions, 2)) if noisy else None
     bar = dict(desc=f"maze2d-{name}", disable=not progress, leave=False, mininterval=0.5)

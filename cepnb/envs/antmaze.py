@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 
 from cepnb.envs.base import SimulatorEpisodes
-from cepnb.envs.d4rl_package import prepare_environments
+from cepnb.envs.d4rl_package import episode_limit, prepare_environments
 from cepnb.envs.quiet import quiet
 from cepnb.errors import CepnbError
 
@@ -22,18 +22,17 @@ class AntMazeEnv(SimulatorEpisodes):
 
     Observations are position, posture and velocities. An episode starts near one corner (± 0.1,
     velocities N(0, 0.1²)). It terminates with reward 1 within 0.5 of its goal, and is truncated
-    after 700 steps (umaze) or 1000. The return is therefore 1 or 0. As in D4RL's -v2, every start
-    draws a goal in the goal cell; -v0 and -v1 draw one goal per environment. -play and -diverse
-    share one environment: only their data differs. D4RL's own code steps the episodes.
+    after 700 steps (umaze) or 1000, so its return is 1 or 0. As in D4RL's -v2, every reset draws a
+    goal in the goal cell. -play and -diverse are the same environment: only their data differs.
     """
 
     def __init__(self, name: str, count: int, seed: int, copies: int = 1) -> None:
         super().__init__(count, seed, copies)
         if name not in ANTMAZES:
-            raise CepnbError(f"environment '{name}': expected one of {', '.join(ANTMAZES)}")
-        self.name = name
-        with self.engine("creation"):
-            maze, self.max_steps = _make(f"{name}-v2")
+            raise CepnbError(f"environment '{name}': use one of {', '.join(ANTMAZES)}")
+        self.name, self.max_steps = name, episode_limit(name)
+        with self.simulating("creation"):
+            maze = _make(f"{name}-v2")
             self.use([Ant(maze) for _ in range(self.count)])
 
 
@@ -66,19 +65,17 @@ class Ant:
         self._inner.target_goal = self.goal
 
 
-def _make(identity: str) -> tuple["d4rl.locomotion.wrappers.NormalizedBoxEnv", int]:
-    """Create a D4RL environment without gym's wrappers; return it and its episode limit.
-
-    D4RL leaves the model of each maze behind as an open temporary file; here it is deleted.
-    """
+def _make(identity: str) -> "d4rl.locomotion.wrappers.NormalizedBoxEnv":
+    """Create a D4RL environment without gym's wrappers."""
     prepare_environments()
     import gym
     from d4rl.locomotion import maze_env
 
     with tempfile.TemporaryDirectory() as folder, quiet():
         model_path = str(Path(folder) / "maze.xml")
+        # D4RL never deletes or closes the temporary file of the maze's model.
         maze_env.tempfile = SimpleNamespace(mkstemp=lambda **_: (None, model_path))
         try:
-            return gym.make(identity).unwrapped, gym.spec(identity).max_episode_steps
+            return gym.make(identity).unwrapped
         finally:
             maze_env.tempfile = tempfile

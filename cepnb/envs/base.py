@@ -10,19 +10,21 @@ from numpy import ndarray as Array
 
 from cepnb.errors import CepnbError, in_a_line
 
-# Observations, rewards, terminated, truncated.
+# Observations, rewards, terminated.
+Advance = tuple[Float[Array, "count ds"], Float[Array, "count"], Bool[Array, "count"]]
+# The same and truncated.
 StepResult = tuple[
     Float[Array, "count ds"], Float[Array, "count"], Bool[Array, "count"], Bool[Array, "count"]
 ]
 
 
 class Episodes(ABC):
-    """Episodes from `count` start states drawn with `seed`, `copies` episodes from each.
+    """`copies` episodes from each of `count` start states drawn with `seed`, one episode a row.
 
-    Row r starts from state r mod `count`; the attribute `count` is the number of rows. An episode
-    ends when it terminates, or is truncated after `max_steps`; then its row no longer changes.
-    Environments with the same `count` and `seed` have the same start states. Raises `CepnbError` if
-    `count` or `copies` is below 1.
+    Row r starts from state r mod `count`. The attribute `starts` is the argument `count`; the
+    attribute `count` is the number of rows. An episode ends when it terminates, or is truncated
+    after `max_steps`. Environments with the same `count` and `seed` have the same start states.
+    A subclass sets the attributes below and implements `_start` and `_advance`.
     """
 
     name: str
@@ -33,45 +35,54 @@ class Episodes(ABC):
     def __init__(self, count: int, seed: int, copies: int = 1) -> None:
         for label, value in (("episodes", count), ("copies", copies)):
             if value < 1:
-                raise CepnbError(f"{label} {value}: expected at least 1")
+                raise CepnbError(f"{label} {value}: use at least 1")
         self.starts, self.copies, self.count, self.seed = count, copies, count * copies, seed
+        self._elapsed = 0
 
     @abstractmethod
+    def _start(self) -> Float[Array, "count ds"]:
+        """Move all episodes to their start states and return the observations."""
+
+    @abstractmethod
+    def _advance(self, actions: Float[Array, "count da"]) -> Advance:
+        """Step all episodes that have not terminated; their actions are in [-1, 1]."""
+
     def reset(self) -> Float[Array, "count ds"]:
         """Restart all episodes and return their observations."""
+        self._elapsed = 0
+        with self.simulating("reset"):
+            return self._start()
 
-    @abstractmethod
-    def step(self, actions: Float[Array, "count da"]) -> StepResult:
-        """Step all episodes: (observations, rewards, terminated, truncated).
+    def step(self, actions: Float[Array, "..."]) -> StepResult:
+        """Clip actions to [-1, 1] and step all episodes.
 
-        Actions are clipped to [-1, 1]. Raises `CepnbError` on actions of another shape or that are
-        not finite, and if the simulator fails.
+        Raises `CepnbError` on actions of another shape, actions that are not finite, and if the
+        simulator fails.
         """
+        shape = (self.count, self.action_dim)
+        if actions.shape != shape:
+            problem = f"actions have shape {actions.shape}"
+            raise CepnbError(f"{self.name}: {problem}; the environment takes {shape}")
+        if not np.isfinite(actions).all():
+            raise CepnbError(f"{self.name}: actions are not finite; check the policy")
+        self._elapsed += 1
+        with self.simulating(f"step {self._elapsed}"):
+            result = self._advance(np.clip(actions, -1.0, 1.0))
+        return *result, np.full(self.count, self._elapsed >= self.max_steps)
 
     @contextlib.contextmanager
-    def engine(self, action: str) -> Iterator[None]:
+    def simulating(self, action: str) -> Iterator[None]:
         """Convert any exception of the simulator into a `CepnbError` that names `action`."""
         try:
             yield
-        except CepnbError:
-            raise
         except Exception as error:
             raise CepnbError(f"{self.name}: {action} failed ({in_a_line(error)})") from error
-
-    def clipped(self, actions: Float[Array, "..."]) -> Float[Array, "count da"]:
-        """Clip actions to [-1, 1]; raises `CepnbError` on another shape or values not finite."""
-        shape = (self.count, self.action_dim)
-        if actions.shape != shape:
-            raise CepnbError(f"{self.name}: actions have shape {actions.shape}, expected {shape}")
-        if not np.isfinite(actions).all():
-            raise CepnbError(f"{self.name}: actions are not finite; check the policy")
-        return np.clip(actions, -1.0, 1.0)
 
 
 class SimulatorEpisodes(Episodes):
     """Episodes with one simulator each, which follows gymnasium's `reset(seed=...)` and `step`.
 
-    The simulators draw the start states, one seed each. Ended episodes are not stepped.
+    The simulators draw the start states, one seed each. Terminated episodes are not stepped.
     """
 
     def use(self, simulators: list) -> None:
@@ -80,24 +91,18 @@ class SimulatorEpisodes(Episodes):
         (self.state_dim,) = simulators[0].observation_space.shape
         (self.action_dim,) = simulators[0].action_space.shape
         self._observations = np.empty((self.count, self.state_dim))
-        self._ended, self._elapsed = np.zeros(self.count, dtype=bool), 0
+        self._terminated = np.zeros(self.count, dtype=bool)
 
-    def reset(self) -> Float[Array, "count ds"]:
+    def _start(self) -> Float[Array, "count ds"]:
         seeds = np.random.SeedSequence(self.seed).generate_state(self.starts).tolist()
-        with self.engine("reset"):
-            for row, simulator in enumerate(self._simulators):
-                self._observations[row] = simulator.reset(seed=seeds[row % self.starts])[0]
-        self._ended[:], self._elapsed = False, 0
+        for row, simulator in enumerate(self._simulators):
+            self._observations[row] = simulator.reset(seed=seeds[row % self.starts])[0]
+        self._terminated[:] = False
         return self._observations.copy()
 
-    def step(self, actions: Float[Array, "count da"]) -> StepResult:
-        actions = self.clipped(actions)
-        rewards, terminated = np.zeros(self.count), self._ended.copy()
-        with self.engine(f"step {self._elapsed + 1}"):
-            for row in np.flatnonzero(~self._ended):
-                state, reward, terminal, *_ = self._simulators[row].step(actions[row])
-                self._observations[row], rewards[row], terminated[row] = state, reward, terminal
-        self._elapsed += 1
-        self._ended |= terminated
-        truncated = np.full(self.count, self._elapsed >= self.max_steps)
-        return self._observations.copy(), rewards, terminated, truncated
+    def _advance(self, actions: Float[Array, "count da"]) -> Advance:
+        rewards, states = np.zeros(self.count), self._observations
+        for row in np.flatnonzero(~self._terminated):
+            step = self._simulators[row].step(actions[row])
+            states[row], rewards[row], self._terminated[row] = step[:3]
+        return states.copy(), rewards, self._terminated.copy()

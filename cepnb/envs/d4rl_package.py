@@ -11,7 +11,7 @@ from types import ModuleType
 from cepnb.envs.quiet import quiet
 from cepnb.errors import CepnbError, in_a_line
 
-# Time limits of d4rl's environments; the first pattern that matches the name of a dataset counts.
+# Episode limits of d4rl's environments, by the first pattern that matches a dataset's name.
 EPISODE_LIMITS = {
     r"maze2d-open": 150,
     r"maze2d-(eval-)?umaze": 300,
@@ -30,8 +30,8 @@ EPISODE_LIMITS = {
 def d4rl() -> ModuleType:
     """Import the d4rl package at first use.
 
-    `import d4rl` raises without MuJoCo 2.1, because `mujoco_py` tries to compile against it.
-    Without MuJoCo 2.1, `mujoco_py` is marked as absent; d4rl then skips its old environments.
+    Without MuJoCo 2.1, `mujoco_py` fails to compile and `import d4rl` raises. `mujoco_py` is then
+    marked as absent, and d4rl skips the environments that need it.
     """
     if not mujoco_21_present():
         sys.modules.setdefault("mujoco_py", None)  # `import mujoco_py` raises ImportError
@@ -61,14 +61,11 @@ def mujoco_21_present() -> bool:
 
 
 def prepare_environments() -> None:
-    """Register D4RL's own environments, on the modern `mujoco` package without MuJoCo 2.1.
-
-    A second call does nothing.
-    """
+    """Register D4RL's environments; without MuJoCo 2.1 they run on the modern `mujoco` package."""
     if not mujoco_21_present() and sys.modules.get("mujoco_py") is None:
         sys.modules["mujoco_py"] = importlib.import_module("cepnb.envs.mujoco_py_standin")
     d4rl()
-    with quiet():  # d4rl itself stops at the first of its parts that fails to import
+    with quiet():  # separately, because d4rl stops at the first part that fails to import
         for part in ("locomotion", "pointmaze", "gym_mujoco"):
             importlib.import_module(f"d4rl.{part}")
 
@@ -86,20 +83,16 @@ def reference_scores(name: str) -> tuple[float, float]:
     environment (local/hopper). Raises `CepnbError` on a name without reference scores.
     """
     d4rl()
-    infos, published = importlib.import_module("d4rl.infos"), _published_name(name)
+    infos, published = importlib.import_module("d4rl.infos"), name
+    if name.startswith("local/"):
+        stem = name.removeprefix("local/").removesuffix("-noisy")
+        body = re.match(r"(hopper|halfcheetah|walker2d)\b", stem)
+        version = "v2" if stem.startswith("antmaze-") else "v1"
+        published = f"{body[1]}-medium-v2" if body else f"{stem}-{version}"
     if published not in infos.REF_MIN_SCORE:
-        raise CepnbError(f"dataset '{name}': d4rl has no reference scores for '{published}'")
+        problem = f"d4rl has no reference scores for '{published}'"
+        raise CepnbError(f"dataset '{name}': {problem}; name an environment that has them")
     return infos.REF_MIN_SCORE[published], infos.REF_MAX_SCORE[published]
-
-
-def _published_name(name: str) -> str:
-    """Return the d4rl dataset with the same environment as a local dataset or environment."""
-    if not name.startswith("local/"):
-        return name
-    stem = name.removeprefix("local/").removesuffix("-noisy")
-    if body := re.match(r"(hopper|halfcheetah|walker2d)\b", stem):
-        return f"{body[1]}-medium-v2"
-    return f"{stem}-v2" if stem.startswith("antmaze-") else f"{stem}-v1"
 
 
 def normalised_score(name: str, episode_return: float) -> float:

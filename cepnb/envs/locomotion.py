@@ -17,7 +17,6 @@ class LocomotionEnv(SimulatorEpisodes):
     """Episodes of a locomotion task: reward for forward speed and survival, less an action cost.
 
     Hopper and walker2d terminate when they fall. Episodes are truncated after 1000 steps.
-    gymnasium draws the start states, one seed each.
     """
 
     max_steps = 1000
@@ -43,5 +42,5 @@ class LocomotionEnv(SimulatorEpisodes):
 def task(name: str) -> str:
     """Return gymnasium's name of a task; raises `CepnbError` on an unknown one."""
     if name not in TASKS:
-        raise CepnbError(f"environment '{name}': expected one of {', '.join(TASKS)}")
+        raise CepnbError(f"environment '{name}': use one of {', '.join(TASKS)}")
     return TASKS[name]

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
-from cepnb.envs.base import Episodes, StepResult
+from cepnb.envs.base import Advance, Episodes
 from cepnb.errors import CepnbError
 
 MAX_SPEED = 5.0  # velocities are clipped to ±5 before every step
@@ -18,7 +18,7 @@ GOAL_RADIUS = 0.5  # distance to the target within which the reward is 1
 class Layout:
     """A maze: rows of '#' for a wall, 'O' for a free cell, 'G' for the free cell with the target.
 
-    Cell (i, j) contains the position (i, j), 0.2 off its centre on both axes (see `maze_model`).
+    The position (i, j) is in cell (i, j), 0.2 off its centre on both axes (see `maze_model`).
     """
 
     rows: tuple[str, ...]
@@ -26,14 +26,13 @@ class Layout:
 
     @property
     def walls(self) -> Bool[Array, "rows columns"]:
-        return np.array([[tile == "#" for tile in row] for row in self.rows])
+        return np.array([list(row) for row in self.rows]) == "#"
 
     @property
     def cells(self) -> list[tuple[int, int]]:
         """Free cells in D4RL's order of drawing: empty ones sorted, then the goal."""
-        tiles = [(t, (i, j)) for i, row in enumerate(self.rows) for j, t in enumerate(row)]
-        empty = [cell for tile, cell in tiles if tile == "O"]
-        return empty + [cell for tile, cell in tiles if tile == "G"]
+        tiles = np.array([list(row) for row in self.rows])
+        return [tuple(cell) for tile in "OG" for cell in np.argwhere(tiles == tile).tolist()]
 
     @property
     def target(self) -> Float[Array, "2"]:
@@ -76,7 +75,7 @@ LAYOUTS = {
 def layout(name: str) -> Layout:
     """Return a maze's layout; raises `CepnbError` on an unknown name."""
     if name not in LAYOUTS:
-        raise CepnbError(f"maze '{name}': expected one of {', '.join(LAYOUTS)}")
+        raise CepnbError(f"maze '{name}': use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 
@@ -84,9 +83,9 @@ def layout(name: str) -> Layout:
 def maze_model(name: str) -> "mujoco.MjModel":
     """Compile the MuJoCo model of a maze with D4RL's constants.
 
-    A sphere (radius 0.1, density 1000) on two slides (damping 1) with motors (gear 100, limited to
-    [-1, 1]). Euler steps of 0.01 s, box walls of side 1, no gravity. As in D4RL, the body rests at
-    (1.2, 1.2) and walls are at cell + 1. Cell (i, j) thus spans i − 0.7 < x < i + 0.3; same for y.
+    A sphere moves on two slides with motors, in Euler steps of 0.01 s without gravity. Its position
+    (0, 0) is at (1.2, 1.2) in MuJoCo's coordinates, and wall (i, j) is a box of side 1 centred at
+    (i + 1, j + 1). Cell (i, j) thus spans i − 0.7 < x < i + 0.3, and the same for y.
     """
     import mujoco
 
@@ -128,9 +127,8 @@ class PointMass:
         self.data = mujoco.MjData(self.model)
         self._clear = partial(mujoco.mj_resetData, self.model, self.data)
         self._advance = partial(mujoco.mj_step, self.model, self.data)
-        # Views of MuJoCo's own arrays.
-        self._position, self._velocity = self.data.qpos, self.data.qvel
-        self._force = self.data.ctrl
+        # Views of MuJoCo's own arrays: reading them from `data` each time is slower.
+        self._position, self._velocity, self._force = self.data.qpos, self.data.qvel, self.data.ctrl
 
     def set_state(self, x: float, y: float, vx: float, vy: float) -> None:
         self._clear()  # also the solver's history, so that a state determines its future
@@ -161,32 +159,27 @@ class MazeEnv(Episodes):
         self.max_steps = self.layout.max_steps
         self._random = np.random.default_rng(seed)
         self._masses = [PointMass(name) for _ in range(self.count)]
-        self._elapsed = 0
 
-    def reset(self) -> Float[Array, "count 4"]:
+    def _start(self) -> Float[Array, "count 4"]:
         cells = np.array(self.layout.cells, dtype=float)
         centres = cells[self._random.integers(len(cells), size=self.starts)]
         position = centres + self._random.uniform(-0.1, 0.1, size=(self.starts, 2))
         velocity = 0.1 * self._random.standard_normal((self.starts, 2))
-        start = np.concatenate([position, velocity], axis=1)
-        return self.set_state(np.tile(start, (self.copies, 1)))
-
-    def set_state(self, observations: Float[Array, "count 4"]) -> Float[Array, "count 4"]:
-        """Set the states of all episodes and restart their clock; returns `observations`."""
-        self._elapsed = 0
-        with self.engine("reset"):
-            for mass, row in zip(self._masses, observations.tolist(), strict=True):
-                mass.set_state(*row)
+        observations = np.tile(np.concatenate([position, velocity], axis=1), (self.copies, 1))
+        self.set_state(observations)
         return observations
 
-    def step(self, actions: Float[Array, "count 2"]) -> StepResult:
-        actions = self.clipped(actions).tolist()
-        with self.engine(f"step {self._elapsed + 1}"):
-            states = [mass.step(*action) for mass, action in zip(self._masses, actions)]
-        self._elapsed += 1
-        observations, terminated = np.array(states), np.zeros(self.count, dtype=bool)
-        truncated = np.full(self.count, self._elapsed >= self.max_steps)
-        return observations, goal_reward(self.layout, observations), terminated, truncated
+    def set_state(self, observations: Float[Array, "count 4"]) -> None:
+        """Set the states of all episodes and their elapsed steps to 0."""
+        self._elapsed = 0
+        for mass, state in zip(self._masses, observations.tolist(), strict=True):
+            mass.set_state(*state)
+
+    def _advance(self, actions: Float[Array, "count 2"]) -> Advance:
+        steps = zip(self._masses, actions.tolist())
+        observations = np.array([mass.step(ax, ay) for mass, (ax, ay) in steps])
+        rewards = goal_reward(self.layout, observations)
+        return observations, rewards, np.zeros(self.count, dtype=bool)
 
 
 def goal_reward(maze: Layout, observations: Float[Array, "n 4"]) -> Float[Array, "n"]:

@@ -15,15 +15,9 @@ from numpy import ndarray as Array
 from cepnb.envs.quiet import quiet
 
 __version__ = f"0 (cepnb's stand-in on mujoco {mujoco.__version__})"
-COUNTS = {  # mujoco_py's kinds of named objects, and the model's field with their number
-    "body": "nbody",
-    "joint": "njnt",
-    "geom": "ngeom",
-    "site": "nsite",
-    "camera": "ncam",
-    "actuator": "nu",
-    "sensor": "nsensor",
-}
+# mujoco_py's kinds of named objects, and the model's field with their number.
+COUNTS = {"body": "nbody", "joint": "njnt", "geom": "ngeom", "site": "nsite", "camera": "ncam"}
+COUNTS |= {"actuator": "nu", "sensor": "nsensor"}
 ARRAY_PREFIXES = {"body": "", "geom": "geom_", "site": "site_"}  # of arrays such as geom_xpos
 UNSTABLE = ("mjWARN_BADQPOS", "mjWARN_BADQVEL", "mjWARN_BADQACC")
 Picture = Array | tuple[Array, Array]  # colours, or colours and depth
@@ -116,14 +110,6 @@ class MjSim:
         if state.act is not None:
             raw.act[:] = state.act
 
-    def render(
-        self, width: int, height: int, camera_name: str | None = None, depth: bool = False
-    ) -> Picture:
-        camera = None if camera_name is None else self.model.camera_name2id(camera_name)
-        context = MjRenderContextOffscreen(self)
-        context.render(width, height, camera)
-        return context.read_pixels(width, height, depth)
-
 
 class MjRenderContextOffscreen:
     """Pictures without a window; a machine without a screen needs `MUJOCO_GL=egl` or `osmesa`."""
@@ -135,22 +121,21 @@ class MjRenderContextOffscreen:
     def render(self, width: int, height: int, camera_id: int | None = None) -> None:
         model, renderer = self.sim.model.compiled, self._renderer
         if renderer is None or (renderer.width, renderer.height) != (width, height):
-            buffer = model.vis.global_
-            buffer.offwidth = max(width, buffer.offwidth)
-            buffer.offheight = max(height, buffer.offheight)
+            model.vis.global_.offwidth = max(width, model.vis.global_.offwidth)
+            model.vis.global_.offheight = max(height, model.vis.global_.offheight)
             self._renderer = mujoco.Renderer(model, height, width)
-        camera = self.cam if camera_id is None or camera_id < 0 else camera_id
+        camera = self.cam if camera_id is None else camera_id
         self._renderer.update_scene(self.sim.data.raw, camera)
 
     def read_pixels(self, width: int, height: int, depth: bool = False) -> Picture:
         """Return the picture that `render` drew, its rows from bottom to top as in mujoco_py."""
-        color = self._renderer.render()[::-1]
+        colours = self._renderer.render()[::-1]
         if not depth:
-            return color
+            return colours
         self._renderer.enable_depth_rendering()
-        distance = self._renderer.render()[::-1]
+        distances = self._renderer.render()[::-1]
         self._renderer.disable_depth_rendering()
-        return color, distance
+        return colours, distances
 
 
 class MjViewer:
@@ -172,20 +157,13 @@ def load_model_from_path(path: str) -> Model:
     gym's hopper and walker2d use global coordinates, which MuJoCo no longer reads. gymnasium's
     copies of both models use local coordinates and replace them.
     """
-    path = Path(path)
     compiler = xml.parse(path).getroot().find("compiler")
     if compiler is not None and compiler.get("coordinate") == "global":
         gymnasium = Path(find_spec("gymnasium").submodule_search_locations[0])
-        translated = gymnasium / "envs/mujoco/assets" / path.name
+        translated = gymnasium / "envs/mujoco/assets" / Path(path).name
         path = translated if translated.exists() else path
     with quiet():  # MuJoCo warns of outdated attributes in D4RL's models; errors are raised
         return Model(mujoco.MjModel.from_xml_path(str(path)))
-
-
-def load_model_from_xml(text: str) -> Model:
-    """Compile a model given as text."""
-    with quiet():
-        return Model(mujoco.MjModel.from_xml_string(text))
 
 
 def get_version() -> str:

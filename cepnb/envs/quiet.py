@@ -15,12 +15,12 @@ import numpy as np
 def quiet() -> Iterator[None]:
     """Silence printed text, warnings and logs inside the block, and restore everything after it.
 
-    Silenced: standard output and error, Python's warnings, absl's log, and MuJoCo's warnings, which
-    MuJoCo would also write into a file. Restored: all of these, the root logger's handlers and
-    level, and numpy's global random state. Exceptions pass through.
+    Silenced: standard output and error, Python's warnings, absl's log, and MuJoCo's warnings with
+    their log file. Also restored: the root logger's handlers and level, and numpy's global random
+    state. Exceptions propagate.
     """
     with contextlib.suppress(ImportError):
-        importlib.import_module("absl.logging")  # keeps the standard error of its first import
+        importlib.import_module("absl.logging")  # before standard error is redirected: it keeps it
     import mujoco
 
     root, absl = logging.getLogger(), logging.getLogger("absl")

@@ -11,16 +11,13 @@ ENVIRONMENTS = (*(f"maze2d-{maze}" for maze in LAYOUTS), *TASKS, *ANTMAZES)
 
 def episodes_of(environment: str, count: int, seed: int, copies: int = 1) -> Episodes:
     """Create `copies` episodes from each of `count` start states; raises on unknown names."""
-    family = family_of(environment)
-    if family == "maze2d":
-        return MazeEnv(environment.removeprefix("maze2d-"), count, seed, copies)
-    if family == "locomotion":
-        return LocomotionEnv(environment, count, seed, copies)
-    return AntMazeEnv(environment, count, seed, copies)
+    families = {"maze2d": MazeEnv, "locomotion": LocomotionEnv, "antmaze": AntMazeEnv}
+    name = environment.removeprefix("maze2d-")
+    return families[family_of(environment)](name, count, seed, copies)
 
 
 def family_of(environment: str) -> str:
     """Return "maze2d", "locomotion" or "antmaze"; raises `CepnbError` on unknown environments."""
     if environment not in ENVIRONMENTS:
-        raise CepnbError(f"environment '{environment}': expected one of {', '.join(ENVIRONMENTS)}")
+        raise CepnbError(f"environment '{environment}': use one of {', '.join(ENVIRONMENTS)}")
     return "locomotion" if environment in TASKS else environment.partition("-")[0]
