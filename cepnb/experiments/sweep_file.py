@@ -15,7 +15,6 @@ from msgspec import Meta, Struct
 from cepnb.datasets.registry import evaluated_in
 from cepnb.errors import CepnbError
 from cepnb.profiles import profile_name
-from cepnb.qgpo.pipeline import check_plans
 from cepnb.qgpo.settings import Settings, coerce, qgpo_settings
 from cepnb.storage.validation import convert
 
@@ -108,7 +107,6 @@ def _task(path: Path, entry: str | _Dataset, options: dict[str, dict], profile: 
     for name, changes in options.items():
         with _naming(f"{path}: options.{name}"):
             settings[name] = qgpo_settings(profile, environment, **changes)
-            check_plans(settings[name])
     for one, other in combinations(settings, 2):
         if settings[one] == settings[other]:
             raise CepnbError(
