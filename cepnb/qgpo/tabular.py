@@ -94,8 +94,12 @@ def action_density(behaviour: Float[Tensor, "A"], q: Float[Tensor, "A"]) -> Gaus
     Each action is a Gaussian around one of `DIRECTIONS`. Tilting the mixture by β changes its weights
     exactly as `TabularMDP.tilted` changes the four probabilities.
     """
-    deviations = torch.full((len(DIRECTIONS),), 0.15)
-    return GaussianMixture(behaviour.log().float(), DIRECTIONS.clone(), deviations, -q.float())
+    return GaussianMixture(
+        log_weights=behaviour.log().float(),
+        means=DIRECTIONS.clone(),
+        deviations=torch.full((len(DIRECTIONS),), 0.15),
+        energies=-q.float(),
+    )
 
 
 def nearest_direction(actions: Float[Tensor, "n 2"]) -> Int[Tensor, "n"]:
