@@ -1,4 +1,4 @@
-# Everything sets itself up: Python 3.11 or newer with venv and pip, git and make are all that is needed.
+# Every target sets itself up. It needs Python 3.11 or newer with venv and pip, git and make.
 
 PYTHON ?= python3
 LAB_ARGS ?=
@@ -8,7 +8,7 @@ BENCH_ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 LAB_SETTINGS := .venv/share/jupyter/lab/settings
-# The kernel of .venv comes before any that the user has; one torch thread a process where processes run side by side.
+# Prefer the kernel of .venv over others; use one torch thread where processes run in parallel.
 JUPYTER := JUPYTER_PREFER_ENV_PATH=1
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
@@ -29,24 +29,24 @@ lint: $(READY) ## check the format, common mistakes, and that imports run one wa
 test: lint ## run `make lint` and all tests, every notebook included
 	CEPNB_PROFILE=ci $(JUPYTER) $(ONE_THREAD) $(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --nbmake-timeout=600 $(TEST_ARGS)
 
-bench: $(READY) ## time it against the machine's limits; PEER=PATH: and a checkout of the paper's code
+bench: $(READY) ## measure speed against this machine's limits, and PEER=PATH against the paper's code
 	$(BIN)/python -m cepnb bench $(if $(PEER),--peer "$(PEER)") $(BENCH_ARGS)
 
 book: $(READY) ## execute all notebooks into a site: open book/index.html
 	@$(JUPYTER) $(ONE_THREAD) $(BIN)/python -m cepnb.tools.book
 
-browser: ## have Chromium, from Debian's packages if there is none
+browser: ## install Chromium from Debian's packages if there is no browser
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || (apt-get update --quiet && apt-get install --quiet --yes --no-install-recommends chromium)
 
-browser-test: browser $(READY) ## test explorers and book in a real browser, which `make test` skips where there is none
+browser-test: browser $(READY) ## test sliders and book in a browser; `make test` skips these tests without one
 	CEPNB_BROWSER=insist $(JUPYTER) $(ONE_THREAD) $(BIN)/python -m pytest tests/test_page.py tests/test_book.py tests/test_lab.py $(TEST_ARGS)
 
-pictures: browser $(READY) ## draw the pictures of README into results/pictures
+pictures: browser $(READY) ## draw the pictures of README and docs
 	$(JUPYTER) $(BIN)/python tests/pictures.py
 
 .venv: $(READY) ## set up the environment in .venv and nothing else
 
-# The stamp comes last, so that an interrupted set-up is begun again and never taken for a finished one.
+# The stamp comes last, so an interrupted set-up starts again.
 $(READY): requirements.lock pyproject.toml .jupyterlab.json
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and "cepnb needs Python 3.11 or newer, but $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % v[:2])'
 	@test -e $(READY) || $(PYTHON) -m venv --clear .venv
@@ -57,7 +57,7 @@ $(READY): requirements.lock pyproject.toml .jupyterlab.json
 	@mkdir -p $(LAB_SETTINGS) && cp .jupyterlab.json $(LAB_SETTINGS)/overrides.json
 	@touch $(READY)
 
-lock: ## resolve the ranges of pyproject.toml afresh into requirements.lock
+lock: ## resolve the ranges of pyproject.toml into requirements.lock
 	$(PYTHON) -m venv --clear .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check '.[test,book,cluster]'
 	sed -n '/^#/p' requirements.lock > .venv-lock/new
@@ -65,7 +65,7 @@ lock: ## resolve the ranges of pyproject.toml afresh into requirements.lock
 	mv .venv-lock/new requirements.lock
 	rm -r .venv-lock
 
-strip: $(READY) ## take outputs and widget state out of the notebooks
+strip: $(READY) ## remove outputs and widget state from the notebooks
 	$(BIN)/jupyter nbconvert --log-level=WARN --clear-output --ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec --inplace notebooks/*.ipynb
 
 clean: ## remove the environment and caches of the tests

@@ -5,6 +5,7 @@ import ast
 import json
 import os
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from cepnb.errors import CepnbError, exit_status
@@ -95,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--fraction", type=float, default=1.0, help="run this part of each step and extrapolate")
     add("--dataset", help="dataset (default: random numbers of halfcheetah's size)")
     add("--peer", type=Path, metavar="PATH", help=PEER_HELP)
-    add("--eager", action="store_true", help="do not replay steps as CUDA graphs")
-    add("--compile", action="store_true", help="compile the networks by torch.compile")
+    add("--eager", dest="capture", action="store_false", help="do not replay steps as CUDA graphs")
+    add("--compile", dest="compiled", action="store_true", help="compile the networks")
     add("--tf32", action="store_true", help="allow TensorFloat-32 matrix products")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
     add("--out", type=Path, help="folder of bench_run.json and bench_run.md")
@@ -155,26 +156,18 @@ def _sweep(options: argparse.Namespace) -> None:
     from cepnb.experiments.sweep import run_sweep
     from cepnb.experiments.sweep_file import read_sweep
     from cepnb.notebook.score_plots import sweep_figure
-    from cepnb.storage.files import atomic_path, write_text
 
     if options.workers < 1:
-        raise CepnbError(f"--workers {options.workers}: expected at least 1")
+        raise CepnbError(f"--workers {options.workers}: use at least 1")
     sweep = read_sweep(options.config)
     folder = options.out or Path("runs") / options.config.stem
     if options.cluster:
         folder = folder.absolute()  # the workers' current folder may be another one
     else:
         device_named(options.device)
-    rows, failures = run_sweep(
-        sweep, folder, options.workers, device=options.device, cluster=options.cluster
-    )
+    rows, failures = run_sweep(sweep, folder, options.workers, options.device, options.cluster)
     if rows:
-        table, figure = folder / "table.md", folder / "scores.png"
-        text = report(rows)
-        write_text(table, text + "\n")
-        with atomic_path(figure) as path:
-            sweep_figure(summed_up(rows)).savefig(path, format="png", dpi=110)
-        print(f"{text}\n\nTables: {table}; figure: {figure}; all numbers: {folder / 'scores.csv'}")
+        _write_results(folder, report(rows), "scores.png", sweep_figure(summed_up(rows)))
     if failures:
         reasons = "; ".join(f"{job.folder}: {reason}" for job, reason in failures)
         raise CepnbError(f"{len(failures)} runs failed, all others are saved ({reasons})")
@@ -188,6 +181,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _toy(options: argparse.Namespace) -> None:
+    from cepnb.densities.benchmark import record
     from cepnb.densities.methods import METHODS
     from cepnb.densities.settings import toy_settings
     from cepnb.storage.files import cache_dir
@@ -198,7 +192,7 @@ def _toy(options: argparse.Namespace) -> None:
         _check_seed(seed)
     for method in options.method or []:
         if method not in METHODS:
-            raise CepnbError(f"method '{method}': expected one of {', '.join(METHODS)}")
+            raise CepnbError(f"method '{method}': use one of {', '.join(METHODS)}")
     if options.table:
         methods = options.method or METHODS
         return _toy_table(toy_settings(profile), profile, seeds, folder, methods)
@@ -208,8 +202,6 @@ def _toy(options: argparse.Namespace) -> None:
     for name, values in (("seed", seeds), ("method", options.method)):
         if len(values) > 1:
             raise CepnbError(f"--{name} {values[1]}: more than one {name}; use --table")
-    from cepnb.densities.benchmark import record
-
     case = options.density, options.method[0], options.beta, seeds[0], toy_settings(profile)
     found = record(*case, profile, folder, options.scale, progress=not options.json)
     if options.json:
@@ -222,18 +214,24 @@ def _toy(options: argparse.Namespace) -> None:
 def _toy_table(settings, profile: str, seeds: list[int], folder: Path, methods: list[str]) -> None:
     from cepnb.densities import benchmark
     from cepnb.notebook.plots import sample_grid
-    from cepnb.storage.files import atomic_path, write_text
 
     records = benchmark.table(settings, profile, seeds, folder, methods)
     tables = [f"{key}\n\n{benchmark.records_table(records, key)}" for key in benchmark.SHOWN]
-    text = "\n\n".join(tables)
-    table, picture = folder / "table.md", folder / "samples.png"
-    write_text(table, text + "\n")
-    if not picture.exists():
+    figure = None
+    if not (folder / "samples.png").exists():
         figure = sample_grid(benchmark.samples(settings, profile, seeds[0], folder))
-        with atomic_path(picture) as path:
+    _write_results(folder, "\n\n".join(tables), "samples.png", figure)
+
+
+def _write_results(folder: Path, tables: str, picture: str, figure) -> None:
+    """Write `table.md` and, unless it is None, a figure; print the tables and the paths."""
+    from cepnb.storage.files import atomic_path, write_text
+
+    write_text(folder / "table.md", tables + "\n")
+    if figure:
+        with atomic_path(folder / picture) as path:
             figure.savefig(path, format="png", dpi=110)
-    print(f"{text}\n\nTables: {table}; samples: {picture}")
+    print(f"{tables}\n\nTables: {folder / 'table.md'}; figure: {folder / picture}")
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -257,7 +255,7 @@ def _bench(options: argparse.Namespace) -> None:
         raise CepnbError(f"{other} cannot be combined with --growth")
     if options.full and not options.growth:
         raise CepnbError("--full needs --growth")
-    counts = {} if options.repeats is None else {"repeats": options.repeats}
+    counts = {"repeats": options.repeats} if options.repeats is not None else {}
     if options.growth:
         from cepnb.tools.bench.growth import growth, growth_markdown
 
@@ -267,7 +265,7 @@ def _bench(options: argparse.Namespace) -> None:
 
         record, markdown = quality(options.rows, peer=options.peer, **counts), quality_markdown
     else:
-        from cepnb.tools.bench.table import measured, rows_markdown
+        from cepnb.tools.bench.rows import measured, rows_markdown
 
         record, markdown = measured(options.rows, peer=options.peer, **counts), rows_markdown
     print(json.dumps(record, indent=2) if options.json else markdown(record))
@@ -281,16 +279,12 @@ def _bench_run(options: argparse.Namespace) -> None:
 
     settings = qgpo_settings("paper", **_changes(options.set))
     config = BenchConfig(
-        device=options.device,
-        fraction=options.fraction,
-        capture=not options.eager,
-        compiled=options.compile,
-        tf32=options.tf32,
+        **{field.name: getattr(options, field.name) for field in fields(BenchConfig)}
     )
     dataset = None
     if options.dataset:
         dataset = load_dataset(options.dataset, settings.transitions, settings.data_seed)
-    record = whole_run(settings, config, dataset, options.peer, progress=not options.json)
+    record = whole_run(settings, config, dataset, options.peer)
     if options.out:
         write_json(options.out / "bench_run.json", record)
         write_text(options.out / "bench_run.md", whole_markdown(record) + "\n")
@@ -299,7 +293,7 @@ def _bench_run(options: argparse.Namespace) -> None:
 
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**31:
-        raise CepnbError(f"seed {seed}: expected an integer from 0 to 2147483647")
+        raise CepnbError(f"seed {seed}: use an integer from 0 to 2147483647")
 
 
 def _changes(assignments: list[str]) -> dict[str, object]:
@@ -310,7 +304,7 @@ def _changes(assignments: list[str]) -> dict[str, object]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals:
-            raise CepnbError(f"--set {assignment}: expected NAME=VALUE")
+            raise CepnbError(f"--set {assignment}: the value is missing; use NAME=VALUE")
         try:
             changes[name] = ast.literal_eval(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

@@ -1,4 +1,4 @@
-"""Set-up of all tests: shapes checked while they run, one thread a process, and a data cache of their own."""
+"""Set-up of all tests: checked shapes, one thread per process, and a separate data cache."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-# Before cepnb is imported anywhere: every annotated shape of the package is checked by beartype in the tests.
+# Before the first import of cepnb: beartype checks every annotated shape of the package.
 install_import_hook("cepnb", "beartype.beartype")
 
 import hypothesis  # noqa: E402
@@ -26,28 +26,30 @@ torch.set_num_threads(1)
 _execute = NotebookRun.execute
 
 
-def _execute_and_look(run: NotebookRun) -> NotebookResult:
-    """A run of a notebook that fails, too, on an error that a widget has swallowed, and on widgets too large to be sent around."""
+def _execute_and_check(run: NotebookRun) -> NotebookResult:
+    """Run a notebook; also fail on an error that a widget hides, and on widgets that are too large."""
     result = _execute(run)
     if result.error is None and (found := hidden_errors(result.nb)):
         result.error = NotebookError(
             summary=f"hidden error: {found[0]}", trace="\n".join(found), failing_cell_index=0
         )
     elif result.error is None and (size := payload(result.nb)) > PAYLOAD:
-        said = f"explorers have {size / 1e6:.1f} MB as saved, expected at most {PAYLOAD / 1e6:.1f}"
-        result.error = NotebookError(summary=said, trace=said, failing_cell_index=0)
+        message = (
+            f"explorers have {size / 1e6:.1f} MB as saved, expected at most {PAYLOAD / 1e6:.1f}"
+        )
+        result.error = NotebookError(summary=message, trace=message, failing_cell_index=0)
     return result
 
 
-NotebookRun.execute = _execute_and_look
-# Examples repeat from run to run; the first call of a function is slow, which says nothing about it.
+NotebookRun.execute = _execute_and_check
+# Examples are the same in every run; there is no deadline, because the first call compiles.
 hypothesis.settings.register_profile("cepnb", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("cepnb")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """One cache of generated data for the whole test run, shared by its processes and apart from the user's."""
+    """Set one cache of generated data for the whole test run, separate from the user's cache."""
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["CEPNB_CACHE"] = str(shared / "cepnb-cache")
@@ -55,7 +57,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """The Chromium of the system, without a window. Where there is none: skipped, or a failure if CEPNB_BROWSER=insist."""
+    """Start the system's Chromium; without one, skip the test, or fail if CEPNB_BROWSER=insist."""
     found = chromium()
     if found is None:
         (pytest.fail if os.environ.get("CEPNB_BROWSER") == "insist" else pytest.skip)(
@@ -69,7 +71,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def offline(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Opens a file with the network cut; at the end there must have been no request and no error."""
+    """Open a file without network; fail at the end on any request or error."""
     contexts: list[BrowserContext] = []
     requests, errors = [], []
 

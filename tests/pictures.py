@@ -18,7 +18,7 @@ from cepnb.storage.files import atomic_path
 FOLDER = ROOT / "results" / "pictures"
 NAME = "06_guided_sampling"
 NEEDED = ("import ", "benchmark.shipped(name) for", "method_panels(models")
-BETAS = (0.0, 1.0, 3.0, 10.0, 20.0)
+BETAS = (0.0, 3.0, 10.0, 20.0)
 
 
 def densities() -> Figure:

@@ -269,8 +269,7 @@ def test_what_requires_a_new_execution(tmp_path: Path, monkeypatch: pytest.Monke
 
     def result(text: str = "# Text", code: str = 'open("numbers.txt")') -> Path:
         path = write(tmp_path / "notebooks", "00_one", [text, code])
-        (job,) = execution.jobs_for([path], tmp_path)
-        return job.result
+        return execution.result_paths([path], tmp_path)[path]
 
     package = tmp_path / "package"
     for name in ("module.py", "tools/book/site.py"):
@@ -342,8 +341,9 @@ def test_a_page_with_an_error_is_rejected_and_the_old_book_stays(
         site.build([notebook], folder / "book", folder / "work", pages)
 
     message = r"00_circles.html has 0\.\d MB with its pictures; use at most 0.1 MB"
-    with pytest.raises(CepnbError, match=message):
-        site.build(notebooks, folder / "book", folder / "work", folder / "docs", limit=50_000)
+    with pytest.raises(CepnbError, match=message), monkeypatch.context() as small:
+        small.setattr(site, "LIMIT", 50_000)
+        site.build(notebooks, folder / "book", folder / "work", folder / "docs")
     with pytest.raises(CepnbError, match="03_text.*04_nowhere"):
         build_text("[lost](04_nowhere.ipynb)")
     message = "03_text.html loads https://example.org/picture.png; load nothing from another host"

@@ -56,7 +56,7 @@ def refusal(**changes: object) -> str:
             "dataset 'd4rl/maze2d-umaze-v7': not in d4rl's table; use a name such as maze2d-umaze-v1",
         ),
         (["--profile", "huge"], "profile 'huge': expected one of ci, laptop, paper"),
-        (["--seed", "-1"], "seed -1: expected an integer from 0 to 2147483647"),
+        (["--seed", "-1"], "seed -1: use an integer from 0 to 2147483647"),
         (["--device", "tpu"], "--device tpu: expected cpu or cuda"),
         (["--set", "K=1"], "K 1: use at least 2"),
         (["--set", "energy_K=1"], "energy_K 1: use at least 2"),
@@ -79,7 +79,7 @@ def refusal(**changes: object) -> str:
         (["--set", "episodes=many"], refusal(episodes="many")),
         (["--set", "episodes=True"], refusal(episodes=True)),
         (["--set", "behaviour_widths=(64, 'wide')"], refusal(behaviour_widths=(64, "wide"))),
-        (["--set", "episodes"], "--set episodes: expected NAME=VALUE"),
+        (["--set", "episodes"], "--set episodes: the value is missing; use NAME=VALUE"),
         (["--set", "labels=raw"], "labels 'raw': use one of self_normalised, state_value"),
         (
             ["--set", "guidance=('cep', 'cfg')"],

@@ -22,7 +22,7 @@ from cepnb.qgpo.support import sample_support
 from cepnb.qgpo.transitions import prepare, with_jitter
 from cepnb.tools.bench import growth
 from cepnb.tools.bench.growth import SERIES, exponent, peak_bytes
-from cepnb.tools.bench.rows import ACTION_DIM, Inputs
+from cepnb.tools.bench.inputs import ACTION_DIM, Inputs
 from cepnb.tools.bench.timing import operations
 
 SETTINGS = qgpo_settings("ci", K=4, energy_K=4, energy_states=0, sampler_steps=3)
@@ -40,7 +40,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Inputs]:
     folder = tmp_path_factory.mktemp("growth")
-    by_rows = {rows: Inputs(folder, SETTINGS, rows) for rows in (FEW_ROWS, MANY_ROWS)}
+    sizes = (FEW_ROWS, MANY_ROWS)
+    by_rows = {rows: Inputs(folder, replace(SETTINGS, transitions=rows)) for rows in sizes}
     for each in by_rows.values():
         assert len(each.support) > len(each.data.states)
     return by_rows.__getitem__

@@ -14,14 +14,14 @@ from cepnb.densities.mixtures import Density
 from cepnb.densities.settings import TOY_PROFILES
 from cepnb.densities.toys import DENSITIES
 from cepnb.tools.bench import quality
-from cepnb.tools.bench.peer import Peer
-from cepnb.tools.bench.quality import BETA, times_as_long
-from cepnb.tools.bench.rows import Inputs
+from cepnb.tools.bench.inputs import BETA, Inputs
+from cepnb.tools.bench.peer import Peer, ToyModel
+from cepnb.tools.bench.quality import times_as_long
 
 SMALL = replace(TOY_PROFILES["ci"], steps=20, score_steps=20, sampler_steps=15)
 
 
-class LatePeer:
+class LatePeer(ToyModel):
     """Stand-in for the paper's networks: exact guidance after `steps` energy steps, none before."""
 
     def __init__(self, of: Density, beta: float, steps: int) -> None:
@@ -68,9 +68,9 @@ def with_peer(monkeypatch: pytest.MonkeyPatch, steps: int, seconds: float) -> li
         def __init__(self, path: Path, inputs: Inputs) -> None:
             pass
 
-        def toy_model(self, of: Density, beta: float, points: int) -> LatePeer:
-            assert (beta, points) == (BETA, 100)
-            models.append(LatePeer(of, beta, steps))
+        def toy_model(self, of: Density, points: int) -> LatePeer:
+            assert points == 100
+            models.append(LatePeer(of, BETA, steps))
             return models[-1]
 
     monkeypatch.setattr(quality, "Peer", PeerStandIn)

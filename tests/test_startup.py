@@ -16,7 +16,6 @@ FIGURES = {"matplotlib", "IPython", "ipywidgets", "anywidget"}
 # Modules and sub-packages that are about a library: figures, the book, and D4RL's own code.
 ALLOWED = {
     "notebook": FIGURES,
-    "tools.bench": FIGURES,
     "tools.book": HEAVY,
     "d4rl_compat": HEAVY,
     "envs.mujoco_py_standin": HEAVY,

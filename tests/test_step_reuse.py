@@ -101,12 +101,12 @@ def test_rounds_train_shared_steps_once() -> None:
             "other data and beta": {"data_seed": 1, "beta": 3.0},
         }.items()
     }
-    assert rounds(options) == [
-        ["base", "other data"],
-        ["beta", "K", "scales", "other data and beta"],
-        ["K_beta"],
-    ]
-    assert rounds({"base": base}) == [["base"]] and rounds({}) == []
+    assert rounds(options) == {
+        **dict.fromkeys(["base", "other data"], 0),
+        **dict.fromkeys(["beta", "K", "scales", "other data and beta"], 1),
+        "K_beta": 2,
+    }
+    assert rounds({"base": base}) == {"base": 0} and rounds({}) == {}
 
 
 def new_run(folder: Path, seed: int = 0, **changes: object) -> tuple[Run, Settings]:

@@ -129,7 +129,7 @@ def unbroken(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sweep, "run_jobs", run_in_this_process)
-        assert run_sweep(read_sweep(config), folder, 2, progress=False)[1] == []
+        assert run_sweep(read_sweep(config), folder, 2)[1] == []
     return folder
 
 
@@ -236,7 +236,7 @@ def test_a_finished_sweep_runs_nothing(
 ) -> None:
     started = []
     monkeypatch.setattr(sweep, "run_jobs", lambda work, jobs, *_: started.extend(jobs) or [])
-    run_sweep(read_sweep(config), unbroken, 2, progress=False)
+    run_sweep(read_sweep(config), unbroken, 2)
     assert started == []
 
 
@@ -306,7 +306,7 @@ def test_a_run_that_fails_with_faults_is_named_once(
         return [(job, "not finite") for job in jobs]
 
     monkeypatch.setattr(sweep, "run_jobs", failing)
-    _, failures = run_sweep(read_sweep(config), folder, 2, progress=False)
+    _, failures = run_sweep(read_sweep(config), folder, 2)
     assert [(job.metrics, reason) for job, reason in failures] == [(path, "not finite")]
 
 
@@ -440,15 +440,15 @@ def refusal(**changes: object) -> str:
         (
             "beta = 3",
             "beta = 20",
-            "options.beta_3: same settings as options.base for maze2d-umaze; remove one",
+            "options.beta_3: same settings as options.base for maze2d-umaze; remove one of the two",
         ),
-        ("beta_3", "base", "invalid TOML (Cannot declare ('options', 'base') twice"),
+        ("beta_3", "base", "cannot be read as TOML (Cannot declare ('options', 'base') twice"),
         (
             "beta_3",
             '"../beta"',
-            "options: '../beta' cannot name a folder; use letters, digits, '_', '.' and '-'",
+            "options.../beta: cannot name a folder; use letters, digits, '_', '.' and '-'",
         ),
-        ("beta = 3", "beta =", "invalid TOML (Invalid value"),
+        ("beta = 3", "beta =", "cannot be read as TOML (Invalid value"),
     ],
 )
 def test_a_wrong_file_is_one_line(
@@ -468,9 +468,9 @@ def test_other_bad_input(tmp_path: Path, config: Path, capsys: pytest.CaptureFix
     for arguments, expected in [
         (
             [str(tmp_path / "none.toml")],
-            f"{tmp_path}/none.toml: cannot be read (No such file or directory); name a sweep file in TOML",
+            f"{tmp_path}/none.toml: cannot be read as TOML (No such file or directory); see the example in docs/options.md",
         ),
-        ([str(config), "--workers", "0"], "--workers 0: expected at least 1"),
+        ([str(config), "--workers", "0"], "--workers 0: use at least 1"),
         ([str(config), "--device", "tpu"], "--device tpu: expected cpu or cuda"),
     ]:
         assert main(["sweep", *arguments]) == 2
@@ -483,7 +483,7 @@ def test_the_documented_example(tmp_path: Path) -> None:
     path.write_text(text.split("```toml\n")[1].split("```")[0])
     read = read_sweep(path)
     assert len(jobs_of(read, tmp_path)) == 2 * 3 * 2 and read.profile == "laptop"
-    assert rounds(read.tasks[0].options) == [["base"], ["unbiased"]]
+    assert rounds(read.tasks[0].options) == {"base": 0, "unbiased": 1}
 
 
 def test_tasks_and_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

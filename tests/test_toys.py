@@ -198,7 +198,7 @@ def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
             ["--density", "moon", "--method", "mse", "--beta", "1"],
             "density 'moon' is unknown; use one of",
         ),
-        (["--density", "moons", "--method", "msе", "--beta", "1"], "method 'msе': expected one of"),
+        (["--density", "moons", "--method", "msе", "--beta", "1"], "method 'msе': use one of"),
         (
             ["--density", "moons", "--method", "mse", "--beta", "0"],
             "beta 0.0: expected a finite number above 0",
@@ -213,7 +213,7 @@ def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
         ),
         (["--density", "moons", "--method", "mse"], "--beta is missing"),
         (["--table", "--profile", "big"], "profile 'big': expected one of"),
-        (["--table", "--seed", "-1"], "seed -1: expected an integer"),
+        (["--table", "--seed", "-1"], "seed -1: use an integer"),
         (
             ["--density", "moons", "--method", "mse", "--beta", "1", "--seed", "0", "--seed", "1"],
             "--seed 1: more than one seed; use --table",
@@ -224,7 +224,7 @@ def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
         ),
         (
             ["--table", "--method", "mse", "--method", "cfg"],
-            "method 'cfg': expected one of exact, exact_energy",
+            "method 'cfg': use one of exact, exact_energy",
         ),
     ],
 )

@@ -13,8 +13,8 @@ from cepnb.diffusion.devices import device_named
 from cepnb.diffusion.training import Plan, Record
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
-from cepnb.tools.bench import whole
-from cepnb.tools.bench.whole import BenchConfig, whole_run
+from cepnb.tools.bench import timing, whole
+from cepnb.tools.bench.whole import BenchConfig, Part, whole_run
 
 SMALL = dict(
     transitions=1_000,
@@ -90,7 +90,7 @@ def test_networks_are_compiled(
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """A clock that only the test advances."""
     time = [0.0]
-    monkeypatch.setattr(whole, "_now", lambda device: time[0])
+    monkeypatch.setattr(timing, "now", lambda device: time[0])
     return time
 
 
@@ -105,7 +105,7 @@ def test_slow_first_steps_are_counted_once(
     original = whole.training
     monkeypatch.setattr(whole, "training", training)
     settings = qgpo_settings("paper", **SMALL | dict(behaviour_steps=1_000))
-    record = whole_run(settings, BenchConfig("cpu", fraction=0.01), progress=False)
+    record = whole_run(settings, BenchConfig("cpu", fraction=0.01))
     part = record["parts"][0]
     assert (part["measured"], part["each"], part["seconds"]) == (10, 0.5, 14.0 + 0.5 * 996)
 
@@ -128,13 +128,13 @@ def test_the_time_of_the_papers_code_is_extrapolated(
             pass
 
     def train(timer: object, part: str, loss: object, modules: object, plan: Plan, *rest) -> None:
-        timer._add(part, plan.steps, "steps", 1, 1.0, float(plan.steps))
+        timer.parts.append(Part(part, plan.steps, "steps", 1, 1.0, float(plan.steps)))
 
     monkeypatch.setattr(whole, "Peer", PeerStandIn)
-    monkeypatch.setattr(whole, "_now", now)
+    monkeypatch.setattr(timing, "now", now)
     monkeypatch.setattr(whole._Timer, "train", train)
     settings = qgpo_settings("paper", **SMALL)
-    record = whole_run(settings, BenchConfig("cpu"), peer=Path("somewhere"), progress=False)
+    record = whole_run(settings, BenchConfig("cpu"), peer=Path("somewhere"))
     chunks = 999 / 256
     peer = [40 * 3.0, chunks * 6.0, 50 * 4.0 + 30 * 2.0]
     groups = record["groups"]

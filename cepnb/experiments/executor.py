@@ -1,6 +1,6 @@
 """Jobs in parallel: each in a fresh process on this machine, or on a Dask cluster.
 
-`concurrent.futures.ProcessPoolExecutor` is no alternative: if one of its processes dies, it ends all others.
+This replaces `concurrent.futures.ProcessPoolExecutor`, which ends all processes if one of them dies.
 """
 
 import contextlib
@@ -20,15 +20,17 @@ from tqdm.auto import tqdm
 from cepnb.errors import CepnbError, in_a_line
 
 Job = TypeVar("Job")
-TRIES = 3  # processes that may die under one job before it fails
+Work = Callable[[Job], object]
+Outcomes = Iterator[tuple[Job, str | None]]  # each job as it ends, with the reason if it failed
+TRIES = 3  # attempts of a job whose process is killed
 CONNECT_TIMEOUT = 10  # seconds for a Dask scheduler to answer
 
 
 def run_jobs(
-    work: Callable[[Job], object],
+    work: Work,
     jobs: Iterable[Job],
     workers: int,
-    ended: Callable[[Job], object] = lambda job: None,
+    ended: Work = lambda job: None,
     cluster: str | None = None,
 ) -> list[tuple[Job, str]]:
     """Call `work(job)` for each job in parallel and return the failed jobs, each with a one-line reason.
@@ -38,8 +40,8 @@ def run_jobs(
     and a job is plain data, because both are pickled. Return values are dropped.
 
     A job fails if `work` raises; the others continue. Exceptions other than `CepnbError` also print their traceback.
-    If its process is killed, a job restarts, `TRIES` times in all, so `work` should resume its files. `ended(job)` runs
-    in this process after each job. An exception in this process, such as `KeyboardInterrupt`, ends all jobs.
+    A job whose process is killed restarts, up to `TRIES` attempts in all, so `work` should resume its files. `ended(job)`
+    runs in this process after each job. An exception in this process, such as `KeyboardInterrupt`, ends all jobs.
 
     Raises `CepnbError` if the library `distributed` is missing or no scheduler answers.
     """
@@ -53,7 +55,7 @@ def run_jobs(
     return failures
 
 
-def _attempt(work: Callable[[Job], object], job: Job) -> str | None:
+def _attempt(work: Work, job: Job) -> str | None:
     """Run one job; return the reason if it fails."""
     try:
         work(job)
@@ -64,10 +66,7 @@ def _attempt(work: Callable[[Job], object], job: Job) -> str | None:
     return None
 
 
-def _on_machine(
-    work: Callable[[Job], object], jobs: Iterable[Job], workers: int
-) -> Iterator[tuple[Job, str | None]]:
-    """Yield each job as it ends, with the reason if it failed."""
+def _on_machine(work: Work, jobs: Iterable[Job], workers: int) -> Outcomes:
     context = multiprocessing.get_context("spawn")
     waiting = deque((job, 1) for job in jobs)
     running: dict[Connection, tuple[BaseProcess, Job, int]] = {}
@@ -95,7 +94,7 @@ def _on_machine(
             process.join()
 
 
-def _in_process(work: Callable[[Job], object], job: Job, sender: Connection) -> None:
+def _in_process(work: Work, job: Job, sender: Connection) -> None:
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     # tqdm's default lock is shared by all processes, and a process that is killed would not release it.
     tqdm.set_lock(threading.RLock())
@@ -124,7 +123,7 @@ def _answer(process: BaseProcess, receiver: Connection) -> str | None:
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C here and, for good, in processes that the block starts; they would only print tracebacks."""
+    """Ignore Ctrl-C in this block, and always in processes that it starts: they would only print tracebacks."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may change signal handlers
         return
@@ -135,10 +134,8 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _on_cluster(
-    work: Callable[[Job], object], jobs: Iterable[Job], address: str
-) -> Iterator[tuple[Job, str | None]]:
-    """Yield each job as it ends, with the reason if it failed. Dask itself restarts jobs whose worker dies."""
+def _on_cluster(work: Work, jobs: Iterable[Job], address: str) -> Outcomes:
+    """Dask itself restarts jobs whose worker dies."""
     try:
         from distributed import Client, as_completed
     except ImportError as error:

@@ -1,8 +1,7 @@
 """Published D4RL scores, for comparison only: they were measured on D4RL's own data.
 
 Second-hand: this project's notes on the method copied the numbers "from later papers' tables" without naming these papers,
-and no number was checked against a paper. `PAPERS` names each method's paper, not the source of its number. A test
-checks only that QGPO's means agree with its rows.
+and no number was checked against a paper. A test checks only that QGPO's means agree with its scores.
 """
 
 import re
@@ -25,25 +24,16 @@ QGPO = {
     "antmaze-large-play": 66.6,
     "antmaze-large-diverse": 64.8,
 }
-# Means over the nine locomotion and the six AntMaze datasets above, from the same tables.
+SUITES = ("locomotion", "AntMaze-v0")
+# For each method: its means over the nine locomotion and the six AntMaze datasets above, from the same tables, and the
+# paper that proposes it, which is not the source of the numbers.
 MEANS = {
-    "locomotion": {
-        "QGPO": 86.6,
-        "IQL": 77.0,
-        "CQL": 77.6,
-        "SfBC": 75.6,
-        "Diffusion-QL": 88.0,
-        "IDQL": 82.1,
-    },
-    "AntMaze-v0": {"QGPO": 78.3, "IQL": 63.0, "CQL": 50.6},
-}
-PAPERS = {
-    "QGPO": "Lu et al. 2023, arXiv:2304.12824",
-    "IQL": "Kostrikov et al. 2022, arXiv:2110.06169",
-    "CQL": "Kumar et al. 2020, arXiv:2006.04779",
-    "SfBC": "Chen et al. 2023, arXiv:2209.14548",
-    "Diffusion-QL": "Wang et al. 2023, arXiv:2208.06193",
-    "IDQL": "Hansen-Estruch et al. 2023, arXiv:2304.10573",
+    "QGPO": (86.6, 78.3, "Lu et al. 2023, arXiv:2304.12824"),
+    "IQL": (77.0, 63.0, "Kostrikov et al. 2022, arXiv:2110.06169"),
+    "CQL": (77.6, 50.6, "Kumar et al. 2020, arXiv:2006.04779"),
+    "SfBC": (75.6, None, "Chen et al. 2023, arXiv:2209.14548"),
+    "Diffusion-QL": (88.0, None, "Wang et al. 2023, arXiv:2208.06193"),
+    "IDQL": (82.1, None, "Hansen-Estruch et al. 2023, arXiv:2304.10573"),
 }
 
 
@@ -53,13 +43,11 @@ def published_name(dataset: str) -> str | None:
     For example, hopper-medium for local/hopper-medium, minari/mujoco/hopper/medium-v0 and d4rl/hopper-medium-v2.
     """
     source, _, rest = dataset.partition("/")
-    if source not in ("local", "minari", "d4rl"):
-        return None
     name = rest.removeprefix("mujoco/").removeprefix("D4RL/").replace("/", "-")
     name = re.sub(r"-v\d+$", "", name)
-    return name if name in QGPO else None
+    return name if source in ("local", "minari", "d4rl") and name in QGPO else None
 
 
 def suite_of(name: str) -> str:
-    """Return the key of `MEANS` for a key of `QGPO`."""
+    """Return the one of `SUITES` that holds a key of `QGPO`."""
     return "AntMaze-v0" if name.startswith("antmaze") else "locomotion"

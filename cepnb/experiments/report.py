@@ -6,15 +6,22 @@ from collections.abc import Iterable
 import numpy as np
 
 from cepnb.densities.metrics import interquartile_mean, mean_interval, stratified_interval
-from cepnb.experiments.published_scores import MEANS, PAPERS, QGPO, published_name, suite_of
-from cepnb.experiments.scores import Line, Row, summed_up, task_name
+from cepnb.experiments.published_scores import MEANS, QGPO, SUITES, published_name, suite_of
+from cepnb.experiments.scores import Line, Row, grouped, summed_up, task_name
+
+STATISTICS = ("seeds", "mean", "95 % interval", "each seed")  # columns that `_statistics` fills
+OTHER_DATA = (
+    "**Other data:** published scores are on D4RL's own data; ours are on the dataset that the task names, which is "
+    "D4RL's own only if the name begins with d4rl/. Second-hand, from tables of later papers."
+)
 
 
 def report(rows: list[Row]) -> str:
-    """Return all tables of the rows of scores as Markdown."""
+    """Return all tables of the rows of scores as Markdown; empty tables are left out."""
     lines = summed_up(rows)
     headline = [line for line in lines if line.headline]
-    sections = [
+    published = published_table(headline)
+    sections = (
         (
             "At the headline scale",
             "D4RL-normalised scores (0 random, 100 expert): mean over training seeds, and its 95 % interval by "
@@ -23,7 +30,7 @@ def report(rows: list[Row]) -> str:
         ),
         (
             "Left out",
-            "What could not be scored is in no mean here, which is then over fewer seeds than those of other methods.",
+            "These policies could not be scored. Their means are over fewer seeds than those of other methods.",
             left_out_table(rows),
         ),
         (
@@ -34,74 +41,56 @@ def report(rows: list[Row]) -> str:
         ),
         (
             "Differences seed by seed",
-            "CEP less each other method at the headline scale. Methods of one seed share behaviour and Q, so "
-            "that the interval (95 %, Student's t) is that of the mean of paired differences.",
+            "CEP minus each other method at the headline scale. Methods of one seed share behaviour and Q, so the "
+            "differences are paired: mean and 95 % interval by Student's t.",
             difference_table(headline),
         ),
         (
-            "Options less base, seed by seed",
-            "CEP at the headline scale. Runs of one seed share what their settings have in common.",
+            "Options minus base, seed by seed",
+            "CEP at the headline scale. Runs of one seed share the steps whose settings are equal.",
             option_table(headline),
         ),
         ("The whole grid of scales", "", score_table(lines)),
+        ("Runs", "Seconds include steps that a run reuses from another option.", run_table(rows)),
         (
-            "Runs",
-            "Seconds are of all steps, those taken over from another option included.",
-            run_table(rows),
+            "Published scores",
+            OTHER_DATA if published else "",
+            published or "No score of QGPO is known for these tasks.",
         ),
-        ("Beside published scores", *published_section(headline)),
-        (
-            "",
-            "Means over all sets of a suite, likewise published on D4RL's own data.",
-            means_table(headline),
-        ),
-    ]
-    parts = []
-    for title, text, table in sections:
-        if table:
-            parts += [part for part in (title and f"### {title}", text, table) if part]
-    return "\n\n".join(parts)
+        ("Published means", "Means over D4RL's own datasets of a suite.", means_table(headline)),
+    )
+    shown = [(f"### {title}", text, table) for title, text, table in sections if table]
+    return "\n\n".join(part for section in shown for part in section if part)
 
 
 def score_table(lines: Iterable[Line]) -> str:
     """Return the mean, the interval and the score of every seed for each line."""
-    head = ("task", "option", "method", "scale s", "seeds", "mean", "95 % interval", "each seed")
     rows = []
     for line in lines:
         scale = f"{line.scale:g}" if line.scale else ""
-        scores = list(line.scores.values())
-        rows.append((line.task, line.option, line.method, scale, *_statistics(scores)))
-    return markdown_table(head, rows)
+        statistics = _statistics(line.scores.values())
+        rows.append((line.task, line.option, line.method, scale, *statistics))
+    return markdown_table(("task", "option", "method", "scale s", *STATISTICS), rows)
 
 
 def left_out_table(rows: list[Row]) -> str:
     """Return the runs with policies that could not be scored, and the reasons; empty without such runs."""
-    faults = {
-        (task_name(row["dataset"], row["environment"]), row["option"], row["seed"]): row["faults"]
-        for row in rows
-        if row.get("faults")
-    }
-    table = [(*run, "; ".join(reasons)) for run, reasons in faults.items()]
+    faults = {(*_task_and_option(row), row["seed"]): row.get("faults") for row in rows}
+    table = [(*run, "; ".join(reasons)) for run, reasons in faults.items() if reasons]
     return markdown_table(("task", "option", "seed", "left out"), table)
 
 
 def aggregate_table(headline: list[Line]) -> str:
     """Return interquartile means over all tasks, for the seeds that all tasks share; empty for a single task."""
     task_count = len({line.task for line in headline})
-    if task_count < 2:
-        return ""
-    groups: dict[tuple[str, str], list[Line]] = {}
-    for line in headline:
-        groups.setdefault((line.option, line.method), []).append(line)
     rows = []
-    for (option, method), lines in groups.items():
+    for case, lines in grouped(headline, lambda line: (line.option, line.method)).items():
         seeds = sorted(set.intersection(*(set(line.scores) for line in lines)))
-        if len(lines) < task_count or not seeds:
+        if task_count < 2 or len(lines) < task_count or not seeds:
             continue
         scores = np.array([[line.scores[seed] for line in lines] for seed in seeds])
         interval = _range(*stratified_interval(scores, np.random.default_rng(0)))
-        mean = f"{interquartile_mean(scores):.1f}"
-        rows.append((option, method, task_count, len(seeds), mean, interval))
+        rows.append((*case, task_count, len(seeds), f"{interquartile_mean(scores):.1f}", interval))
     head = ("option", "method", "tasks", "seeds", "interquartile mean", "95 % interval")
     return markdown_table(head, rows)
 
@@ -114,12 +103,10 @@ def difference_table(headline: list[Line]) -> str:
             continue
         for other in headline:
             same_runs = (other.task, other.option) == (cep.task, cep.option)
-            differences = cep.less(other)
-            if same_runs and other is not cep and differences:
+            if same_runs and other is not cep and (differences := cep.less(other)):
                 name = f"cep − {other.method}"
                 rows.append((cep.task, cep.option, name, *_statistics(differences)))
-    head = ("task", "option", "difference", "seeds", "mean", "95 % interval", "each seed")
-    return markdown_table(head, rows)
+    return markdown_table(("task", "option", "difference", *STATISTICS), rows)
 
 
 def option_table(headline: list[Line]) -> str:
@@ -128,62 +115,50 @@ def option_table(headline: list[Line]) -> str:
     base_of = {line.task: line for line in cep_lines if line.option == "base"}
     rows = []
     for line in cep_lines:
-        if line.option == "base" or line.task not in base_of:
-            continue
-        differences = line.less(base_of[line.task])
-        if differences:
+        base = base_of.get(line.task, line)
+        if base is not line and (differences := line.less(base)):
             rows.append((line.task, line.option, *_statistics(differences)))
-    return markdown_table(("task", "option", "seeds", "mean", "95 % interval", "each seed"), rows)
+    return markdown_table(("task", "option", *STATISTICS), rows)
 
 
 def run_table(rows: list[Row]) -> str:
     """Return the data, episodes, seconds and threads of each task and option."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        task = task_name(row["dataset"], row["environment"])
-        groups.setdefault((task, row["option"]), []).append(row)
     table = []
-    for (task, option), group in groups.items():
-        first = group[0]
+    for case, group in grouped(rows, _task_and_option).items():
+        first, seconds = group[0], [row["seconds"] for row in group]
         seeds, threads = (
             ", ".join(map(str, sorted({row[key] for row in group}))) for key in ("seed", "threads")
         )
-        data = task, option, first["profile"], first["rows"], seeds, first["episodes"]
-        seconds = [row["seconds"] for row in group]
-        table.append((*data, f"{min(seconds):.0f} to {max(seconds):.0f}", threads))
+        data = first["profile"], first["rows"], seeds, first["episodes"]
+        table.append((*case, *data, f"{min(seconds):.0f} to {max(seconds):.0f}", threads))
     head = ("task", "option", "profile", "rows", "seeds", "episodes of each")
     return markdown_table((*head, "seconds a seed", "torch threads"), table)
 
 
-def published_section(headline: list[Line]) -> tuple[str, str]:
-    """Return a text and a table of our scores and QGPO's published ones, for tasks that D4RL has a dataset for."""
+def published_table(headline: list[Line]) -> str:
+    """Return CEP's scores and QGPO's published ones, for tasks that D4RL has a dataset for."""
     rows = []
     for line in headline:
         name = published_name(line.dataset)
-        if line.method != "cep" or name is None:
-            continue
-        mean, interval = _interval(*line.mean)
-        ours = f"{mean} ({interval})" if interval else mean
-        dataset = f"{name}-v0" if name.startswith("antmaze") else name
-        published = f"{QGPO[name]:.1f} on {dataset}"
-        rows.append((line.task, line.option, ours, published, PAPERS["QGPO"]))
-    if not rows:
-        return "", "No score of QGPO on a published set of these tasks' names is known here."
-    text = (
-        "**Other data:** the published scores are on D4RL's own data, ours on that which a task's name says, and only names that "
-        "begin with d4rl/ are D4RL's own. Second-hand, from tables of later papers."
-    )
+        if line.method == "cep" and name:
+            _, mean, interval, _ = _statistics(line.scores.values())
+            ours = f"{mean} ({interval})" if interval else mean
+            version = "-v0" if name.startswith("antmaze") else ""
+            published = f"{QGPO[name]:.1f} on {name}{version}"
+            rows.append((line.task, line.option, ours, published, MEANS["QGPO"][-1]))
     head = ("task", "option", "ours, on this task", "QGPO, on D4RL's own data", "method of")
-    return text, markdown_table(head, rows)
+    return markdown_table(head, rows)
 
 
 def means_table(headline: list[Line]) -> str:
     """Return published means of QGPO and other methods over the suites of the tasks."""
-    names = [published_name(line.dataset) for line in headline]
-    suites = dict.fromkeys(suite_of(name) for name in names if name)
-    rows = []
-    for suite in suites:
-        rows += [(suite, name, f"{mean:.1f}", PAPERS[name]) for name, mean in MEANS[suite].items()]
+    names = filter(None, (published_name(line.dataset) for line in headline))
+    rows = [
+        (suite, method, f"{means[SUITES.index(suite)]:.1f}", paper)
+        for suite in dict.fromkeys(map(suite_of, names))
+        for method, (*means, paper) in MEANS.items()
+        if means[SUITES.index(suite)]
+    ]
     return markdown_table(("suite", "method", "mean on D4RL's own data", "method of"), rows)
 
 
@@ -197,14 +172,16 @@ def markdown_table(head: tuple[str, ...], rows: list[tuple]) -> str:
     return "\n".join(lines)
 
 
-def _statistics(values: list[float]) -> tuple[int, str, str, str]:
-    """The number of values, their mean, its interval, and the values themselves."""
-    mean, interval = _interval(*mean_interval(values))
-    return len(values), mean, interval, ", ".join(f"{value:.1f}" for value in values)
+def _task_and_option(row: Row) -> tuple[str, str]:
+    return task_name(row["dataset"], row["environment"]), row["option"]
 
 
-def _interval(mean: float, half_width: float) -> tuple[str, str]:
-    return f"{mean:.1f}", _range(mean - half_width, mean + half_width)
+def _statistics(scores: Iterable[float]) -> tuple[int, str, str, str]:
+    """The number of scores, their mean, its interval, and the scores themselves."""
+    scores = list(scores)
+    mean, half_width = mean_interval(scores)
+    interval = _range(mean - half_width, mean + half_width)
+    return len(scores), f"{mean:.1f}", interval, ", ".join(f"{score:.1f}" for score in scores)
 
 
 def _range(low: float, high: float) -> str:

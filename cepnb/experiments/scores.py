@@ -3,9 +3,11 @@
 import csv
 import io
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
+from typing import TypeVar, get_type_hints
 
 from msgspec import Struct
 
@@ -18,18 +20,17 @@ from cepnb.storage.files import write_text
 from cepnb.storage.validation import Number, convert
 
 Row = dict[str, object]
+Item = TypeVar("Item")
 
 # Settings as JSON stores them. Older results lack some settings: these count as their default.
 DEFAULTS = json.loads(json.dumps(asdict(Settings())))
 PROVENANCE = ("digest", "device")  # of data and of random numbers; older results lack them
-TEXT = {"dataset", "environment", "profile", "option", "method", *PROVENANCE}
-TEXT |= {field.name for field in fields(Settings) if field.type is str}
 # Settings that decide how much is trained and evaluated, not how: no ablation.
 AMOUNTS = ("guidance", "scales", "episodes", "best_of")
 
 
-class ScoreRow(Struct):
-    """The cells that a row of scores.csv needs; it also has all settings and versions."""
+class ScoreRow(Struct, kw_only=True):
+    """The cells of a row of scores.csv that tables use; a row also has all settings and versions."""
 
     dataset: str
     environment: str
@@ -44,6 +45,8 @@ class ScoreRow(Struct):
     threads: int
     rows: int
     faults: list[str] | None = None
+    digest: str = ""
+    device: str = ""
 
 
 class UnscoredRow(ScoreRow, kw_only=True):
@@ -51,6 +54,9 @@ class UnscoredRow(ScoreRow, kw_only=True):
 
     normalised: Number | None
     faults: list[str]
+
+
+_TYPES = get_type_hints(ScoreRow) | get_type_hints(Settings)
 
 
 @dataclass(frozen=True)
@@ -83,31 +89,33 @@ class Line:
 def rows_of(metrics: dict, option: str = "") -> list[Row]:
     """Turn the contents of a run's `metrics.json` into rows, one a method and scale: score, gain in Q, all settings.
 
-    Rows have `faults` if a policy could not be scored. A run without any score gives one row with an empty method.
+    Rows have `faults` if a policy could not be scored. A run without any score gives one row whose method is empty.
     """
     run = {key: metrics[key] for key in ("dataset", "environment", "profile")}
     run |= {"option": option, "seed": metrics["seed"]}
-    keys = ("q_mean", "beta_times_q_spread", "threads", "rows")
-    details = {key: metrics.get(key) for key in keys}
+    diagnostics = ("q_mean", "beta_times_q_spread", "threads", "rows")
+    details = {key: metrics.get(key) for key in diagnostics}
     details["digest"] = metrics.get("digest", "")
     details["device"] = metrics.get("device", "cpu")  # a run on the CPU names no device
     details["seconds"] = round(sum(metrics["seconds"].values()), 2)
-    for name, version in metrics.get("versions", {}).items():
-        details[f"{name}_version"] = version
+    details |= {f"{name}_version": text for name, text in metrics.get("versions", {}).items()}
     details |= DEFAULTS | metrics["settings"]
     if metrics.get("faults"):
         details["faults"] = metrics["faults"]
     gains = {(gain["method"], gain["scale"]): gain["gain"] for gain in metrics.get("gains", [])}
-    rows = []
-    for score in metrics["scores"] or [{"method": "", "scale": None, "normalised": None}]:
-        gain = gains.get((score["method"], score["scale"]))
-        rows.append(run | score | {"gain": gain} | details)
-    return rows
+    scores = metrics["scores"] or [{"method": "", "scale": None, "normalised": None}]
+    return [
+        run | score | {"gain": gains.get((score["method"], score["scale"]))} | details
+        for score in scores
+    ]
 
 
-def scored(row: Row) -> bool:
-    """Whether a row has a score: a run without any score has one row without a method."""
-    return bool(row["method"])
+def grouped(items: Iterable[Item], key: Callable[[Item], object]) -> dict[object, list[Item]]:
+    """Collect items with equal keys in lists, both in the order of their first appearance."""
+    groups: dict[object, list[Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def load_scores(paths: Iterable[Path]) -> list[Row]:
@@ -119,25 +127,21 @@ def load_scores(paths: Iterable[Path]) -> list[Row]:
     rows: list[Row] = []
     first_values: dict[tuple, tuple[object, Path]] = {}
     seen = set()
-    for path in paths:
-        for file, row in _rows_in(path):
-            group = row["dataset"], row["environment"], row["option"]
-            for key in ("rows", "profile", *DEFAULTS, *PROVENANCE):
-                value = row.get(key)
-                if key in PROVENANCE and not value:
-                    continue
-                first, place = first_values.setdefault((*group, key), (value, file))
-                if value != first:
-                    raise CepnbError(
-                        f"{file}: {key} is {value}, but {first} in {place}; "
-                        "report runs that differ in seeds only"
-                    )
-            case = *group, row["seed"], row["method"], row["scale"]
-            if case in seen:
-                raise CepnbError(f"{file}: seed {row['seed']} occurs twice; name each run once")
-            seen.add(case)
-            rows.append(row)
-    if rows and not any(map(scored, rows)):
+    for file, row in (located for path in paths for located in _rows_in(path)):
+        group = row["dataset"], row["environment"], row["option"]
+        for key in ("rows", "profile", *DEFAULTS, *filter(row.get, PROVENANCE)):
+            first, place = first_values.setdefault((*group, key), (row[key], file))
+            if row[key] != first:
+                raise CepnbError(
+                    f"{file}: {key} is {row[key]}, but {first} in {place}; "
+                    "report runs that differ in seeds only"
+                )
+        case = *group, row["seed"], row["method"], row["scale"]
+        if case in seen:
+            raise CepnbError(f"{file}: seed {row['seed']} occurs twice; name each run once")
+        seen.add(case)
+        rows.append(row)
+    if rows and not any(row["method"] for row in rows):
         reasons = "; ".join(rows[0]["faults"])
         raise CepnbError(f"{file}: no score ({reasons}); name finished runs with scores")
     return rows
@@ -145,27 +149,28 @@ def load_scores(paths: Iterable[Path]) -> list[Row]:
 
 def write_scores(path: Path, rows: list[Row]) -> None:
     """Write rows as CSV: text unquoted, None as an empty cell, other values as JSON."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(columns)
+    columns = dict.fromkeys(key for row in rows for key in row)
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
     for row in rows:
-        writer.writerow([_cell(row.get(column)) for column in columns])
+        texts = (v if isinstance(v, str | None) else json.dumps(v) for v in row.values())
+        writer.writerow(dict(zip(row, texts)))
     write_text(path, table.getvalue())
 
 
 def summed_up(rows: list[Row]) -> list[Line]:
-    """Collect the scores of each task, option, method and scale over seeds: one line each, in the order of their first rows."""
-    groups: dict[tuple, list[Row]] = {}
-    for row in filter(scored, rows):
+    """Collect the scores of each task, option, method and scale over seeds: one line each, in the order of the rows."""
+
+    def key(row: Row) -> tuple:
         scale = row["scale"] or None  # the behaviour's scale is recorded as 0
-        key = row["dataset"], row["environment"], row["option"], row["method"], scale
-        groups.setdefault(key, []).append(row)
+        return row["dataset"], row["environment"], row["option"], row["method"], scale
+
     lines = []
-    for key, group in groups.items():
-        headline = key[-1] in (None, group[0].get("headline_scale"))
-        group.sort(key=lambda row: row["seed"])
-        lines.append(Line(*key, headline, {row["seed"]: row["normalised"] for row in group}))
+    for case, group in grouped((row for row in rows if row["method"]), key).items():
+        headline = case[-1] in (None, group[0].get("headline_scale"))
+        scores = {row["seed"]: row["normalised"] for row in group}
+        lines.append(Line(*case, headline, dict(sorted(scores.items()))))
     return lines
 
 
@@ -193,48 +198,35 @@ def task_name(dataset: str, environment: str) -> str:
 
 
 def _rows_in(path: Path) -> list[tuple[Path, Row]]:
-    """Return the rows of a file or folder, each with its file."""
-    if path.is_dir():
-        return _rows_in_folder(path)
-    rows = _read_csv(path) if path.suffix == ".csv" else rows_of(read_metrics(path))
-    return [(path, row) for row in rows]
+    """Return the rows of a CSV file, a run's metrics or a folder, each with its file.
 
-
-def _rows_in_folder(folder: Path) -> list[tuple[Path, Row]]:
-    """Return the rows of a sweep's table, and of the runs below the folder that the table lacks.
-
-    A sweep that was killed, or still runs, can have such runs; their option is the name of a folder (TASK/OPTION/seedN).
-    Raises `CepnbError` on a run outside such folders, unless the table has a run of its task and seed.
+    The table of a sweep that was killed or still runs can lack finished runs. They are read from TASK/OPTION/seedN. Any
+    other run in the folder must have a row of its task and seed in the table, or this raises `CepnbError`.
     """
-    runs = {file: read_metrics(file) for file in sorted(folder.rglob("metrics.json"))}
-    table = folder / "scores.csv"
+    if path.suffix == ".csv" and not path.is_dir():
+        return [(path, row) for row in _read_csv(path)]
+    files = sorted(path.rglob("metrics.json")) if path.is_dir() else [path]
+    runs = {file: read_metrics(file) for file in files}
+    table = path / "scores.csv"
     if not table.exists():
         if not runs:
             raise CepnbError(
-                f"{folder}: no scores.csv and no metrics.json; name the folder of a sweep or of finished runs"
+                f"{path}: no scores.csv and no metrics.json; name the folder of a sweep or of finished runs"
             )
         return [(file, row) for file, metrics in runs.items() for row in rows_of(metrics)]
     rows = [(table, row) for row in _read_csv(table)]
-    options_of: dict[tuple, set[str]] = {}
-    for _, row in rows:
-        run = row["dataset"], row["environment"], row["seed"]
-        options_of.setdefault(run, set()).add(row["option"])
-    unknown = []
+    run_key = itemgetter("dataset", "environment", "seed")
+    in_table = grouped((row for _, row in rows), run_key)
     for file, metrics in runs.items():
-        run = metrics["dataset"], metrics["environment"], metrics["seed"]
-        options = options_of.get(run, set())
-        parts = file.relative_to(folder).parts
-        if len(parts) == 4 and parts[2] == f"seed{metrics['seed']}":
-            option = parts[1]
-            if option not in options:
-                rows += [(file, row) for row in rows_of(metrics, option)]
-        elif not options:
-            unknown.append(file)
-    if unknown:
-        raise CepnbError(
-            f"{folder}: {len(unknown)} finished runs are neither in scores.csv nor in TASK/OPTION/seedN, such as "
-            f"{unknown[0]}; name them next to {table}"
-        )
+        options = {row["option"] for row in in_table.get(run_key(metrics), [])}
+        match file.relative_to(path).parts:
+            case (_, option, seed, _) if seed == f"seed{metrics['seed']}":
+                if option not in options:
+                    rows += [(file, row) for row in rows_of(metrics, option)]
+            case _ if not options:
+                raise CepnbError(
+                    f"{file}: neither in {table} nor in a folder TASK/OPTION/seedN; name it next to the table"
+                )
     return rows
 
 
@@ -244,7 +236,9 @@ def _read_csv(path: Path) -> list[Row]:
             cells = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = str(error).splitlines()[0]
-        raise CepnbError(f"{path}: not the scores.csv of a sweep ({reason})") from error
+        raise CepnbError(
+            f"{path}: cannot be read ({reason}); name the scores.csv of a sweep"
+        ) from error
     if not cells:
         raise CepnbError(f"{path}: no rows; name the scores.csv of a sweep")
     rows = []
@@ -256,16 +250,11 @@ def _read_csv(path: Path) -> list[Row]:
     return rows
 
 
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _value(key: str | None, cell: str | list | None) -> object:
-    if key in TEXT or str(key).endswith("_version"):
+    """Return a cell's text or its JSON value. Invalid JSON stays text, which the validation rejects."""
+    if _TYPES.get(key) is str or str(key).endswith("_version"):
         return cell
     try:
         return json.loads(cell) if cell else None
     except (ValueError, TypeError, RecursionError):
-        return cell  # validation rejects it
+        return cell

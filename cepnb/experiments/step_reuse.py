@@ -64,25 +64,19 @@ def step_path(folder: Path, step: str) -> Path:
     return folder / (f"{step}.npy" if step.endswith("support") else f"{step}.safetensors")
 
 
-def rounds(options: dict[str, Settings]) -> list[list[str]]:
-    """Group options into rounds, such that later rounds reuse every shared step instead of training it again."""
-    round_of_step: dict[tuple, int] = {}  # a step and its settings → the round that trains it
-    groups: list[list[str]] = []
-    for name, settings in options.items():
-        steps = [_step_key(step, settings) for step in files_of(settings)]
-        number = max(
-            (round_of_step[step] + 1 for step in steps if step in round_of_step), default=0
-        )
+def rounds(options: dict[str, Settings]) -> dict[str, int]:
+    """Number the round of each option, such that later rounds reuse every shared step instead of training it again."""
+    trained_in: dict[tuple, int] = {}  # a step and its settings → the round that trains it
+    numbers = {}
+    for option, settings in options.items():
+        steps = [
+            (step, *(getattr(settings, name) for name in sorted(settings_of(step))))
+            for step in files_of(settings)
+        ]
+        numbers[option] = 1 + max(trained_in.get(step, -1) for step in steps)
         for step in steps:
-            round_of_step.setdefault(step, number)
-        if number == len(groups):
-            groups.append([])
-        groups[number].append(name)
-    return groups
-
-
-def _step_key(step: str, settings: Settings) -> tuple:
-    return step, *(getattr(settings, name) for name in sorted(settings_of(step)))
+            trained_in.setdefault(step, numbers[option])
+    return numbers
 
 
 def reuse_steps(run: Run, settings: Settings, others: Iterable[Path]) -> list[str]:
@@ -92,22 +86,20 @@ def reuse_steps(run: Run, settings: Settings, others: Iterable[Path]) -> list[st
     depends on them. Training the step in `run` would give the same file, bit for bit with the same number of threads.
     The step's seconds are copied too. Steps that `run` has already are left unchanged.
     """
-    others = list(others)
+    others, reused = list(others), []
     wanted = read_json(run.folder / "settings.json")
-    reused = []
     for step in files_of(settings):
         path = step_path(run.folder, step)
-        if path.exists():
-            continue
         for other in others:
             source = step_path(other, step)
-            if source.exists() and _same_result(step, wanted, read_json(other / "settings.json")):
+            if path.exists() or not source.exists():
+                continue
+            if _same_result(step, wanted, read_json(other / "settings.json")):
                 seconds = Run(other).seconds
                 if step in seconds:
                     write_json(run.folder / "seconds.json", run.seconds | {step: seconds[step]})
                 _link(source, path)
                 reused.append(step)
-                break
     return reused
 
 

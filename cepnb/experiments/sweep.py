@@ -11,7 +11,7 @@ from cepnb.datasets.registry import load_task
 from cepnb.diffusion.devices import device_named
 from cepnb.errors import CepnbError
 from cepnb.experiments.executor import run_jobs
-from cepnb.experiments.scores import Row, rows_of, scored, write_scores
+from cepnb.experiments.scores import Row, grouped, rows_of, write_scores
 from cepnb.experiments.step_reuse import reuse_steps, rounds
 from cepnb.experiments.sweep_file import Sweep
 from cepnb.qgpo.pipeline import configuration_of, run_qgpo
@@ -30,8 +30,7 @@ class Job:
     profile: str
     seed: int
     round: int  # runs of later rounds reuse steps of earlier ones
-    folder: Path
-    others: tuple[Path, ...]  # folders of the other options with this task and seed
+    folder: Path  # SWEEP/TASK/OPTION/seedN
     threads: int | None  # of torch; None keeps the current number
     device: str  # name for `device_named`
 
@@ -42,28 +41,21 @@ class Job:
     @property
     def data_key(self) -> tuple[str, str, int, int]:
         """The arguments of `load_task`."""
-        return (self.dataset, self.environment, self.settings.transitions, self.settings.data_seed)
+        return self.dataset, self.environment, self.settings.transitions, self.settings.data_seed
 
     def configuration(self, dataset: OfflineDataset) -> dict:
-        return configuration_of(
-            dataset, self.environment, self.settings, self.profile, self.seed, self.device
-        )
+        run = dataset, self.environment, self.settings, self.profile, self.seed
+        return configuration_of(*run, self.device)
 
 
 def run_sweep(
-    sweep: Sweep,
-    folder: Path,
-    workers: int,
-    progress: bool = True,
-    device: str = "cpu",
-    cluster: str | None = None,
+    sweep: Sweep, folder: Path, workers: int, device: str = "cpu", cluster: str | None = None
 ) -> tuple[list[Row], list[tuple[Job, str]]]:
     """Run all unfinished runs of a sweep, `workers` at a time; return the rows of scores and the failed jobs with reasons.
 
     After every run, `folder`/scores.csv is rewritten with the rows of all finished runs. A killed sweep resumes. Options
-    run in rounds, so that each shared step is trained once. `cluster` is as in `run_jobs`.
-
-    The list of rows is empty if no run has a score. Failed jobs include finished runs that could not score every policy.
+    run in rounds, so that each shared step is trained once. `cluster` is as in `run_jobs`. The list of rows is empty if no
+    run has a score. Failed jobs include finished runs that could not score every policy.
 
     Raises `CepnbError` before any run starts if a dataset cannot be loaded or trained on, or if a folder holds a damaged
     run or a run of another configuration.
@@ -72,7 +64,7 @@ def run_sweep(
     _check_jobs(sweep, jobs)
     failures = []
     finished_before = sum(job.metrics.exists() for job in jobs)
-    with tqdm(total=len(jobs), initial=finished_before, desc="runs", disable=not progress) as bar:
+    with tqdm(total=len(jobs), initial=finished_before, desc="runs") as bar:
 
         def ended(job: Job) -> None:
             bar.update()
@@ -87,7 +79,7 @@ def run_sweep(
         fault = left_out(job.metrics, metrics)
         if fault and job not in failed:
             failures.append((job, fault))
-    return rows if any(map(scored, rows)) else [], failures
+    return rows if any(row["method"] for row in rows) else [], failures
 
 
 def jobs_of(
@@ -96,16 +88,12 @@ def jobs_of(
     """Return all runs of a sweep, in the order of the table."""
     jobs = []
     for task in sweep.tasks:
-        round_of = {}
-        for number, options in enumerate(rounds(task.options)):
-            round_of |= dict.fromkeys(options, number)
+        round_of = rounds(task.options)
         for seed in sweep.seeds:
-            folders = {name: folder / task.folder / name / f"seed{seed}" for name in task.options}
             for option, settings in task.options.items():
-                others = tuple(place for name, place in folders.items() if name != option)
                 run = task.dataset, task.environment, option, settings, sweep.profile, seed
-                place = round_of[option], folders[option], others
-                jobs.append(Job(*run, *place, threads, device))
+                path = folder / task.folder / option / f"seed{seed}"
+                jobs.append(Job(*run, round_of[option], path, threads, device))
     return jobs
 
 
@@ -114,17 +102,15 @@ def run_job(job: Job) -> None:
     if job.threads:
         torch.set_num_threads(job.threads)
     dataset = load_task(*job.data_key)
-    reuse_steps(open_run(job.folder, job.configuration(dataset)), job.settings, job.others)
+    others = sorted(job.folder.parents[1].glob(f"*/{job.folder.name}"))  # other options, same seed
+    reuse_steps(open_run(job.folder, job.configuration(dataset)), job.settings, others)
     run = dataset, job.environment, job.settings, job.profile, job.seed, job.folder
     run_qgpo(*run, progress=False, device=device_named(job.device))
 
 
 def _check_jobs(sweep: Sweep, jobs: list[Job]) -> None:
     """Load every dataset, so that no two processes generate it, and check every run's folder."""
-    jobs_by_data: dict[tuple, list[Job]] = {}
-    for job in jobs:
-        jobs_by_data.setdefault(job.data_key, []).append(job)
-    for data_key, group in jobs_by_data.items():
+    for data_key, group in grouped(jobs, lambda job: job.data_key).items():
         try:
             dataset = load_task(*data_key)
             configurations = [job.configuration(dataset) for job in group]

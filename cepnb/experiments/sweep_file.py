@@ -3,10 +3,9 @@
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +19,7 @@ from cepnb.storage.validation import convert
 
 Name = Annotated[str, Meta(min_length=1)]
 Seed = Annotated[int, Meta(ge=0, lt=2**31)]
+EXAMPLE = "see the example in docs/options.md"
 
 
 @dataclass(frozen=True)
@@ -68,63 +68,51 @@ def read_sweep(path: Path) -> Sweep:
 
     Raises `CepnbError` naming the file, the key, the problem and the fix.
     """
-    file = convert(_toml(path), _File, path, "see the example in docs/options.md")
-    with _naming(f"{path}"):
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: of TOML or of UTF-8
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise CepnbError(f"{path}: cannot be read as TOML ({reason}); {EXAMPLE}") from error
+    file = convert(content, _File, path, EXAMPLE)
+    with _naming(path):
         profile = profile_name(file.profile)
     with _naming(f"{path}: set"):
         common = coerce(file.set)
-    options = {}
-    for name, changes in (file.options or {"base": {}}).items():
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise CepnbError(
-                f"{path}: options: {name!r} cannot name a folder; use letters, digits, '_', '.' and '-'"
-            )
-        with _naming(f"{path}: options.{name}"):
-            options[name] = common | coerce(changes)
-    tasks = tuple(_task(path, entry, options, profile) for entry in file.datasets)
-    _refuse_repeated(path, "datasets", (task.folder for task in tasks))
-    _refuse_repeated(path, "seeds", file.seeds)
+    changes = {}
+    for option, own in (file.options or {"base": {}}).items():
+        with _naming(f"{path}: options.{option}"):
+            if not re.fullmatch(r"\w[\w.-]*", option):
+                raise CepnbError("cannot name a folder; use letters, digits, '_', '.' and '-'")
+            changes[option] = common | coerce(own)
+    tasks = tuple(_task(path, entry, changes, profile) for entry in file.datasets)
+    for key, values in (("datasets", [task.folder for task in tasks]), ("seeds", file.seeds)):
+        value, count = Counter(values).most_common(1)[0]
+        if count > 1:
+            raise CepnbError(f"{path}: {key}: {value!r} occurs {count} times; list it once")
     return Sweep(path, tasks, tuple(file.seeds), profile)
 
 
-def _toml(path: Path) -> dict:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CepnbError(
-            f"{path}: cannot be read ({error.strerror}); name a sweep file in TOML"
-        ) from error
-    except (ValueError, RecursionError) as error:  # of TOML or of UTF-8
-        raise CepnbError(f"{path}: invalid TOML ({str(error).splitlines()[0]})") from error
-
-
-def _task(path: Path, entry: str | _Dataset, options: dict[str, dict], profile: str) -> Task:
+def _task(path: Path, entry: str | _Dataset, changes: dict[str, dict], profile: str) -> Task:
+    """Combine a dataset with all options, whose settings must be valid and differ from each other."""
     if isinstance(entry, str):
         entry = _Dataset(entry)
     with _naming(f"{path}: datasets"):
         environment = evaluated_in(entry.dataset, entry.environment)
-    settings: dict[str, Settings] = {}
-    for name, changes in options.items():
-        with _naming(f"{path}: options.{name}"):
-            settings[name] = qgpo_settings(profile, environment, **changes)
-    for one, other in combinations(settings, 2):
-        if settings[one] == settings[other]:
-            raise CepnbError(
-                f"{path}: options.{other}: same settings as options.{one} for {environment}; remove one"
-            )
+    options: dict[str, Settings] = {}
+    for option in changes:
+        with _naming(f"{path}: options.{option}"):
+            settings = qgpo_settings(profile, environment, **changes[option])
+            for other in options:
+                if options[other] == settings:
+                    same = f"same settings as options.{other} for {environment}"
+                    raise CepnbError(f"{same}; remove one of the two")
+        options[option] = settings
     name = f"{entry.dataset}-in-{entry.environment}" if entry.environment else entry.dataset
-    folder = re.sub(r"[^\w.-]+", "-", name).strip("-.")
-    return Task(entry.dataset, environment, folder, settings)
-
-
-def _refuse_repeated(path: Path, key: str, values: Iterable[Hashable]) -> None:
-    value, count = Counter(values).most_common(1)[0]
-    if count > 1:
-        raise CepnbError(f"{path}: {key}: {value!r} occurs {count} times; list it once")
+    return Task(entry.dataset, environment, re.sub(r"[^\w.-]+", "-", name).strip("-."), options)
 
 
 @contextmanager
-def _naming(place: str) -> Iterator[None]:
+def _naming(place: object) -> Iterator[None]:
     """Prefix the `CepnbError` of a block with the place in the file."""
     try:
         yield

@@ -19,13 +19,13 @@ import traitlets
 from matplotlib.figure import Figure
 
 from cepnb.errors import CepnbError
+from cepnb.notebook.explorer import IN_PAGE
 from cepnb.notebook.explorer.frames import Panel, Slider, pack, panels_over_grid
 from cepnb.notebook.plots import figure, image, png
 from cepnb.qgpo.settings import profile_name
 
 STATIC = Path(__file__).parent / "static"
 STILLS = 4  # values of the first slider in the still picture
-IN_PAGE = "CEPNB_IN_PAGE"  # environment variable: explorers render for a page without a kernel
 
 
 class ExplorerBase(ipywidgets.DOMWidget):

@@ -5,11 +5,12 @@ import ctypes
 import re
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -18,7 +19,8 @@ from cepnb.diffusion.training import seeded
 from cepnb.experiments.report import markdown_table
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import prepare
-from cepnb.tools.bench.rows import Inputs, critic_cep, loading, support
+from cepnb.tools.bench.inputs import Inputs
+from cepnb.tools.bench.rows import critic_cep, loading, support
 from cepnb.tools.bench.timing import Call, conditions, conditions_text, in_turns, selected
 
 DATASET_ROWS = (100_000, 300_000, 1_000_000)
@@ -28,7 +30,7 @@ SUPPORT_ROWS = 17  # dataset rows, and distinct states, whose support actions ar
 
 @dataclass(frozen=True)
 class Series:
-    """One kind of work at several sizes; `expected` is the range of the exponent at large sizes."""
+    """One kind of work at several sizes; `expected` is the range of its exponent in theory."""
 
     of: str
     sizes: tuple[int, ...]
@@ -47,34 +49,25 @@ SERIES: dict[str, Series] = {
 }
 
 
-def growth(
-    names: Sequence[str] = (), repeats: int = 7, full: bool = False, progress: bool = True
-) -> dict:
+def growth(names: Sequence[str] = (), repeats: int = 7, full: bool = False) -> dict:
     """Measure the named series (default: all of `SERIES`) in `repeats` turns and return a record.
 
     `full` adds datasets of 10⁷ rows. Raises `CepnbError` on an unknown series and on fewer than one
     repeat.
     """
     names = selected("series", names, SERIES, repeats)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        tqdm(total=len(names) * (1 + repeats), disable=not progress, leave=False) as bar,
-    ):
+    with tempfile.TemporaryDirectory() as folder:
 
         @cache
-        def inputs(rows: int, **changes: object) -> Inputs:
-            return Inputs(Path(folder), replace(Settings(), **changes), rows)
+        def inputs(**changes: object) -> Inputs:
+            return Inputs(Path(folder), replace(Settings(), **changes))
 
-        found = []
-        for name in names:
-            bar.set_description(name)
-            found.append(_measured_series(name, inputs, repeats, full, bar.update))
-    return conditions(turns=repeats) | {"series": found}
+        bar = tqdm(names, desc="series", leave=False)
+        found = [_measured_series(name, inputs, repeats, full) for name in bar]
+    return conditions() | {"turns": repeats, "series": found}
 
 
-def _measured_series(
-    name: str, inputs: Callable[..., Inputs], repeats: int, full: bool, watch: Call
-) -> dict:
+def _measured_series(name: str, inputs: Callable[..., Inputs], repeats: int, full: bool) -> dict:
     series = SERIES[name]
     sizes = series.sizes
     if full and series.of == "rows":
@@ -83,54 +76,43 @@ def _measured_series(
     for call in calls.values():
         call()
     memory = [peak_bytes(call) for call in calls.values()]
-    watch()
-    seconds = list(in_turns(calls, repeats, watch).values())
+    seconds = list(in_turns(calls, repeats).values())
     slope, error = exponent(sizes, seconds)
-    return {
-        "series": name,
-        "of": series.of,
-        "sizes": list(sizes),
-        "seconds": [median(times) for times in seconds],
-        "bytes": memory,
-        "exponent": slope,
-        "error": error,
-        "expected": list(series.expected),
-    }
+    medians = [median(times) for times in seconds]
+    found = {"seconds": medians, "bytes": memory, "exponent": slope, "error": error}
+    return {"series": name} | asdict(series) | {"sizes": sizes} | found
 
 
 def _call(name: str, size: int, inputs: Callable[..., Inputs]) -> Call:
     """Return the work of a series at one size."""
+    few = partial(inputs, transitions=SUPPORT_ROWS)
     match name:
         case "prepare":
-            dataset = inputs(size).dataset
-            return lambda: prepare(dataset, "return_range")
+            return partial(prepare, inputs(transitions=size).dataset, "return_range")
         case "loading":
-            return loading(inputs(size)).call
+            return loading(inputs(transitions=size)).call
         case "critic_cep":
-            return critic_cep(inputs(size)).call
+            return critic_cep(inputs(transitions=size)).call
         case "support_K":
-            return support(inputs(SUPPORT_ROWS, K=size, energy_K=size)).call
+            return support(few(K=size, energy_K=size)).call
         case "support_steps":
-            return support(inputs(SUPPORT_ROWS, sampler_steps=size)).call
+            return support(few(sampler_steps=size)).call
         case "support_width":
-            widths = (size, size // 2, size // 4)
-            return support(inputs(SUPPORT_ROWS, behaviour_widths=widths)).call
+            return support(few(behaviour_widths=(size, size // 2, size // 4))).call
         case "mmd" | "w2":
-            distance = mmd if name == "mmd" else w2
             x, y = torch.randn(2, size, 2, generator=seeded(0, "bench points")).unbind()
-            return lambda: distance(x, y)
+            return partial(mmd if name == "mmd" else w2, x, y)
 
 
 def exponent(sizes: Sequence[int], seconds: Sequence[Sequence[float]]) -> tuple[float, float]:
     """Fit log time against log size by least squares; return the slope and its standard error.
 
-    The error assumes a straight line, so it is large for a curve too.
+    The error grows with the spread of the repeats and with the curvature of the points.
     """
     from scipy import stats
 
-    points = [(size, time) for size, times in zip(sizes, seconds, strict=True) for time in times]
-    log_sizes, log_times = torch.tensor(points, dtype=torch.double).log().T.numpy()
-    line = stats.linregress(log_sizes, log_times)
+    log_sizes, log_times = np.log(sizes), np.log(seconds)  # (n,), (n, repeats)
+    line = stats.linregress(log_sizes.repeat(log_times.shape[1]), log_times.ravel())
     return float(line.slope), float(line.stderr)
 
 
@@ -160,17 +142,12 @@ def growth_markdown(record: dict) -> str:
     head = ("what", "grows with", "seconds", "memory above inputs", "exponent of time", "expected")
     lines = []
     for series in record["series"]:
-        sizes, seconds, memory = series["sizes"], series["seconds"], series["bytes"]
-        low, high = series["expected"]
-        known = None not in memory
-        lines.append(
-            (
-                series["series"],
-                f"{series['of']}, {sizes[0]:,} to {sizes[-1]:,}",
-                f"{seconds[0]:.3g} to {seconds[-1]:.3g}",
-                f"{memory[0] / 1e6:.0f} to {memory[-1] / 1e6:.0f} MB" if known else "",
-                f"{series['exponent']:.2f} ± {series['error']:.2f}",
-                f"{low}" if low == high else f"{low} to {high}",
-            )
-        )
+        sizes, seconds, memory = series["sizes"], series["seconds"], ""
+        if None not in series["bytes"]:
+            memory = f"{series['bytes'][0] / 1e6:.0f} to {series['bytes'][-1] / 1e6:.0f} MB"
+        work = f"{series['of']}, {sizes[0]:,} to {sizes[-1]:,}"
+        times = f"{seconds[0]:.3g} to {seconds[-1]:.3g}"
+        slope = f"{series['exponent']:.2f} ± {series['error']:.2f}"
+        expected = " to ".join(map(str, sorted(set(series["expected"]))))
+        lines.append((series["series"], work, times, memory, slope, expected))
     return f"{markdown_table(head, lines)}\n\n{conditions_text(record)}"

@@ -1,8 +1,7 @@
-"""Run the paper's public code, from a local checkout, on the same inputs as `rows`.
+"""Run the paper's public code, imported from a local checkout, on the same inputs as `rows`.
 
-This package contains none of that code; its modules are imported from the given folder. The code
-expects a GPU, and D4RL with MuJoCo 2.1. So the default device "cuda" is replaced by the device of
-the inputs, and stand-ins for `gym` and `d4rl` return our dataset.
+That code expects a GPU, and D4RL with MuJoCo 2.1. So the device of the inputs replaces its default
+device "cuda", and stand-ins for `gym` and `d4rl` return our dataset.
 """
 
 import importlib
@@ -12,25 +11,30 @@ import warnings
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from cepnb.densities.mixtures import Density
 from cepnb.densities.toys import density
 from cepnb.diffusion.networks import parameter_count
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
-from cepnb.tools.bench.rows import EPISODES, SUPPORT_STATES, TOY, Inputs
+from cepnb.tools.bench.inputs import BETA, EPISODES, SUPPORT_STATES, TOY, Inputs
 from cepnb.tools.bench.timing import Call
 
-FOLDER = "Offline_RL_2D"
-MODULES = ("schedule", "loss", "model", "unconditional_model")
-BETA = 3.0  # "alpha" in the paper's code, for policies and toy densities
+MODULES = (
+    "diffusion_SDE.schedule",
+    "diffusion_SDE.loss",
+    "diffusion_SDE.model",
+    "diffusion_SDE.unconditional_model",
+    "dataset.dataset",
+)
+REPLACED = ("gym", "d4rl", "dataset", "diffusion_SDE")  # packages imported for the checkout only
 COLUMNS = ("observations", "actions", "next_observations", "rewards", "terminals")
 
 
@@ -42,25 +46,23 @@ class Peer:
     """
 
     def __init__(self, path: Path, inputs: Inputs) -> None:
-        self.inputs, self.settings = inputs, inputs.settings
-        device = inputs.device
+        self.inputs, self.settings, device = inputs, inputs.settings, inputs.device
         self.arguments = Namespace(env="", device=device, alpha=BETA, q_alpha=1.0, method="CEP")
         with _importable(path, inputs):
             try:
-                modules = [importlib.import_module(f"diffusion_SDE.{name}") for name in MODULES]
-                schedule, self.loss, model, self.unconditional = modules
-                self.dataset = importlib.import_module("dataset.dataset")
+                modules = [importlib.import_module(name) for name in MODULES]
+                schedule, self.loss, model, self.unconditional, self.dataset = modules
                 self.marginal = schedule.marginal_prob_std
                 self.marginal.__defaults__ = (device,)
                 self.data = self.dataset.D4RL_dataset(self.arguments)
-                self.net = model.ScoreNet(
-                    sum(inputs.shape), inputs.shape[1], self.marginal, args=self.arguments
-                ).to(device)
+                dims = sum(inputs.shape), inputs.shape[1]
+                net = model.ScoreNet(*dims, self.marginal, args=self.arguments)
             except (ImportError, AttributeError, TypeError) as error:
                 raise CepnbError(
                     f"{path}: not the supported version of the paper's code ({error}); "
                     "use a checkout of its public version"
                 ) from error
+        self.net = net.to(device)
         self.critic = self.net.q[0]
         self._check_sizes(path)
 
@@ -72,18 +74,8 @@ class Peer:
 
     def behaviour(self) -> Call:
         """Prepare a step of train_behavior.py, including its data loader."""
-        batches = self._batches(self.settings.behaviour_batch)
-        adam = torch.optim.Adam(self.net.parameters(), lr=self.settings.behaviour_rate)
-
-        def step() -> None:
-            batch = next(batches)
-            self.net.condition = batch["s"]
-            error = self.loss.loss_fn(self.net, batch["a"], self.marginal)
-            adam.zero_grad()
-            error.backward()
-            adam.step()
-
-        return step
+        batches = _batches(self.data, self.settings.behaviour_batch)
+        return self._score_step(self.net, batches, self.settings.behaviour_rate)
 
     def critic_cep(self) -> Call:
         """Prepare a step of train_critic.py in its first half, which trains Q and the energy."""
@@ -104,12 +96,12 @@ class Peer:
     def support(self) -> Call:
         """Prepare support sampling as in train_critic.py (states and next states, scale 0)."""
         columns = (self.data.states, self.data.next_states)
-        states, next_states = (column[:SUPPORT_STATES].cpu().numpy() for column in columns)
+        batches = [column[:SUPPORT_STATES].cpu().numpy() for column in columns]
 
-        def sample() -> list[np.ndarray]:
-            K, steps = self.settings.K, self.settings.sampler_steps
+        def sample() -> None:
             self.critic.guidance_scale = 0.0
-            return [self.net.sample(s, K, steps) for s in (states, next_states)]
+            for states in batches:
+                self.net.sample(states, self.settings.K, self.settings.sampler_steps)
 
         return sample
 
@@ -117,72 +109,69 @@ class Peer:
         """Prepare sampling of one action for `EPISODES` states at one scale after the other."""
         states = self.data.states[:EPISODES].cpu().numpy()
 
-        def act() -> list[list[np.ndarray]]:
-            actions = []
+        def act() -> None:
             for scale in (0.0, *self.settings.scales):
                 self.critic.guidance_scale = scale
-                actions.append(self.net.select_actions(states, self.settings.sampler_steps))
-            return actions
+                self.net.select_actions(states, self.settings.sampler_steps)
 
         return act
 
     def toy(self) -> Call:
         """Prepare an energy step of bandit_toy.py on samples of our eight Gaussians."""
-        return self.toy_model(density("8gaussians"), BETA, TOY.K * 100).energy_step
+        return self.toy_model(density("8gaussians"), TOY.K * 100).energy_step
 
-    def toy_model(self, of: Density, beta: float, points: int) -> "ToyModel":
+    def toy_model(self, of: Density, points: int) -> "ToyModel":
         """Build the paper's untrained toy networks, with `points` samples of a density as data."""
         x, energy = of.sample(points, seeded(0, "bench toy"))
         examples = object.__new__(self.dataset.Toy_dataset)  # its own samples need a GPU
         examples.datanum, examples.datas = points, x
         examples.energy = -energy.unsqueeze(1)  # the paper's code uses the opposite sign
-        arguments = Namespace(**{**vars(self.arguments), "alpha": beta})
-        net = self.unconditional.Bandit_MlpScoreNet(2, 2, self.marginal, args=arguments)
-        batches = _endless(DataLoader(examples, batch_size=TOY.K, shuffle=True))
-        return ToyModel(net, self.loss.loss_fn, self.marginal, batches)
+        net = self.unconditional.Bandit_MlpScoreNet(2, 2, self.marginal, args=self.arguments)
+        batches = _batches(examples, TOY.K)
+        energy_step = lambda: net.q[0].update_qt(next(batches))
+        return ToyModel(net, self.marginal, self._score_step(net, batches, 1e-4), energy_step)
 
-    def _batches(self, size: int) -> Iterator[dict[str, Tensor]]:
-        return _endless(DataLoader(self.data, batch_size=size, shuffle=True))
+    def _score_step(self, net: nn.Module, batches: Iterator[dict], rate: float) -> Call:
+        """Prepare a step of the score network; toy batches have no states "s"."""
+        adam = torch.optim.Adam(net.parameters(), lr=rate)
+
+        def step() -> None:
+            batch = next(batches)
+            net.condition = batch.get("s")
+            error = self.loss.loss_fn(net, batch["a"], self.marginal)
+            adam.zero_grad()
+            error.backward()
+            adam.step()
+
+        return step
 
     def _support_batches(self) -> Iterator[dict[str, Tensor]]:
         support = self.inputs.support
         self.data.fake_actions = support[: len(self.data)]
         self.data.fake_next_actions = support[self.inputs.data.next_row]
-        return self._batches(self.settings.q_batch)
+        return _batches(self.data, self.settings.q_batch)
 
     def _check_sizes(self, path: Path) -> None:
         """Compare parameter counts; the time embedding is left out because it differs by design."""
-        for name, ours, theirs in (
-            ("behaviour", self.inputs.eps, self.net),
-            ("energy", self.inputs.energy, self.critic.qt),
-            ("twin Q", self.inputs.q, self.critic.q0),
-        ):
-            embedding = parameter_count(theirs.embed) if hasattr(theirs, "embed") else 0
-            found, expected = parameter_count(theirs) - embedding, parameter_count(ours)
-            if found != expected:
+        ours = {"behaviour": self.inputs.eps, "energy": self.inputs.energy, "twin Q": self.inputs.q}
+        for (name, net), peer in zip(ours.items(), (self.net, self.critic.qt, self.critic.q0)):
+            embedding = parameter_count(peer.embed) if hasattr(peer, "embed") else 0
+            found, count = parameter_count(peer) - embedding, parameter_count(net)
+            if found != count:
                 raise CepnbError(
                     f"{path}: the {name} network has {found} parameters besides its time embedding, "
-                    f"but ours has {expected}; use the paper's settings"
+                    f"but ours has {count}; use the paper's settings"
                 )
 
 
+@dataclass
 class ToyModel:
     """The paper's score and energy networks for a toy density, with the steps of bandit_toy.py."""
 
-    def __init__(
-        self, net: nn.Module, loss: Callable, marginal: Callable, batches: Iterator[dict]
-    ) -> None:
-        self.net, self.loss, self.marginal, self.batches = net, loss, marginal, batches
-        self.adam = torch.optim.Adam(net.parameters(), lr=1e-4)
-
-    def score_step(self) -> None:
-        error = self.loss(self.net, next(self.batches)["a"], self.marginal)
-        self.adam.zero_grad()
-        error.backward()
-        self.adam.step()
-
-    def energy_step(self) -> None:
-        self.net.q[0].update_qt(next(self.batches))
+    net: nn.Module
+    marginal: Callable
+    score_step: Call
+    energy_step: Call
 
     @torch.no_grad()
     def eps(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -208,12 +197,11 @@ def quiet() -> Iterator[None]:
 @contextmanager
 def _importable(path: Path, inputs: Inputs) -> Iterator[None]:
     """Make the checkout importable, with stand-ins for `gym` and `d4rl`; restore all modules."""
-    root = path / FOLDER
-    for name in (*(f"diffusion_SDE/{module}.py" for module in MODULES), "dataset/dataset.py"):
-        if not (root / name).is_file():
-            raise CepnbError(
-                f"{path}: {FOLDER}/{name} is missing; give a checkout of the paper's code"
-            )
+    root, file = path / "Offline_RL_2D", "diffusion_SDE/schedule.py"
+    if not (root / file).is_file():
+        raise CepnbError(
+            f"{path}: {root.name}/{file} is missing; give a checkout of the paper's code"
+        )
     columns = {name: getattr(inputs.dataset, name).numpy() for name in COLUMNS}
     gym, d4rl = ModuleType("gym"), ModuleType("d4rl")
     gym.make = lambda name: None
@@ -226,12 +214,13 @@ def _importable(path: Path, inputs: Inputs) -> Iterator[None]:
     finally:
         sys.path.remove(str(root))
         for name in list(sys.modules):
-            if name.split(".")[0] in ("gym", "d4rl", "dataset", "diffusion_SDE"):
+            if name.split(".")[0] in REPLACED:
                 del sys.modules[name]
-        for name, module in before.items():
-            sys.modules.setdefault(name, module)
+        sys.modules.update(before)
 
 
-def _endless(loader: DataLoader) -> Iterator[dict[str, Tensor]]:
+def _batches(data: Dataset, size: int) -> Iterator[dict[str, Tensor]]:
+    """Yield shuffled batches without end, as the paper's code does."""
+    loader = DataLoader(data, batch_size=size, shuffle=True)
     while True:
         yield from loader

@@ -1,42 +1,42 @@
-"""Define the timed rows: the costly parts of the package at the paper's sizes."""
+"""Time the costly parts of the package, and compare them with the machine's limit and the peer."""
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
+from statistics import median
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
-from cepnb.datasets.dataset import OfflineDataset
 from cepnb.datasets.hdf5 import load_hdf5
-from cepnb.datasets.local import write_dataset
 from cepnb.datasets.waypoint import collect_maze
 from cepnb.densities.methods import toy_energy_loss, toy_energy_net
-from cepnb.densities.settings import ToySettings
 from cepnb.densities.toys import density
-from cepnb.diffusion.networks import EnergyNet, EpsNet, TwinQ
 from cepnb.diffusion.training import Plan, StepLoss, seeded, training
-from cepnb.notebook.explorer.frames import Panel, beta_slider, pack, time_slider
-from cepnb.notebook.explorer.layers import Arrows, Field, Points
-from cepnb.qgpo.behaviour import behaviour_loss, behaviour_net
+from cepnb.experiments.report import markdown_table
+from cepnb.qgpo.behaviour import behaviour_loss
 from cepnb.qgpo.critic import critic_loss, critic_net, polyak_update
-from cepnb.qgpo.energy import energy_loss, energy_net
+from cepnb.qgpo.energy import energy_loss
 from cepnb.qgpo.policy import guided_policy
-from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
-from cepnb.qgpo.transitions import Transitions, prepare
-from cepnb.storage.arrays import open_array, write_array
+from cepnb.tools.bench import timing
+from cepnb.tools.bench.inputs import (
+    ACTION_DIM,
+    BETA,
+    EPISODES,
+    SETTINGS,
+    STATE_DIM,
+    SUPPORT_STATES,
+    TOY,
+    Inputs,
+)
+from cepnb.tools.bench.peer import Peer, quiet
 from cepnb.tools.bench.timing import Call
 
-STATE_DIM, ACTION_DIM = 17, 6  # of halfcheetah and walker2d
-TRANSITIONS = 200_000  # dataset rows, ten times the size of a processor's cache
-CHUNK_ROWS = 50_000  # states whose random support actions are written together
-SUPPORT_STATES = 256  # transitions a call, as in the paper's code
-EPISODES = 10  # episodes stepped together at each scale, as in the paper's code
 MAZE_ROWS = 5_000
-TOY = replace(ToySettings(), K=2048, groups=1, width=512)  # the paper's sizes
 
 
 @dataclass(frozen=True)
@@ -48,90 +48,9 @@ class Row:
 
     call: Call
     size: str
-    unit: str
-    count: int
+    unit: str = "steps"
+    count: int = 1
     bytes: int = 0
-
-
-class Inputs:
-    """Inputs of the rows, created on first use: random data and untrained networks.
-
-    The data has halfcheetah's dimensions and `rows` transitions, unless a `dataset` replaces it.
-    Training data is moved to `device`.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        settings: Settings = Settings(),
-        rows: int | None = None,
-        dataset: OfflineDataset | None = None,
-        device: torch.device = torch.device("cpu"),
-    ) -> None:
-        self.folder, self.settings, self.device = folder, settings, device
-        self.rows = rows or TRANSITIONS
-        if dataset is not None:
-            self.dataset = dataset
-
-    @cached_property
-    def file(self) -> Path:
-        """A random D4RL file with episodes of 1,000 rows."""
-        random, rows = np.random.default_rng(0), self.rows
-        arrays = {
-            "observations": random.standard_normal((rows, STATE_DIM), dtype=np.float32),
-            "actions": random.uniform(-1, 1, (rows, ACTION_DIM)).astype(np.float32),
-            "rewards": random.standard_normal(rows, dtype=np.float32),
-            "terminals": np.zeros(rows, dtype=bool),
-            "timeouts": np.arange(1, rows + 1) % 1_000 == 0,
-        }
-        path = self.folder / f"random-{rows}.hdf5"
-        write_dataset(path, arrays, {})
-        return path
-
-    @cached_property
-    def dataset(self) -> OfflineDataset:
-        return load_hdf5(self.file)
-
-    @cached_property
-    def data(self) -> Transitions:
-        return prepare(self.dataset)[0].to(self.device)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Dimensions of states and actions."""
-        return self.data.states.shape[1], self.data.actions.shape[1]
-
-    @cached_property
-    def support(self) -> Tensor:
-        """Random actions (n, K, da), memory-mapped like a support set (copied on a GPU)."""
-        shape = (len(self.data.distinct), self.settings.K, self.shape[1])
-        path = self.folder / f"support-{self.rows}.npy"
-
-        def chunks(first: int) -> Iterator[Tensor]:
-            generator = seeded(0, "bench support")
-            for start in range(first * CHUNK_ROWS, shape[0], CHUNK_ROWS):
-                rows = min(CHUNK_ROWS, shape[0] - start)
-                yield 2 * torch.rand(rows, *shape[1:], generator=generator) - 1
-
-        write_array(path, shape, torch.float32, CHUNK_ROWS, chunks)
-        return open_array(path).to(self.device)
-
-    @cached_property
-    def support_states(self) -> Tensor:
-        """The distinct states of the first `SUPPORT_STATES` transitions, next states included."""
-        return self.data.distinct[: SUPPORT_STATES + 1]
-
-    @cached_property
-    def eps(self) -> EpsNet:
-        return behaviour_net(*self.shape, self.settings, 0)
-
-    @cached_property
-    def q(self) -> TwinQ:
-        return critic_net(*self.shape, self.settings, 0)
-
-    @cached_property
-    def energy(self) -> EnergyNet:
-        return energy_net(*self.shape, self.settings, 0)
 
 
 def behaviour(inputs: Inputs, precision: str = "float32") -> Row:
@@ -140,7 +59,7 @@ def behaviour(inputs: Inputs, precision: str = "float32") -> Row:
     loss = behaviour_loss(inputs.eps, data.states, data.actions, settings)
     step = _training_step(loss, {"net": inputs.eps}, settings.behaviour_rate)
     size = f"batch {settings.behaviour_batch}, {STATE_DIM} + {ACTION_DIM} dimensions"
-    return Row(step, size, "steps", 1)
+    return Row(step, size)
 
 
 def critic_cep(inputs: Inputs) -> Row:
@@ -148,12 +67,8 @@ def critic_cep(inputs: Inputs) -> Row:
     settings, data, q, energy = inputs.settings, inputs.data, inputs.q, inputs.energy
     target = critic_net(*inputs.shape, settings, 0).requires_grad_(False)
     loss = critic_loss(q, target, data, inputs.support, settings)
-    critic_step = _training_step(
-        loss,
-        {"q": q, "target": target},
-        settings.q_rate,
-        lambda: polyak_update(q, target, settings.target_rate),
-    )
+    update = lambda: polyak_update(q, target, settings.target_rate)
+    critic_step = _training_step(loss, {"q": q, "target": target}, settings.q_rate, update)
     labels = torch.randn(inputs.support.shape[:2], generator=seeded(0, "bench labels"))
     loss = energy_loss("cep", energy, data.distinct, inputs.support, labels, settings)
     energy_step = _training_step(loss, {"net": energy}, settings.energy_rate)
@@ -162,13 +77,13 @@ def critic_cep(inputs: Inputs) -> Row:
         critic_step()
         energy_step()
 
-    return Row(call, f"batch {settings.q_batch}, K = {settings.K}", "steps", 1)
+    return Row(call, f"batch {settings.q_batch}, K = {settings.K}")
 
 
 def support(inputs: Inputs, precision: str = "float32") -> Row:
     """K actions of μ_θ for some states, with ε_θ in this precision."""
     settings = replace(inputs.settings, support_precision=precision)
-    net, states, K = inputs.eps, inputs.support_states, settings.K
+    net, states, K = inputs.eps, inputs.data.distinct[: SUPPORT_STATES + 1], settings.K
     size = f"{SUPPORT_STATES} transitions, K = {K}, {settings.sampler_steps} evaluations"
     call = lambda: sample_support(net, states, K, settings, 0, progress=False)
     return Row(call, size, "actions", len(states) * K)
@@ -189,14 +104,14 @@ def toy(inputs: Inputs) -> Row:
     """A training step of f_φ on eight Gaussians."""
     gaussians = density("8gaussians")
     net = toy_energy_net(gaussians, TOY, 0)
-    loss = toy_energy_loss("cep_self", net, gaussians, 3.0, TOY, 0)
+    loss = toy_energy_loss("cep_self", net, gaussians, BETA, TOY, 0)
     step = _training_step(loss, {"net": net}, TOY.rate)
-    return Row(step, f"K = {TOY.K}, width {TOY.width}", "steps", 1)
+    return Row(step, f"K = {TOY.K}, width {TOY.width}")
 
 
 def loading(inputs: Inputs) -> Row:
     """Loading a dataset from a D4RL file."""
-    path, rows = inputs.file, inputs.rows
+    path, rows = inputs.file, inputs.settings.transitions
     tensors = [value for value in vars(inputs.dataset).values() if isinstance(value, Tensor)]
     size = sum(tensor.nbytes for tensor in tensors)
     return Row(lambda: load_hdf5(path), f"HDF5 file of {rows} rows", "rows", rows, size)
@@ -211,6 +126,9 @@ def maze(inputs: Inputs) -> Row:
 
 def frames(inputs: Inputs) -> Row:
     """Packing an explorer: energy, its gradient and samples of four methods over β and t."""
+    from cepnb.notebook.explorer.frames import Panel, beta_slider, pack, time_slider
+    from cepnb.notebook.explorer.layers import Arrows, Field, Points
+
     values = [index / 8 for index in range(9)]
     sliders = beta_slider(values, 0.0), time_slider(values, 0.0)
     names, generator = tuple(slider.name for slider in sliders), seeded(0, "bench frames")
@@ -244,7 +162,64 @@ ROWS: dict[str, Callable[[Inputs], Row]] = {
 def _training_step(
     loss: StepLoss, modules: dict[str, nn.Module], rate: float, after_step: Call | None = None
 ) -> Call:
-    """One step of the package's training loop, with its record."""
+    """Return a call that runs one step of the package's training loop and records its loss."""
     plan = Plan(steps=10**9, learning_rate=rate, record_every=1)
     steps = training(loss, modules, plan, seeded(0, "bench"), after_step=after_step, progress=False)
     return lambda: next(steps)
+
+
+def measured(names: Sequence[str] = (), repeats: int = 7, peer: Path | None = None) -> dict:
+    """Measure the named rows (default: all of `ROWS`) in `repeats` turns and return a record.
+
+    A turn calls our code, the machine's limit, and the paper's code if `peer` is a checkout of it.
+    Raises `CepnbError` on an unknown row, on fewer than one repeat, and on a wrong `peer`.
+    """
+    names = timing.selected("row", names, ROWS, repeats)
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        inputs = Inputs(Path(folder), SETTINGS)
+        theirs = Peer(peer, inputs).rows() if peer else {}
+        bar = tqdm(names, desc="rows", leave=False)
+        rows = [_measured_row(name, inputs, theirs.get(name), repeats) for name in bar]
+    return timing.conditions() | {"turns": repeats, "rows": rows}
+
+
+def _measured_row(
+    name: str, inputs: Inputs, prepare_peer: Callable[[], Call] | None, repeats: int
+) -> dict:
+    row = ROWS[name](inputs)
+    work = row.bytes or timing.operations(row.call)
+    limit, limit_work = timing.copy() if row.bytes else timing.matrix_product()
+    calls = {"ours": row.call, "limit": limit}
+    if prepare_peer is not None:
+        calls["peer"] = prepare_peer()
+    for call in calls.values():
+        call()
+    seconds = timing.in_turns(calls, repeats)
+    ours = seconds["ours"]
+    return {
+        "row": name,
+        "size": row.size,
+        "unit": row.unit,
+        "seconds": median(ours),
+        "per_second": row.count / median(ours),
+        "limit": "bytes" if row.bytes else "operations",
+        "work": work,
+        "limit_per_second": limit_work / median(seconds["limit"]),
+        "share": work / limit_work * timing.median_ratio(seconds["limit"], ours),
+        "ratio": timing.median_ratio(seconds["peer"], ours) if "peer" in seconds else None,
+    }
+
+
+def rows_markdown(record: dict) -> str:
+    """Format a record of `measured` as a table with the machine below it."""
+    last = ("share of the machine's limit", "times the paper's code")
+    head = ("row", "size", "a call", "speed", *last)
+    lines = []
+    for row in record["rows"]:
+        milliseconds = f"{1e3 * row['seconds']:.3g} ms"
+        speed = f"{row['per_second']:.3g} {row['unit']}/s"
+        limit = "copying" if row["limit"] == "bytes" else "matrix products"
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}"
+        share = f"{row['share']:.1%} of {limit}"
+        lines.append((row["row"], row["size"], milliseconds, speed, share, ratio))
+    return f"{markdown_table(head, lines)}\n\n{timing.conditions_text(record)}"

@@ -17,25 +17,32 @@ from cepnb.errors import CepnbError
 MATRIX_SIDE = 1024  # a product takes 2 · side³ operations, and the matrices fit into a cache
 COPIED_VALUES = 2**24  # float32 values of a copy: 64 MiB, more than a cache holds
 
+CPU = torch.device("cpu")
 Call = Callable[[], object]
 
 
 def in_turns(
-    calls: dict[str, Call], repeats: int, watch: Call = lambda: None
+    calls: dict[str, Call], repeats: int, device: torch.device = CPU
 ) -> dict[str, list[float]]:
-    """Time the calls in the order A B C A B C …; return the seconds of every call.
+    """Time the calls in the order A B C A B C …; return the seconds of each repeat, by name.
 
-    Other load on the machine then affects all calls alike. `watch` is called after each turn. Run
-    each call once before, because a first call often includes set-up.
+    Other load on the machine then affects all calls alike. Run each call once before, because a
+    first call often includes set-up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            start = perf_counter()
+            start = now(device)
             call()
-            seconds[name].append(perf_counter() - start)
-        watch()
+            seconds[name].append(now(device) - start)
     return seconds
+
+
+def now(device: torch.device) -> float:
+    """Return the time in seconds when the device has finished its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter()
 
 
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
@@ -55,31 +62,27 @@ def selected(
             raise CepnbError(f"{kind} '{name}' is unknown; choose from {', '.join(known)}")
     if repeats < 1:
         raise CepnbError(f"--repeats {repeats} is too small; use at least 1")
-    return tuple(names) or tuple(known)
+    return tuple(names or known)
 
 
 class _OperationCounter(TorchDispatchMode):
     """Count operations of matrix products, forward and backward.
 
-    torch's `FlopCounterMode` uses the same formulas but fails around `torch.autograd.grad` with
-    respect to an input.
+    torch's `FlopCounterMode` uses the same formulas but fails if `torch.autograd.grad`
+    differentiates with respect to an input.
     """
 
     total = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        formula = flop_registry.get(function._overloadpacket)
-        if formula is not None:
+        if formula := flop_registry.get(function._overloadpacket):
             self.total += formula(*args, **(kwargs or {}), out_val=result)
         return result
 
 
 def operations(call: Call) -> int:
-    """Return the floating-point operations of the matrix products in one call.
-
-    A multiplication and an addition count as one operation each.
-    """
+    """Count the multiplications and additions of all matrix products in one call."""
     with _OperationCounter() as counter:
         call()
     return counter.total
@@ -87,8 +90,7 @@ def operations(call: Call) -> int:
 
 def matrix_product() -> tuple[Call, int]:
     """Return a float32 product of square matrices on all torch threads, and its operations."""
-    shape = (MATRIX_SIDE, MATRIX_SIDE)
-    a, b, out = torch.randn(shape), torch.randn(shape), torch.empty(shape)
+    a, b, out = torch.randn(3, MATRIX_SIDE, MATRIX_SIDE).unbind()
     return lambda: torch.mm(a, b, out=out), 2 * MATRIX_SIDE**3
 
 
@@ -98,11 +100,11 @@ def copy() -> tuple[Call, int]:
     return lambda: target.copy_(source), 4 * COPIED_VALUES
 
 
-def conditions(device: torch.device = torch.device("cpu"), **counts: int) -> dict:
-    """Return the first entries of a record: machine, threads, torch version, date, and counts."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    versions = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    return {"machine": name} | versions | {"date": date.today().isoformat()} | counts
+def conditions(device: torch.device = CPU) -> dict:
+    """Return the first entries of a record: machine, threads, torch version and date."""
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    threads, today = torch.get_num_threads(), date.today().isoformat()
+    return {"machine": machine, "threads": threads, "torch": torch.__version__, "date": today}
 
 
 def conditions_text(record: dict) -> str:

@@ -4,10 +4,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +22,14 @@ from cepnb.qgpo.critic import critic_loss, polyak_update, support_values
 from cepnb.qgpo.energy import energy_loss
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
+from cepnb.tools.bench import timing
+from cepnb.tools.bench.inputs import SUPPORT_STATES, Inputs
 from cepnb.tools.bench.peer import Peer, quiet
-from cepnb.tools.bench.rows import SUPPORT_STATES, Inputs
-from cepnb.tools.bench.timing import Call, conditions
+from cepnb.tools.bench.timing import Call
 
 MIN_COUNT = 10  # steps, states and peer calls that are measured at least
 MAX_PEER_CALLS = 200
+GROUPS = ("behaviour", "support", "critic, labels and energy", "all")  # of parts of both codes
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,28 @@ class BenchConfig:
         if not 0 < self.fraction <= 1:
             raise CepnbError(f"--fraction {self.fraction:g} is out of range; use 0 < fraction ≤ 1")
 
+    def share(self, count: int) -> int:
+        """Return how many of `count` steps or states run."""
+        return min(count, max(MIN_COUNT, round(self.fraction * count)))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Seconds of one part, extrapolated from the `measured` of its `count` steps or states."""
+
+    part: str
+    count: int
+    unit: str
+    measured: int
+    each: float
+    seconds: float
+
 
 def whole_run(
     settings: Settings,
     config: BenchConfig,
     dataset: OfflineDataset | None = None,
     peer: Path | None = None,
-    progress: bool = True,
 ) -> dict:
     """Time behaviour, support set, critic, labels and energy (Eq. 20) and return a record.
 
@@ -63,27 +79,25 @@ def whole_run(
     """
     device = device_named(config.device)
     with tempfile.TemporaryDirectory() as folder, _matrix_precision(config.tf32):
-        inputs = Inputs(Path(folder), settings, settings.transitions, dataset, device)
-        parts = _parts(inputs, config, progress)
-        peer_seconds = _peer_seconds(peer, inputs, config.fraction) if peer else {}
+        inputs = Inputs(Path(folder), settings, dataset, device)
+        parts = _parts(inputs, config)
+        theirs = _peer_seconds(peer, inputs, config) if peer else None
     counts = {"transitions": len(inputs.data.states), "states": len(inputs.data.distinct)}
-    groups = _groups({part["part"]: part["seconds"] for part in parts}, peer_seconds)
-    return conditions(device) | vars(config) | counts | {"parts": parts, "groups": groups}
+    results = {"parts": [asdict(part) for part in parts], "groups": _groups(parts, theirs)}
+    return timing.conditions(device) | asdict(config) | counts | results
 
 
-def _parts(inputs: Inputs, config: BenchConfig, progress: bool) -> list[dict]:
+def _parts(inputs: Inputs, config: BenchConfig) -> list[Part]:
     """Run steps 1 to 4 of QGPO one after the other and time each."""
     settings, data, states = inputs.settings, inputs.data, inputs.data.distinct
-    timer, count = _Timer(inputs.device, config, progress), _share(config.fraction, len(states))
+    timer = _Timer(inputs.device, config)
 
     net = inputs.eps.to(inputs.device)
     loss = behaviour_loss(net, data.states, data.actions, settings)
     timer.train("behaviour", loss, {"net": net}, settings.plan("behaviour"))
 
     sample = lambda n: sample_support(net, states[:n], settings.K, settings, 0, progress=False)
-    support = timer.label("support", sample, count, len(states))
-    if count < len(states):
-        support = torch.cat([support, inputs.support[count:]])
+    support = timer.label("support", sample, inputs.support)
 
     q = inputs.q.to(inputs.device)
     target = deepcopy(q).requires_grad_(False)
@@ -92,9 +106,7 @@ def _parts(inputs: Inputs, config: BenchConfig, progress: bool) -> list[dict]:
     timer.train("critic", loss, {"q": q, "target": target}, settings.plan("q"), update)
 
     values = lambda n: support_values(target, states[:n], support[:n])
-    labels = timer.label("labels", values, count, len(states))
-    if count < len(states):
-        labels = torch.cat([labels, inputs.support[count:].sum(dim=2)])
+    labels = timer.label("labels", values, inputs.support.sum(dim=2))
 
     energy = inputs.energy.to(inputs.device)
     loss = energy_loss("cep", energy, states, support, labels, settings)
@@ -102,12 +114,13 @@ def _parts(inputs: Inputs, config: BenchConfig, progress: bool) -> list[dict]:
     return timer.parts
 
 
+@dataclass(frozen=True)
 class _Timer:
     """Time parts of the run and collect them in `parts`."""
 
-    def __init__(self, device: torch.device, config: BenchConfig, progress: bool) -> None:
-        self.device, self.config, self.progress = device, config, progress
-        self.parts: list[dict] = []
+    device: torch.device
+    config: BenchConfig
+    parts: list[Part] = field(default_factory=list)
 
     def train(
         self,
@@ -122,122 +135,94 @@ class _Timer:
             for module in modules.values():
                 for net in (module.q1, module.q2) if isinstance(module, TwinQ) else (module,):
                     net.compile(dynamic=False)
-        steps = _share(self.config.fraction, plan.steps)
+        steps = self.config.share(plan.steps)
         every = max(1, min(plan.record_every, steps // 5))
         plan_part = replace(plan, steps=steps, record_every=every, checkpoint_every=every)
-        options = {"after_step": after_step, "capture": self.config.capture}
-        options |= {"label": part, "progress": self.progress}
-        times = {0: _now(self.device)}
-        generator = seeded(0, part, self.device)
-        for record in training(loss, modules, plan_part, generator, **options):
-            times[record.step] = _now(self.device)
+        options = {"after_step": after_step, "capture": self.config.capture, "label": part}
+        times = {0: timing.now(self.device)}
+        for record in training(loss, modules, plan_part, seeded(0, part, self.device), **options):
+            times[record.step] = timing.now(self.device)
         for module in modules.values():
             module.requires_grad_(False)
         steady = next((step for step in times if WARM_UP < step < steps), 0)
         each = (times[steps] - times[steady]) / (steps - steady)
         seconds = times[steady] - times[0] + each * (plan.steps - steady)
-        self._add(part, plan.steps, "steps", steps, each, seconds)
+        self.parts.append(Part(part, plan.steps, "steps", steps, each, seconds))
 
-    def label(self, part: str, work: Callable[[int], Tensor], count: int, states: int) -> Tensor:
-        """Time `work` on the first `count` states, extrapolate to all, and return its result."""
+    def label(self, part: str, work: Callable[[int], Tensor], filler: Tensor) -> Tensor:
+        """Time `work` on the first states; return its result, completed by rows of `filler`."""
+        count = self.config.share(len(filler))
         work(MIN_COUNT)
-        start = _now(self.device)
+        start = timing.now(self.device)
         result = work(count)
-        each = (_now(self.device) - start) / count
-        self._add(part, states, "states", count, each, each * states)
-        return result
-
-    def _add(self, *values: object) -> None:
-        names = ("part", "count", "unit", "measured", "each", "seconds")
-        self.parts.append(dict(zip(names, values, strict=True)))
+        each = (timing.now(self.device) - start) / count
+        self.parts.append(Part(part, len(filler), "states", count, each, each * len(filler)))
+        return torch.cat([result, filler[count:].to(result)])
 
 
-def _peer_seconds(path: Path, inputs: Inputs, fraction: float) -> dict[str, float]:
-    """Extrapolate the seconds of the paper's code from the median of some calls.
+def _peer_seconds(path: Path, inputs: Inputs, config: BenchConfig) -> list[float]:
+    """Extrapolate the seconds of the paper's code, a group each, from the median of some calls.
 
-    It samples support actions for states and next states, and trains the energy with the critic and
-    after it.
+    It samples support actions for states and next states. It trains the energy together with the
+    critic, and alone after the critic's last step.
     """
     settings = inputs.settings
     chunks = len(inputs.data.states) / min(SUPPORT_STATES, len(inputs.data.states))
     energy_only = max(0, settings.energy_steps - settings.q_steps)
 
     def total(call: Call, count: int | float) -> float:
-        calls = max(1, min(MAX_PEER_CALLS, _share(fraction, round(count))))
-        seconds = []
-        for _ in range(1 + calls):
-            start = _now(inputs.device)
-            call()
-            seconds.append(_now(inputs.device) - start)
-        return count * median(seconds[1:])  # the first call includes set-up
+        call()  # includes set-up
+        calls = max(1, min(MAX_PEER_CALLS, config.share(round(count))))
+        return count * median(timing.in_turns({"peer": call}, calls, inputs.device)["peer"])
 
     with quiet():
         peer = Peer(path, inputs)
-        critic = total(peer.critic_cep(), settings.q_steps)
-        return {
-            "behaviour": total(peer.behaviour(), settings.behaviour_steps),
-            "support": total(peer.support(), chunks),
-            "critic, labels and energy": critic + total(peer.cep(), energy_only),
-        }
+        behaviour = total(peer.behaviour(), settings.behaviour_steps)
+        support = total(peer.support(), chunks)
+        critic = total(peer.critic_cep(), settings.q_steps) + total(peer.cep(), energy_only)
+    return [behaviour, support, critic]
 
 
-def _groups(seconds: dict[str, float], peer_seconds: dict[str, float]) -> list[dict]:
-    """Compare the groups of parts that both codes have, and their sum."""
-    ours = {
-        "behaviour": seconds["behaviour"],
-        "support": seconds["support"],
-        "critic, labels and energy": seconds["critic"] + seconds["labels"] + seconds["energy"],
-    }
-    groups = [(name, ours[name], peer_seconds.get(name)) for name in ours]
-    groups.append(("all", sum(ours.values()), sum(peer_seconds.values()) or None))
-    return [
-        dict(group=name, seconds=taken, peer_seconds=theirs, ratio=theirs and theirs / taken)
-        for name, taken, theirs in groups
-    ]
+def _groups(parts: list[Part], theirs: list[float] | None) -> list[dict]:
+    """Compare groups of parts, and their sum, with the paper's code if it was timed."""
+    behaviour, support, *critic_and_energy = (part.seconds for part in parts)
+    ours = [behaviour, support, sum(critic_and_energy)]
+    groups = []
+    for index, (group, taken) in enumerate(zip(GROUPS, [*ours, sum(ours)], strict=True)):
+        peer = [*theirs, sum(theirs)][index] if theirs else None
+        groups.append(
+            dict(group=group, seconds=taken, peer_seconds=peer, ratio=peer and peer / taken)
+        )
+    return groups
 
 
 def whole_markdown(record: dict) -> str:
     """Format a record of `whole_run` as two tables with its conditions below."""
-    parts = []
+    parts, groups = [], []
     for part in record["parts"]:
         amount, each = f"{part['count']} {part['unit']}", f"{1e3 * part['each']:.3g} ms"
         parts.append((part["part"], amount, part["measured"], each, f"{part['seconds']:.1f}"))
-    part_table = markdown_table(("part", "amount", "measured", "each", "seconds"), parts)
-    groups = []
     for group in record["groups"]:
-        peer = ("", "")
-        if group["ratio"]:
-            peer = (f"{group['peer_seconds']:.1f}", f"{group['ratio']:.1f}")
-        groups.append((group["group"], f"{group['seconds']:.1f}", *peer))
-    head = ("group", "seconds", "seconds of the paper's code", "times the paper's code")
+        times = [group[key] for key in ("seconds", "peer_seconds", "ratio")]
+        groups.append((group["group"], *("" if x is None else f"{x:.1f}" for x in times)))
+    part_table = markdown_table(("part", "amount", "measured", "each", "seconds"), parts)
+    peer_head = ("seconds of the paper's code", "times the paper's code")
+    group_table = markdown_table(("group", "seconds", *peer_head), groups)
     options = {
         "CUDA graphs": record["capture"] and record["device"] == "cuda",
         "torch.compile": record["compiled"],
         "TensorFloat-32": record["tf32"],
     }
     used = ", ".join(name for name, on in options.items() if on) or "plain steps"
-    machine = f"{record['machine']}, torch {record['torch']}, {record['date']}"
-    notes = [f"{machine}; {record['transitions']} transitions; {used}."]
+    notes = [timing.conditions_text(record), f"{record['transitions']} transitions; {used}."]
     if all(part["measured"] == part["count"] for part in record["parts"]):
         notes.append("All parts ran in full.")
     else:
-        notes.append(
-            f"A fraction of {record['fraction']:g} of each part ran; seconds are extrapolated."
-        )
+        share = f"{record['fraction']:g} of each part"
+        notes.append(f"A fraction of {share} ran; seconds are extrapolated.")
     if record["groups"][0]["ratio"]:
         notes.append("Seconds of the paper's code are extrapolated from the median of some calls.")
-    return f"{part_table}\n\n{markdown_table(head, groups)}\n\n{' '.join(notes)}"
-
-
-def _share(fraction: float, count: int) -> int:
-    return min(count, max(MIN_COUNT, round(fraction * count)))
-
-
-def _now(device: torch.device) -> float:
-    """Return the time when the device has finished its work."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return perf_counter()
+    return f"{part_table}\n\n{group_table}\n\n{' '.join(notes)}"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from cepnb.errors import CepnbError, exit_status
-from cepnb.tools.book.site import build
 
 
 def main() -> int:
@@ -18,11 +17,13 @@ def main() -> int:
     add("--notebooks", type=Path, default=Path("notebooks"), help="folder of the notebooks")
     add("--pages", type=Path, help="folder of Markdown pages (default: docs, if it exists)")
     add("--out", type=Path, default=Path("book"), help="folder of the site (default: book)")
-    add("--work", type=Path, default=Path(".book"), help="cache of executed notebooks (.book)")
+    add("--work", type=Path, default=Path(".book"), help="cache folder (default: .book)")
     return exit_status("cepnb.tools.book", lambda: _build(parser.parse_args()))
 
 
 def _build(options: argparse.Namespace) -> None:
+    from cepnb.tools.book.site import build  # here, because each worker process imports this file
+
     notebooks = sorted(options.notebooks.absolute().glob("*.ipynb"))
     if not notebooks:
         raise CepnbError(f"{options.notebooks}: no notebook found; name a folder with .ipynb files")

@@ -31,7 +31,7 @@ def hidden_errors(notebook: NotebookNode) -> list[str]:
 
 
 def without_kernel(notebook: NotebookNode) -> NotebookNode:
-    """Remove what needs a kernel: progress bars, standard error and widget state.
+    """Remove standard error, and what needs a kernel: progress bars and the state of widgets.
 
     Raises `CepnbError` on any other widget, because the page would show nothing in its place.
     """

@@ -32,15 +32,12 @@ EXTERNAL = re.compile(
 )
 
 
-def build(
-    notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None = None, limit: int = LIMIT
-) -> int:
+def build(notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None = None) -> int:
     """Build the site in `book` from notebooks and a folder of Markdown pages.
 
     Return how many notebooks were executed; `work` caches them. The previous book stays until the
     new one is complete. Raises `CepnbError` on an error in a notebook, on a warning of Sphinx (such
-    as a broken link), on a page above `limit` bytes, and on a page that loads something from
-    another host.
+    as a broken link), on a page above `LIMIT` bytes, and on a page that loads from another host.
     """
     if book.exists() and not (book / "searchindex.js").is_file() and any(book.iterdir()):
         raise CepnbError(f"{book}: this folder is not a book; name an empty or a new folder")
@@ -49,34 +46,32 @@ def build(
         old, new, source = work / "old", work / "new", work / "source"
         if old.exists() and not book.exists():
             old.rename(book)  # the last build was killed between two renames
-        executed, count = execute(notebooks, work / "executed", os.cpu_count() or 1)
-        for stale in (new, source):
-            shutil.rmtree(stale, ignore_errors=True)
-        _write_sources(notebooks, executed, pages, source)
+        executed, count = execute(notebooks, work / "executed")
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(source, ignore_errors=True)
+        _write_sources(executed, pages, source)
         _run_sphinx(source, new)
         for page in sorted(new.rglob("*.html")):
-            _check(page, limit)
+            _check(page)
         _replace(book, new, old)
     return count
 
 
-def _write_sources(
-    notebooks: Sequence[Path], executed: list[NotebookNode], folder: Path | None, source: Path
-) -> None:
+def _write_sources(notebooks: dict[Path, NotebookNode], folder: Path | None, source: Path) -> None:
     """Lay out notebooks and pages in folders as in the repository, so that links resolve."""
     pages = sorted(folder.glob("*.md")) if folder else []
     if folder and not pages:
         raise CepnbError(f"{folder}: no page found; name a folder with .md files")
     known = {path.resolve() for path in (*notebooks, *pages)}
-    texts = [notebook.cells[0].source for notebook in executed]
-    contents = _contents("Notebooks", notebooks, texts)
-    for path, notebook in zip(notebooks, executed):
+    first_cells = {path: notebook.cells[0].source for path, notebook in notebooks.items()}
+    texts = {page: _with_known_links(page, known, source) for page in pages}
+    contents = _contents("Notebooks", first_cells)
+    if texts:
+        contents += _contents("Documentation", texts)
+    for path, notebook in notebooks.items():
         write_text(source / _place(path), nbformat.writes(notebook))
-    if pages:
-        texts = [_with_known_links(path, known, source) for path in pages]
-        contents += _contents("Documentation", pages, texts)
-        for path, text in zip(pages, texts):
-            write_text(source / _place(path), text)
+    for path, text in texts.items():
+        write_text(source / _place(path), text)
     front = string.Template((HERE / "index.md").read_text())
     text = front.safe_substitute(profile=profile_name(), contents=contents)
     write_text(source / "index.md", text)
@@ -87,15 +82,15 @@ def _place(path: Path) -> Path:
     return Path(path.parent.name, path.name)
 
 
-def _contents(part: str, paths: Sequence[Path], texts: list[str]) -> str:
+def _contents(part: str, texts: dict[Path, str]) -> str:
     """Return one part of the contents; each text begins with a title and may state its goal."""
     entries = []
-    for path, text in zip(paths, texts):
+    for path, text in texts.items():
         title, goal = re.match(r"# (.+)", text), re.search(r"\*\*Goal\.\*\*(.*)", text)
         if title is None:
             raise CepnbError(f"{path.name} begins with '{text[:30]}'; begin with a title, '# …'")
         entries.append(f"[{title[1]}]({_place(path)})\n:{goal[1] if goal else ' '}\n")
-    tree = [f"```{{toctree}}\n:hidden:\n:caption: {part}\n", *map(str, map(_place, paths)), "```\n"]
+    tree = [f"```{{toctree}}\n:hidden:\n:caption: {part}\n", *map(str, map(_place, texts)), "```\n"]
     return "\n".join([f"## {part}\n", *entries, *tree, ""])
 
 
@@ -133,16 +128,15 @@ def _run_sphinx(source: Path, site: Path) -> None:
         raise CepnbError(plain.removeprefix(f"{source}{os.sep}"))
 
 
-def _check(page: Path, limit: int) -> None:
+def _check(page: Path) -> None:
     text = page.read_text()
     if found := EXTERNAL.search(text):
         raise CepnbError(f"{page.name} loads {found[1]}; load nothing from another host")
     pictures = set(re.findall(r'<img\b[^>]*?\bsrc="(?!data:)([^"]+)"', text))
     size = sum(path.stat().st_size for path in (page, *(page.parent / name for name in pictures)))
-    if size > limit:
-        raise CepnbError(
-            f"{page.name} has {size / 1e6:.1f} MB with its pictures; use at most {limit / 1e6:.1f} MB"
-        )
+    if size > LIMIT:
+        found, most = f"{size / 1e6:.1f} MB", f"{LIMIT / 1e6:.1f} MB"
+        raise CepnbError(f"{page.name} has {found} with its pictures; use at most {most}")
 
 
 def _replace(book: Path, new: Path, old: Path) -> None:
