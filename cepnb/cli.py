@@ -182,8 +182,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _toy(options: argparse.Namespace) -> None:
     from cepnb.densities.benchmark import record
-    from cepnb.densities.methods import METHODS
-    from cepnb.densities.settings import toy_settings
+    from cepnb.densities.methods import METHODS, Models
     from cepnb.storage.files import cache_dir
 
     profile = profile_name(options.profile)
@@ -195,15 +194,15 @@ def _toy(options: argparse.Namespace) -> None:
             raise CepnbError(f"method '{method}': use one of {', '.join(METHODS)}")
     if options.table:
         methods = options.method or METHODS
-        return _toy_table(toy_settings(profile), profile, seeds, folder, methods)
+        return _toy_table(profile, seeds, folder, methods)
     for name in ("density", "method", "beta"):
         if getattr(options, name) is None:
             raise CepnbError(f"--{name} is missing; name it, or use --table")
     for name, values in (("seed", seeds), ("method", options.method)):
         if len(values) > 1:
             raise CepnbError(f"--{name} {values[1]}: more than one {name}; use --table")
-    case = options.density, options.method[0], options.beta, seeds[0], toy_settings(profile)
-    found = record(*case, profile, folder, options.scale, progress=not options.json)
+    models = Models(options.density, profile, seeds[0], folder, progress=not options.json)
+    found = record(models, options.method[0], options.beta, options.scale)
     if options.json:
         print(json.dumps(found, indent=2))
     else:
@@ -211,15 +210,15 @@ def _toy(options: argparse.Namespace) -> None:
             print(f"{key:<26}{value:.4g}" if isinstance(value, float) else f"{key:<26}{value}")
 
 
-def _toy_table(settings, profile: str, seeds: list[int], folder: Path, methods: list[str]) -> None:
+def _toy_table(profile: str, seeds: list[int], folder: Path, methods: list[str]) -> None:
     from cepnb.densities import benchmark
     from cepnb.notebook.plots import sample_grid
 
-    records = benchmark.table(settings, profile, seeds, folder, methods)
+    records = benchmark.table(profile, seeds, folder, methods)
     tables = [f"{key}\n\n{benchmark.records_table(records, key)}" for key in benchmark.SHOWN]
     figure = None
     if not (folder / "samples.png").exists():
-        figure = sample_grid(benchmark.samples(settings, profile, seeds[0], folder))
+        figure = sample_grid(benchmark.samples(profile, seeds[0], folder))
     _write_results(folder, "\n\n".join(tables), "samples.png", figure)
 
 

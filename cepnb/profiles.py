@@ -11,5 +11,5 @@ def profile_name(name: str | None = None) -> str:
     """Return `name`, else `$CEPNB_PROFILE`, else "laptop"; raise `CepnbError` if unknown."""
     name = name or os.environ.get("CEPNB_PROFILE") or "laptop"
     if name not in PROFILE_NAMES:
-        raise CepnbError(f"profile '{name}': expected one of {', '.join(PROFILE_NAMES)}")
+        raise CepnbError(f"profile '{name}' is unknown; use one of {', '.join(PROFILE_NAMES)}")
     return name

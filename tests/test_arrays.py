@@ -119,7 +119,7 @@ def test_each_chunk_is_on_the_disk_before_it_is_counted(
     assert calls == ["flush", "count"] * 8  # the empty file, and seven chunks
 
 
-# A process that may allocate 64 MB: less than the array.
+# A process that may allocate 64 MB writes a larger array and draws from it.
 LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -132,13 +132,9 @@ draw(seeded(0, "first"), 10, torch.ones(10, 3).half())
 (data,) = [line for line in open("/proc/self/status") if line.startswith("VmData:")]
 limit = int(data.split()[1]) * 1024 + 2**26
 resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-"""
-LIMITED_WRITE = """
 chunk = torch.ones(2**15, 16)
 chunks = lambda first: (chunk for _ in range(first, rows // 2**15))
 write_array(path, (rows, 16), torch.float32, 2**15, chunks)
-"""
-LIMITED_DRAWS = """
 actions, generator = open_array(path), seeded(0, "draws")
 for _ in range(200):
     (batch,) = draw(generator, 256, actions)
@@ -150,23 +146,15 @@ except RuntimeError as error:
 """
 
 
-def limited(script: str, path: Path, rows: int) -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED + script, str(path), str(rows)],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 @linux
 def test_an_array_of_400_megabytes_is_written_and_drawn_from_in_64(tmp_path: Path) -> None:
     path, rows = tmp_path / "set.npy", 6 * 2**20
-    limited(LIMITED_WRITE, path, rows)
+    command = [sys.executable, "-c", LIMITED, str(path), str(rows)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
     assert path.stat().st_size > 2**28 + 2**27
-    assert limited(LIMITED_DRAWS, path, rows) == "RuntimeError"  # a copy of all does not fit
+    assert done.stdout.strip() == "RuntimeError"  # a copy of all does not fit
 
 
 @linux
@@ -201,7 +189,9 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_partial_array_of_another_layout_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "set.npy"
-    with pytest.raises(CepnbError, match="set.npy: 2 chunks of 8 rows, expected 50 rows"):
+    with pytest.raises(
+        CepnbError, match="set.npy: 2 chunks of 8 rows do not fill 50 rows; yield more"
+    ):
         write_array(path, SHAPE, torch.float32, ROWS, lambda first: iter([chunk(0), chunk(1)]))
     for shape, dtype, rows in (
         ((51, 4, 2), torch.float32, ROWS),
@@ -232,14 +222,14 @@ def damaged(tmp_path: Path) -> dict[str, Callable[[], object]]:
     ones = torch.ones(1, 2)
     too_many = lambda first: iter([ones] * 4)
     return {
-        "none: expected a complete .npy file": lambda: open_array(tmp_path / "none"),
-        "torn: expected a complete .npy file": lambda: open_array(tmp_path / "torn"),
-        "short.npy: expected a complete .npy file": lambda: open_array(tmp_path / "short.npy"),
-        "pickled.npy: expected a complete .npy": lambda: open_array(tmp_path / "pickled.npy"),
-        "integers.npy: holds int64, expected float32 or float16": lambda: open_array(
+        "none: not a complete .npy file": lambda: open_array(tmp_path / "none"),
+        "torn: not a complete .npy file": lambda: open_array(tmp_path / "torn"),
+        "short.npy: not a complete .npy file": lambda: open_array(tmp_path / "short.npy"),
+        "pickled.npy: not a complete .npy": lambda: open_array(tmp_path / "pickled.npy"),
+        "integers.npy: holds int64; convert it to float32 or float16": lambda: open_array(
             tmp_path / "integers.npy"
         ),
-        r"many.npy: chunk 3 has shape \(1, 2\), expected \(0, 2\)": lambda: write_array(
+        r"many.npy: chunk 3 has shape \(1, 2\); yield \(0, 2\)": lambda: write_array(
             tmp_path / "many.npy", (3, 2), torch.float32, 1, too_many
         ),
         "torn/set.npy: could not be written": lambda: write(tmp_path / "torn" / "set.npy"),

@@ -34,7 +34,7 @@ $$p_t=\frac1Z\,q_t\,e^{-\mathcal E_t} \tag{10}$$
     """
 import torch
 from cepnb.notebook import plots
-from cepnb.notebook.explorer.frames import ANY_BETA, Panel, beta_slider
+from cepnb.notebook.explorer.frames import ANY_BETA, Panel, Slider, beta_slider
 from cepnb.notebook.explorer.layers import Points
 from cepnb.notebook.explorer.widgets import BetaExplorer, Explorer
 
@@ -48,7 +48,7 @@ def frame(t):
     axes[0, 0].plot([0, t])
     return figure
 
-Explorer(frame, [0.1, 0.5, 1.0], "time t", "A line", start=0.5)""",
+Explorer(frame, Slider(name="t", symbol="time t", values=[0.1, 0.5, 1.0], start=0.5), "A line")""",
     """
 BetaExplorer([beta], [Panel("again", (circles,))], "One circle")""",
 ]
@@ -296,7 +296,8 @@ def test_what_requires_a_new_execution(tmp_path: Path, monkeypatch: pytest.Monke
 WRONG = [
     ("x = 1\nx / 0", "cell 2: ZeroDivisionError: division by zero"),
     (
-        "from cepnb.notebook.explorer.widgets import Explorer\nExplorer(lambda t: {}[t], [1.0], 't', 'a line')",
+        "from cepnb.notebook.explorer import frames, widgets\n"
+        "widgets.Explorer(lambda t: {}[t], frames.time_slider([1.0], 1.0), 'a line')",
         "cell 2: KeyError: 1.0",
     ),
     (

@@ -55,9 +55,9 @@ def refusal(**changes: object) -> str:
             ["--dataset", "d4rl/maze2d-umaze-v7"],
             "dataset 'd4rl/maze2d-umaze-v7': not in d4rl's table; use a name such as maze2d-umaze-v1",
         ),
-        (["--profile", "huge"], "profile 'huge': expected one of ci, laptop, paper"),
+        (["--profile", "huge"], "profile 'huge' is unknown; use one of ci, laptop, paper"),
         (["--seed", "-1"], "seed -1: use an integer from 0 to 2147483647"),
-        (["--device", "tpu"], "--device tpu: expected cpu or cuda"),
+        (["--device", "tpu"], "--device tpu: use cpu or cuda"),
         (["--set", "K=1"], "K 1: use at least 2"),
         (["--set", "energy_K=1"], "energy_K 1: use at least 2"),
         (
@@ -168,7 +168,7 @@ def test_an_unwritable_output_folder_is_named(
     for content, expected in (
         ("{}", "not the settings of a run"),
         ('{"settings": 3}', "not the settings of a run"),
-        ("{", "expected a readable JSON file"),
+        ("{", "not a complete JSON file"),
     ):
         (tmp_path / "other" / "settings.json").write_text(content)
         assert complaint([*UMAZE, "--out", str(tmp_path / "other")], capsys).startswith(
@@ -242,7 +242,7 @@ def test_evaluate_prints_the_scores_of_a_trained_run(
     printed = capsys.readouterr().out
     assert "cep" in printed and "12.5" in printed
     arguments = ["evaluate", str(tmp_path), "--environment", "maze2d-umaze", "--device", "tpu"]
-    assert complaint(arguments, capsys).startswith("--device tpu: expected cpu or cuda")
+    assert complaint(arguments, capsys).startswith("--device tpu: use cpu or cuda")
 
 
 def test_export_writes_a_policy(

@@ -77,17 +77,17 @@ def test_failed_reads_and_writes_are_one_line(tmp_path: Path) -> None:
         (lambda: files.write_json(tmp_path, 1), "could not be written"),
         (
             lambda: files.write_json(tmp_path / "a", {"q": float("nan")}),
-            "a: not written .*expected finite numbers",
+            "a: not written .*; use finite numbers",
         ),
-        (lambda: files.read_json(tmp_path / "file"), "file: expected a readable JSON file"),
-        (lambda: files.read_json(tmp_path / "none"), "none: expected a readable JSON file"),
+        (lambda: files.read_json(tmp_path / "file"), "file: not a complete JSON file .*; restore"),
+        (lambda: files.read_json(tmp_path / "none"), "none: not a complete JSON file .*; restore"),
         (
             lambda: files.load_tensors(tmp_path / "file"),
-            "file: expected a complete safetensors file",
+            "file: not a complete safetensors file .*; restore",
         ),
         (
             lambda: files.load_tensors(tmp_path / "none"),
-            "none: expected a complete safetensors file",
+            "none: not a complete safetensors file .*; restore",
         ),
     ]:
         with pytest.raises(CepnbError, match=reason) as caught:
@@ -106,10 +106,10 @@ def test_tensors_are_saved_and_loaded(tmp_path: Path) -> None:
 
 def test_misshapen_weights_are_refused(tmp_path: Path) -> None:
     net = torch.nn.Linear(2, 3)
-    with pytest.raises(CepnbError, match="x: tensor 'bias' is missing, expected shape"):
+    with pytest.raises(CepnbError, match="x: tensor 'bias' is missing; use weights of shape"):
         files.load_module(net, {"weight": net.weight}, "x")
     with pytest.raises(
-        CepnbError, match=r"x: tensor 'weight' has shape \(2, 3\), expected \(3, 2\)"
+        CepnbError, match=r"x: tensor 'weight' has shape \(2, 3\); use weights of shape \(3, 2\)"
     ):
         files.load_module(net, {"weight": net.weight.T, "bias": net.bias}, "x")
 
@@ -121,7 +121,9 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert qgpo_settings() == PROFILES["paper"] and toy_settings().width == 256
     assert qgpo_settings("ci", beta=3.0).beta == 3.0
     monkeypatch.setenv("CEPNB_PROFILE", "phone")
-    with pytest.raises(CepnbError, match="profile 'phone': expected one of ci, laptop, paper"):
+    with pytest.raises(
+        CepnbError, match="profile 'phone' is unknown; use one of ci, laptop, paper"
+    ):
         qgpo_settings()
     assert (
         qgpo_settings("laptop", "locomotion").beta == 0.3

@@ -56,7 +56,9 @@ def test_place_features_of_the_critic(frequencies: int) -> None:
     phase = s[..., :1] * q.place.frequencies[0] + s[..., 1:2] * q.place.frequencies[1]
     torch.testing.assert_close(features[..., 4:], torch.cat([phase.sin(), phase.cos()], dim=-1))
     assert "place.frequencies" in q.state_dict() and not q.place.frequencies.requires_grad
-    with pytest.raises(CepnbError, match="states of width 1: expected at least two coordinates"):
+    with pytest.raises(
+        CepnbError, match="state width 1: use states with a position, at least 2 wide"
+    ):
         QNet(1, 2, 16, 2, frequencies)
 
 
@@ -81,7 +83,7 @@ def test_place_features_fit_a_value_that_jumps_at_walls() -> None:
 
 def test_wrong_inputs_are_named() -> None:
     x, t = torch.randn(3, 2), torch.rand(3) * 0.9 + 0.05
-    with pytest.raises(CepnbError, match="found None"):
+    with pytest.raises(CepnbError, match="condition is missing"):
         EpsNet(2, 4, (8, 8))(x, t)
-    with pytest.raises(CepnbError, match="expected width 4"):
+    with pytest.raises(CepnbError, match="network input has width 5; pass one of width 4"):
         EnergyNet(2, 4, 8, 2)(x, t, torch.randn(3, 5))

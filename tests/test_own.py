@@ -1,6 +1,7 @@
 """Your own density: exact answers by reweighted samples, and guidance trained by CEP."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from cepnb.densities.metrics import gradient_error, w2
 from cepnb.densities.mixtures import GaussianMixture
 from cepnb.densities.own import FittedGuidance, fit_guidance, own_density
+from cepnb.densities.settings import toy_settings
 from cepnb.densities.toys import swiss_roll
 from cepnb.diffusion.guidance import energy_gradient
 from cepnb.errors import CepnbError
@@ -82,7 +84,8 @@ def test_own_density_raises_on_wrong_functions(sampler, energy, message: str) ->
 
 @pytest.fixture(scope="module")
 def fitted() -> FittedGuidance:
-    return fit_guidance(gaussian, linear, BETA, profile="ci", steps=STEPS, progress=False)
+    settings = replace(toy_settings("ci"), score_steps=STEPS, steps=STEPS)
+    return fit_guidance(gaussian, linear, BETA, settings=settings, progress=False)
 
 
 def test_fitted_guidance_samples_the_exact_tilt(fitted: FittedGuidance) -> None:
@@ -118,10 +121,11 @@ def test_fitted_networks_predict_the_exact_gradient(fitted: FittedGuidance) -> N
 
 
 def test_fitted_guidance_depends_on_its_seed_alone() -> None:
+    settings = replace(toy_settings("ci"), score_steps=5, steps=5)
+
     def samples(seed: int) -> Tensor:
-        return fit_guidance(
-            gaussian, linear, BETA, profile="ci", steps=5, seed=seed, progress=False
-        ).sample(20)
+        options = {"settings": settings, "seed": seed, "progress": False}
+        return fit_guidance(gaussian, linear, BETA, **options).sample(20)
 
     assert torch.equal(samples(0), samples(0)) and not torch.equal(samples(0), samples(1))
 

@@ -306,7 +306,7 @@ def test_weights_of_another_shape_are_refused(unbroken: tuple[Path, dict], tmp_p
     )
     with pytest.raises(
         CepnbError,
-        match=r"behaviour.safetensors: tensor 'out.bias' has shape \(3,\), expected \(2,\)",
+        match=r"behaviour.safetensors: tensor 'out.bias' has shape \(3,\); use weights of shape \(2,\)",
     ):
         run(tmp_path)
 
@@ -388,7 +388,7 @@ def test_constant_rewards_and_other_widths_are_refused(tmp_path: Path) -> None:
     ):
         run_qgpo(wide, "maze2d-umaze", ci(), "ci", 0, tmp_path, progress=False)
     with pytest.raises(
-        CepnbError, match="^checkpoint_every 150: expected a multiple of record_every, 100$"
+        CepnbError, match="^checkpoint_every 150: use a multiple of record_every, 100$"
     ):
         run(tmp_path, checkpoint_every=150)
     with pytest.raises(CepnbError, match="environment 'maze2d-tiny': expected one of maze2d-umaze"):

@@ -125,7 +125,7 @@ def test_a_damaged_or_unfinished_run_is_named(steps: Steps, tmp_path: Path) -> N
         export_policy(run, path)
     write_json(run / "settings.json", stored)
     (run / "energy_cep.safetensors").unlink()
-    with pytest.raises(CepnbError, match="energy_cep.safetensors: expected a"):
+    with pytest.raises(CepnbError, match="energy_cep.safetensors: not a complete"):
         export_policy(run, path)
     assert not path.exists()
 

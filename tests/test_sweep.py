@@ -422,7 +422,7 @@ def refusal(**changes: object) -> str:
         ("[0, 1]", "[0, true]", "seeds[1]: expected `int`, got `bool`; see"),
         ("[0, 1]", "[0, -1]", "seeds[1]: expected `int` >= 0; see"),
         ("[0, 1]", "3", "seeds: expected `array`, got `int`; see"),
-        ('"ci"', '"huge"', "profile 'huge': expected one of ci, laptop, paper"),
+        ('"ci"', '"huge"', "profile 'huge' is unknown; use one of ci, laptop, paper"),
         ('"ci"', "7", "profile: expected `str | null`, got `int`; see"),
         ("seeds", "sedes", "object contains unknown field `sedes`; see"),
         ("[set]", "[[set]]", "set: expected `object`, got `array`; see"),
@@ -435,7 +435,7 @@ def refusal(**changes: object) -> str:
         (
             "beta = 3",
             "checkpoint_every = 150",
-            "options.beta_3: checkpoint_every 150: expected a multiple of record_every, 100",
+            "options.beta_3: checkpoint_every 150: use a multiple of record_every, 100",
         ),
         (
             "beta = 3",
@@ -471,7 +471,7 @@ def test_other_bad_input(tmp_path: Path, config: Path, capsys: pytest.CaptureFix
             f"{tmp_path}/none.toml: cannot be read as TOML (No such file or directory); see the example in docs/options.md",
         ),
         ([str(config), "--workers", "0"], "--workers 0: use at least 1"),
-        ([str(config), "--device", "tpu"], "--device tpu: expected cpu or cuda"),
+        ([str(config), "--device", "tpu"], "--device tpu: use cpu or cuda"),
     ]:
         assert main(["sweep", *arguments]) == 2
         assert capsys.readouterr().err == f"cepnb: error: {expected}\n"

@@ -24,14 +24,13 @@ from cepnb.densities.methods import (
 )
 from cepnb.densities.metrics import effective_samples, gradient_error, mean_interval, mmd, w2
 from cepnb.densities.mixtures import GaussianMixture
-from cepnb.densities.settings import toy_settings
+from cepnb.densities.settings import TOY_PROFILES, toy_settings
 from cepnb.densities.toys import DENSITIES, density
 from cepnb.diffusion import losses
 from cepnb.diffusion.guidance import dps_energy, energy_gradient
 from cepnb.diffusion.schedule import VPSchedule
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
-from cepnb.storage.runs import Run
 
 SCHEDULE = VPSchedule()
 
@@ -147,8 +146,7 @@ def test_the_command_writes_the_files_that_are_shipped(
 
 
 def test_exact_rows_are_exact(tmp_path: Path) -> None:
-    q = density("moons")
-    models = Models(q, toy_settings("ci"), 0, Run(tmp_path), progress=False)
+    q, models = density("moons"), Models("moons", "ci", 0, tmp_path, progress=False)
     eps, gradient = models.guidance("exact", 3.0)
     x, t = torch.randn(20, 2, generator=torch.Generator().manual_seed(0)), torch.tensor(0.3)
     torch.testing.assert_close(gradient(x, t), q.intermediate_energy_gradient(x, t, 3.0))
@@ -179,16 +177,19 @@ def test_table_of_two_seeds() -> None:
     assert lines[0] == "| density | β | exact | mse |" and lines[2] == "| moons | 1 | 1.10 | 2.00 |"
 
 
-def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
+def test_seeds_add_up_from_the_records_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The records and settings of a table are enough to add seeds; other settings raise."""
     cases = dict(methods=("exact",), names=("moons",), betas=(1.0,), progress=False)
-    (first,) = benchmark.table(toy_settings("ci"), "ci", [0], tmp_path, **cases)
+    (first,) = benchmark.table("ci", [0], tmp_path, **cases)
     shutil.rmtree(tmp_path / "moons")
-    both = benchmark.table(toy_settings("ci"), "ci", [1], tmp_path, **cases)
+    both = benchmark.table("ci", [1], tmp_path, **cases)
     assert both[0] == first and both[1]["seed"] == 1 and not (tmp_path / "moons/seed0").exists()
     assert json.loads((tmp_path / "records.json").read_text()) == both
-    with pytest.raises(CepnbError, match="settings.json: made with "):
-        benchmark.table(replace(toy_settings("ci"), samples=100), "ci", [0], tmp_path, **cases)
+    monkeypatch.setitem(TOY_PROFILES, "ci", replace(toy_settings("ci"), samples=100))
+    with pytest.raises(CepnbError, match="settings.json: made with samples 200, now 100"):
+        benchmark.table("ci", [0], tmp_path, **cases)
 
 
 @pytest.mark.parametrize(
@@ -201,18 +202,18 @@ def test_seeds_add_up_from_the_records_alone(tmp_path: Path) -> None:
         (["--density", "moons", "--method", "msе", "--beta", "1"], "method 'msе': use one of"),
         (
             ["--density", "moons", "--method", "mse", "--beta", "0"],
-            "beta 0.0: expected a finite number above 0",
+            "beta 0.0: use a finite number above 0",
         ),
         (
             ["--density", "moons", "--method", "mse", "--beta", "inf"],
-            "beta inf: expected a finite number above 0",
+            "beta inf: use a finite number above 0",
         ),
         (
             ["--density", "moons", "--method", "exact", "--beta", "1", "--scale", "-1"],
             "scale -1.0 is no guidance scale",
         ),
         (["--density", "moons", "--method", "mse"], "--beta is missing"),
-        (["--table", "--profile", "big"], "profile 'big': expected one of"),
+        (["--table", "--profile", "big"], "profile 'big' is unknown; use one of"),
         (["--table", "--seed", "-1"], "seed -1: use an integer"),
         (
             ["--density", "moons", "--method", "mse", "--beta", "1", "--seed", "0", "--seed", "1"],

@@ -91,14 +91,14 @@ def test_bad_checkpoints_and_plans_are_refused(tmp_path: Path) -> None:
     train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
     wide, wide_loss = regression(width=9)
     with pytest.raises(
-        CepnbError, match=r"tensor '0.weight' has shape \(8, 1\), expected \(9, 1\)"
+        CepnbError, match=r"tensor '0.weight' has shape \(8, 1\); use weights of shape \(9, 1\)"
     ):
         train(wide_loss, {"net": wide}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
     with pytest.raises(CepnbError, match="use another folder"):
         train(loss, {"net": net}, Plan(61, 1e-2), seeded(0, "a"), checkpoint=path, progress=False)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CepnbError, match="expected a complete safetensors file"):
+    with pytest.raises(CepnbError, match="not a complete safetensors file"):
         train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=path, progress=False)
     with pytest.raises(CepnbError, match="loss is nan after step 5; lower the learning rate"):
         train(
@@ -109,13 +109,13 @@ def test_bad_checkpoints_and_plans_are_refused(tmp_path: Path) -> None:
             progress=False,
         )
     with pytest.raises(
-        CepnbError, match="^checkpoint_every 1000: expected a multiple of record_every, 7$"
+        CepnbError, match="^checkpoint_every 1000: use a multiple of record_every, 7$"
     ):
         Plan(10, 1e-3, record_every=7)
     with pytest.raises(
-        CepnbError, match="^checkpoint_every 0: expected a multiple of record_every, 100$"
+        CepnbError, match="^checkpoint_every 0: use a multiple of record_every, 100$"
     ):
         Plan(10, 1e-3, checkpoint_every=0)
     for name in ("steps", "record_every"):
-        with pytest.raises(CepnbError, match=f"^{name} 0: expected at least 1$"):
+        with pytest.raises(CepnbError, match=f"^{name} 0: use at least 1$"):
             Plan(**{"steps": 10, "learning_rate": 1e-3} | {name: 0})

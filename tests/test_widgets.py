@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from collections.abc import Sequence
 
 import matplotlib.image
 import nbformat
@@ -41,9 +42,10 @@ class Frames:
         return figure
 
 
-def explorer(frames: Frames, **changes: object) -> Explorer:
-    options = {"values": [1.0, 3.0, 10.0], "name": "β", "description": "a line"}
-    return Explorer(frames, **options | changes)
+def explorer(
+    frames: Frames, values: Sequence[float] = (1.0, 3.0, 10.0), start: float = 3.0
+) -> Explorer:
+    return Explorer(frames, beta_slider(values, start), "a line")
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +59,7 @@ def picture(shown: Explorer) -> bytes:
 
 def test_moving_shows_the_picture_of_the_value(tmp_path) -> None:
     frames = Frames()
-    shown = explorer(frames, start=3.0)
+    shown = explorer(frames)
     first = picture(shown)
     data, metadata = shown._repr_mimebundle_()
     assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == shown.model_id
@@ -77,10 +79,10 @@ def test_moving_shows_the_picture_of_the_value(tmp_path) -> None:
 def test_construction_raises_errors_of_frames_and_rejects_bad_values() -> None:
     with pytest.raises(ZeroDivisionError):
         explorer(Frames(fails_at=10.0))
-    with pytest.raises(CepnbError, match="β: the slider has no values; pass at least one"):
+    with pytest.raises(CepnbError, match="beta: the slider has no values; pass at least one"):
         explorer(Frames(), values=[])
     with pytest.raises(
-        CepnbError, match="β: start 2 is not a value of the slider; use one of 1, 3, 10"
+        CepnbError, match="beta = 2 is not a value of the slider; use one of 1, 3, 10"
     ):
         explorer(Frames(), start=2.0)
 
@@ -158,9 +160,7 @@ def test_layers_that_do_not_fit_are_rejected() -> None:
         BetaExplorer([BETA], panel(samples(0, 2)), "")
     with pytest.raises(CepnbError, match="a value is not finite; pass finite numbers only"):
         BetaExplorer([BETA], panel(samples(0, 3) / 0), "")
-    with pytest.raises(
-        CepnbError, match="β: start 2 is not a value of the slider; use one of 0, 1"
-    ):
+    with pytest.raises(CepnbError, match="beta = 2 is not a value of the slider; use one of 0, 1"):
         beta_slider([0.0, 1.0], 2.0)
     with pytest.raises(CepnbError, match="1 sliders and 0 panels"):
         BetaExplorer([BETA], [], "")
@@ -173,8 +173,8 @@ def test_over_grid_stacks_a_function_over_the_sliders() -> None:
 
 def test_the_page_is_self_contained_and_a_saved_notebook_has_a_still_picture(tmp_path) -> None:
     shown = precomputed()
-    page = shown.to_html(tmp_path / "page.html")
-    assert (tmp_path / "page.html").read_text() == page
+    shown.to_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
     assert (
         base64.b64encode(shown.data).decode() in page
         and "<title>Two &lt;panels&gt;</title>" in page
@@ -183,7 +183,6 @@ def test_the_page_is_self_contained_and_a_saved_notebook_has_a_still_picture(tmp
     data, metadata = shown._repr_mimebundle_()
     still = matplotlib.image.imread(io.BytesIO(base64.b64decode(data["image/png"])))
     assert min(still.shape[:2]) > 200 and metadata["image/png"]["alt"] == "Two <panels>"
-    assert len(shown.frame(beta=0.0).axes) == 2
 
 
 def live(calls: list[float], fails_at: float | None = None) -> LiveExplorer:
@@ -216,7 +215,8 @@ def test_a_live_frame_is_computed_once_on_the_first_move_to_it() -> None:
     error = np.abs(x - samples(0).numpy())[inside].max()
     assert (found[:, 2] == 0).all() and error <= 1.01 * MARGIN * 1.5 / 65535
     assert shown.data[shown.spec["layers"][1]["offset"]] == 128  # s = 0.5
-    assert len(shown.frame(beta=3.0).axes) == 2 and calls == [1.0, 3.0, 0.0, 3.0]  # s is still 0.5
+    shown.move(beta=3.0)
+    assert shown.at == {"beta": 3.0, "s": 0.5} and calls == [1.0, 3.0, 0.0, 3.0]
 
 
 def test_a_live_error_is_shown_until_the_next_frame_without_one(
@@ -251,32 +251,28 @@ def test_a_page_without_a_kernel_holds_all_live_frames() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    "code, error",
-    [
-        (
-            "import ipywidgets; ipywidgets.interact(lambda x: 1 / x, x=(0, 2, 1))\n"
-            "import ipywidgets; ipywidgets.interact(lambda x: 1 / (x - 1), x=(0, 2, 1));",
-            "ZeroDivisionError",
-        ),
-        (
-            "import ipywidgets; out = ipywidgets.Output(); display(out)\nwith out: 1 / 0",
-            "ZeroDivisionError",
-        ),
-        (
-            "import torch; from cepnb.notebook.explorer import frames, layers, widgets\n"
-            "frame = lambda beta: [frames.Panel('p', (layers.Points(torch.zeros(1, 2) * (1 / beta), ()),))]\n"
-            "shown = widgets.LiveExplorer(frame, [frames.beta_slider([1.0, 0.0], 1.0)], 'd')\n"
-            "display(shown); shown.move(beta=0.0)",
-            "ZeroDivisionError",
-        ),
-        ("import ipywidgets; ipywidgets.interact(lambda x: x, x=(0, 2, 1));", None),
-    ],
-)
-def test_errors_that_widgets_swallow_are_found(code: str, error: str | None) -> None:
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+FAILING = [
+    "ipywidgets.interact(lambda x: 1 / x, x=(0, 2, 1))\n"
+    "ipywidgets.interact(lambda x: 1 / (x - 1), x=(0, 2, 1));",
+    "out = ipywidgets.Output(); display(out)\nwith out: 1 / 0",
+    "frame = lambda beta: [frames.Panel('p', (layers.Points(torch.zeros(1, 2) * (1 / beta), ()),))]\n"
+    "shown = widgets.LiveExplorer(frame, [frames.beta_slider([1.0, 0.0], 1.0)], 'd')\n"
+    "display(shown); shown.move(beta=0.0)",
+]
+IMPORTS = "import ipywidgets, torch; from cepnb.notebook.explorer import frames, layers, widgets"
+RIGHT = "ipywidgets.interact(lambda x: x, x=(0, 2, 1));"
+
+
+def test_errors_that_widgets_swallow_are_found() -> None:
+    """`interact` and `Output` add one error each, a live frame two, and the cell without an error none."""
+    cells = [nbformat.v4.new_code_cell(code) for code in (IMPORTS, RIGHT, *FAILING)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
     NotebookClient(
         notebook, timeout=120, kernel_name="python3", kernel_manager_class=PollingManager
     ).execute()
     found = hidden_errors(notebook)
-    assert (error in found[0]) if error else not found, found
+    plain, in_frame = (
+        "ZeroDivisionError: division by zero",
+        "ZeroDivisionError: float division by zero",
+    )
+    assert sorted(found) == [plain, plain, in_frame, in_frame]  # the still picture fails, too

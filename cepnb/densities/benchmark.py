@@ -16,7 +16,6 @@ from cepnb.densities.metrics import gradient_moments, mean_interval, mmd, w2
 from cepnb.densities.mixtures import Density
 from cepnb.densities.settings import ToySettings, toy_settings
 from cepnb.densities.toys import DENSITIES
-from cepnb.densities.toys import density as toy_density
 from cepnb.diffusion.losses import check_beta
 from cepnb.diffusion.training import seeded
 from cepnb.storage.files import read_json, write_json
@@ -29,50 +28,36 @@ TIMES = torch.linspace(0.1, 0.9, 9)  # times at which gradients are compared
 CHECKPOINTS = Path(__file__).parents[1] / "assets" / "checkpoints"
 
 
-def models_of(
-    name: str, settings: ToySettings, profile: str, seed: int, folder: Path, progress: bool = True
-) -> Models:
-    """Return the networks of a toy density, saved in `folder`/name/seed."""
-    density = toy_density(name)
-    stored = {"density": name, "profile": profile, "seed": seed, "settings": asdict(settings)}
-    return Models(density, settings, seed, Run(folder / name / f"seed{seed}", stored), progress)
-
-
 def shipped(name: str) -> Models:
     """Load ε_θ and the energy for all β of a toy density from the package (profile laptop, seed 0).
 
     This command trains them; the package keeps the settings and the two networks:
     `python -m cepnb toy --density NAME --method cep_beta --beta 1 --profile laptop --out DIR`
     """
-    return models_of(name, toy_settings("laptop"), "laptop", 0, CHECKPOINTS, progress=False)
+    return Models(name, "laptop", 0, CHECKPOINTS, progress=False)
 
 
 def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dict:
     """Compare guided samples with exact ones, in `settings.repeats` sets of `settings.samples`.
 
-    `w2` is the mean distance of guided sets to exact sets, `w2_floor` that between exact sets,
+    `w2` is the mean distance of guided sets to exact sets, `w2_floor` that between exact sets, and
     `w2_ratio` their quotient; `mmd_ratio` is the same for MMD. `energy_gradient_mse` is E_{p_t}
-    ‖s∇f − ∇E_t‖², averaged over nine times from 0.1 to 0.9; `energy_gradient_relative` averages its
-    ratio to E_{p_t} ‖∇E_t‖². `effective_share` = E[w]²/E[w²], with w = e^{−βE} under q_0, is the
-    share of samples of q_0 that reweighting would keep. `seconds` is the training time. Raises
-    `CepnbError` unless 0 < β < ∞ and 0 ≤ scale < ∞.
+    ‖s∇f − ∇E_t‖², averaged over `TIMES`; `energy_gradient_relative` averages its ratio to E ‖∇E_t‖².
+    `effective_share` = E[w]²/E[w²], w = e^{−βE}, is the share of samples of q_0 that reweighting
+    would keep. `seconds` is the training time. Raises `CepnbError` unless 0 < β < ∞, 0 ≤ scale < ∞.
     """
     check_beta(beta)
     check_scale(scale)
     density, settings, seed = models.density, models.settings, models.seed
     eps, gradient = models.guidance(method, beta)
     pairs = []
-    for repeat in range(settings.repeats):
+    for repeat, (exact, _) in enumerate(exact_sets(density, beta, settings, seed)):
         start = seeded(seed, f"toy start {repeat}")
-        x = guided_samples(eps, gradient, density, settings, start, scale)
-        pairs.append((x, exact_sets(density, beta, settings, seed, repeat)[0]))
+        pairs.append((guided_samples(eps, gradient, density, settings, start, scale), exact))
     distance, floor = _mean_distances(pairs), _floor(models, beta)
-
-    def scaled_gradient(xt: Tensor, t: Tensor) -> Tensor:
-        return scale * gradient(xt, t)
-
+    scaled_gradient = lambda xt, t: scale * gradient(xt, t)
     generator = seeded(seed, "toy gradient")
-    error, size = gradient_moments(scaled_gradient, density, beta, TIMES, 2000, generator)
+    error, size = gradient_moments(scaled_gradient, density, beta, TIMES, generator, 2000)
     log_share = 2 * density.log_partition(beta) - density.log_partition(2 * beta)
     return {
         "w2": distance["w2"],
@@ -86,29 +71,17 @@ def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dic
     }
 
 
-def record(
-    name: str,
-    method: str,
-    beta: float,
-    seed: int,
-    settings: ToySettings,
-    profile: str,
-    folder: Path,
-    scale: float = 1.0,
-    progress: bool = True,
-) -> dict:
+def record(models: Models, method: str, beta: float, scale: float = 1.0) -> dict:
     """Measure one case of the table and save its record, or read the saved record."""
-    models = models_of(name, settings, profile, seed, folder, progress)
     path = models.run.folder / f"{method}_beta{beta:g}_scale{scale:g}.json"
     if not path.exists():
-        case = {"density": name, "method": method, "beta": beta, "seed": seed}
-        case |= {"scale": scale, "profile": profile}
+        case = {"density": models.name, "method": method, "beta": beta, "seed": models.seed}
+        case |= {"scale": scale, "profile": models.profile}
         write_json(path, case | measure(models, method, beta, scale))
     return read_json(path)
 
 
 def table(
-    settings: ToySettings,
     profile: str,
     seeds: Iterable[int],
     folder: Path,
@@ -123,7 +96,7 @@ def table(
     the networks. A later call resumes an interrupted one. Raises `CepnbError` if the file was made
     with other settings.
     """
-    Run(folder, {"profile": profile, "settings": asdict(settings)})
+    Run(folder, {"profile": profile, "settings": asdict(toy_settings(profile))})
     path = folder / "records.json"
     stored = read_json(path) if path.exists() else []
     records = {(r["seed"], r["density"], r["beta"], r["method"]): r for r in stored}
@@ -131,29 +104,21 @@ def table(
     for case in tqdm(cases, desc="measuring all methods", disable=not progress):
         if case not in records:
             seed, name, beta, method = case
-            records[case] = record(
-                name, method, beta, seed, settings, profile, folder, progress=progress
-            )
+            records[case] = record(Models(name, profile, seed, folder, progress), method, beta)
     write_json(path, list(records.values()))
     return list(records.values())
 
 
-def samples(
-    settings: ToySettings, profile: str, seed: int, folder: Path
-) -> dict[tuple[str, str, float], Tensor]:
-    """Draw guided samples for all densities, `PICTURED` and `BETAS`, by (density, method, β).
-
-    The method "exact" draws from p_0 itself.
-    """
+def samples(profile: str, seed: int, folder: Path) -> dict[tuple[str, str, float], Tensor]:
+    """Draw guided samples, and "exact" ones from p_0, by (density, method of `PICTURED`, β)."""
     drawn = {}
     for name, method, beta in product(DENSITIES, PICTURED, BETAS):
-        models = models_of(name, settings, profile, seed, folder)
-        generator = seeded(seed, "toy picture")
+        models, generator = Models(name, profile, seed, folder), seeded(seed, "toy picture")
+        density, settings = models.density, models.settings
         if method == "exact":
-            x, _ = models.density.tilted(beta).sample(settings.samples, generator)
+            x, _ = density.tilted(beta).sample(settings.samples, generator)
         else:
-            eps, gradient = models.guidance(method, beta)
-            x = guided_samples(eps, gradient, models.density, settings, generator)
+            x = guided_samples(*models.guidance(method, beta), density, settings, generator)
         drawn[name, method, beta] = x
     return drawn
 
@@ -162,45 +127,47 @@ def records_table(records: list[dict], key: str = "w2_ratio", intervals: bool = 
     """Format one number of all records as a Markdown table.
 
     A row is a density and β, a column a method. A cell is the mean ± half the 95 % interval over
-    the seeds, or a dash without records. If the numbers of seeds differ, the headings tell them.
-    `intervals=False` gives the means alone, for a narrow page.
+    the seeds, or a dash without records. If the numbers of seeds differ, the headings show them.
+    `intervals=False` shows the means alone.
     """
     values = defaultdict(list)
     for r in records:
         values[r["method"], r["density"], r["beta"]].append(r[key])
-    methods = list(dict.fromkeys(r["method"] for r in records))
-    rows = list(dict.fromkeys((r["density"], r["beta"]) for r in records))
-    columns = {method: [values[method, *row] for row in rows] for method in methods}
-    counts = {method: [len(cell) for cell in columns[method]] for method in methods}
+    methods = list(dict.fromkeys(method for method, _, _ in values))
+    rows = list(dict.fromkeys((name, beta) for _, name, beta in values))
+    counts = {method: [len(values[method, *row]) for row in rows] for method in methods}
     headings = methods
     if intervals and len(set.union(*map(set, counts.values()))) > 1:
         headings = [_heading(method, counts[method]) for method in methods]
     lines = [_line(["density", "β", *headings]), "|---" * (len(methods) + 2) + "|"]
-    for i, (name, beta) in enumerate(rows):
-        cells = [_cell(columns[method][i], intervals) for method in methods]
+    for name, beta in rows:
+        cells = [_cell(values[method, name, beta], intervals) for method in methods]
         lines.append(_line([name, f"{beta:g}", *cells]))
     return "\n".join(lines)
 
 
 def exact_sets(
-    density: Density, beta: float, settings: ToySettings, seed: int, repeat: int
-) -> list[Tensor]:
-    """Draw two independent sets of samples of p_0, the `repeat`-th pair of a seed."""
-    generator, p = seeded(seed, f"toy exact {repeat}"), density.tilted(beta)
-    return [p.sample(settings.samples, generator)[0] for _ in range(2)]
+    density: Density, beta: float, settings: ToySettings, seed: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Draw `settings.repeats` independent pairs of sets of samples of p_0."""
+    p, pairs = density.tilted(beta), []
+    for repeat in range(settings.repeats):
+        generator = seeded(seed, f"toy exact {repeat}")
+        first, second = (p.sample(settings.samples, generator)[0] for _ in range(2))
+        pairs.append((first, second))
+    return pairs
 
 
 def _floor(models: Models, beta: float) -> dict[str, float]:
     """Mean distances between exact sets, measured once per density, β and seed."""
     path = models.run.folder / f"floor_beta{beta:g}.json"
     if not path.exists():
-        fixed = (models.density, beta, models.settings, models.seed)
-        pairs = [exact_sets(*fixed, repeat) for repeat in range(models.settings.repeats)]
+        pairs = exact_sets(models.density, beta, models.settings, models.seed)
         write_json(path, _mean_distances(pairs))
     return read_json(path)
 
 
-def _mean_distances(pairs: list) -> dict[str, float]:
+def _mean_distances(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
     return {"w2": fmean(w2(x, y) for x, y in pairs), "mmd": fmean(mmd(x, y) for x, y in pairs)}
 
 

@@ -1,20 +1,21 @@
 """The methods of Table 1 (arXiv:2304.12824) on one density: training, guidance and sampling.
 
-All energies trained at one β use the same network, samples, times and number of steps. They differ
-in the loss alone.
+All energies trained at one β differ in the loss alone.
 """
 
 import math
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from cepnb.densities.mixtures import Density
-from cepnb.densities.settings import ToySettings
+from cepnb.densities.settings import ToySettings, toy_settings
+from cepnb.densities.toys import density as toy_density
 from cepnb.diffusion import losses
 from cepnb.diffusion.features import PlaneFeatures
 from cepnb.diffusion.guidance import (
@@ -35,7 +36,7 @@ METHODS = {
     "exact_energy": "trained ε_θ, exact ∇E_t: adds the error of the score",
     "cep_raw": "CEP with labels e^{−βE} (Eq. 12)",
     "cep_self": "CEP with self-normalised labels (Eq. 13)",
-    "cep_independent": "CEP with a normaliser from samples other than the contrasted ones",
+    "cep_independent": "CEP with a normaliser from new samples",
     "cep_beta": "CEP, one network for all β (an extension beyond the paper)",
     "mse": "regression on βE",
     "exp_mse": "regression on e^{−βE}",
@@ -58,8 +59,7 @@ def train_score(
         x0, _ = density.sample(settings.score_batch, generator)
         t = density.schedule.draw_times(len(x0), generator, settings.score_early)
         eps = torch.randn(x0.shape, generator=generator)
-        xt = density.schedule.add_noise(x0, t, eps)
-        return losses.noise_prediction(net(xt, t), eps)
+        return losses.noise_prediction(net(density.schedule.add_noise(x0, t, eps), t), eps)
 
     plan = Plan(settings.score_steps, settings.score_rate, settings.final)
     generator, label = seeded(seed, "toy score"), "training the score"
@@ -94,10 +94,9 @@ def toy_energy_loss(
 ) -> StepLoss:
     """Return the loss of one training step of f_φ by a method of `LEARNED`: one value per group.
 
-    A step draws `groups` groups of K samples; the samples of a group share one t. "cep_raw" is Eq.
-    12 and "cep_self" Eq. 13 of arXiv:2304.12824. "cep_independent" normalises by the mean of
-    e^{−βE} over new samples at each step, "exp_mse" by its mean over 100,000 samples, drawn once.
-    Raises `CepnbError` on another method.
+    A step draws `groups` groups of K samples that share one t. "cep_independent" normalises by the
+    mean of e^{−βE} over new samples at each step, "exp_mse" by its mean over 100,000 samples, drawn
+    once. Raises `CepnbError` on another method.
     """
     if method not in LEARNED:
         raise CepnbError(f"method '{method}' trains no energy; use one of {', '.join(LEARNED)}")
@@ -107,8 +106,7 @@ def toy_energy_loss(
 
     def step_loss(generator: torch.Generator) -> Tensor:
         xt, t, energy = _draw_groups(density, settings, generator)
-        f = net(xt, t)
-        beta_energy = beta * energy
+        f, beta_energy = net(xt, t), beta * energy
         match method:
             case "cep_raw":
                 return losses.cep(f, beta_energy)
@@ -134,9 +132,9 @@ def train_conditioned(
 ) -> EnergyNet:
     """Train one f_φ(x_t, t, β) for all β in [0, `beta_max`] by CEP: an extension beyond the paper.
 
-    Each group draws its own β, and Theorem 3.2 holds at each β. The labels are divided by
-    E[e^{−βE}], estimated over new samples, so that all β have the same weight. β = beta_max · u²
-    for u uniform, because small β change p_0 the most.
+    Each group draws β = beta_max · u² for u uniform, because small β change p_0 the most. Theorem
+    3.2 holds at each β. Division of the labels by E[e^{−βE}], estimated over new samples, gives all
+    β the same weight.
     """
     net = toy_energy_net(density, settings, seed, condition_dim=2)
 
@@ -145,9 +143,8 @@ def train_conditioned(
         u = torch.rand(settings.groups, 1, generator=generator)
         beta = settings.beta_max * u.square()  # (groups, 1)
         _, other_energy = density.sample(energy.numel(), generator)
-        log_normaliser = _log_mean_exp(-beta * other_energy)  # (groups,)
         f = net(xt, t, beta_features(beta).unsqueeze(1))
-        return losses.cep(f, beta * energy, log_normaliser)
+        return losses.cep(f, beta * energy, _log_mean_exp(-beta * other_energy))
 
     plan = Plan(settings.conditioned_steps, settings.rate, settings.final)
     generator, label = seeded(seed, "toy energy of all beta"), "training CEP for all β"
@@ -161,8 +158,8 @@ def score_net(density: Density, settings: ToySettings, seed: int) -> PlaneEpsNet
     """Build an untrained ε_θ."""
 
     def build() -> PlaneEpsNet:
-        size = (settings.score_width, settings.score_depth, _deviation(density))
-        return PlaneEpsNet(2, *size, settings.score_features, schedule=density.schedule)
+        plane = PlaneFeatures(density.schedule, settings.score_features, 2.0, _deviation(density))
+        return PlaneEpsNet(plane, settings.score_width, settings.score_depth)
 
     return initialised(seed, "toy score", build)
 
@@ -170,13 +167,11 @@ def score_net(density: Density, settings: ToySettings, seed: int) -> PlaneEpsNet
 def toy_energy_net(
     density: Density, settings: ToySettings, seed: int, condition_dim: int = 0
 ) -> EnergyNet:
-    """Build an untrained f_φ(x_t, t), or with `condition_dim` = 2 an untrained f_φ(x_t, t, β)."""
+    """Build an untrained f_φ(x_t, t), or f_φ(x_t, t, β) with `condition_dim` = 2."""
 
     def build() -> EnergyNet:
-        plane = PlaneFeatures(density.schedule, 2, settings.features, 0.5, _deviation(density))
-        return EnergyNet(
-            2, condition_dim, settings.width, settings.depth, schedule=density.schedule, plane=plane
-        )
+        plane = PlaneFeatures(density.schedule, settings.features, 0.5, _deviation(density))
+        return EnergyNet(2, condition_dim, settings.width, settings.depth, density.schedule, plane)
 
     return initialised(seed, "toy energy", build)
 
@@ -188,57 +183,59 @@ def check_scale(scale: float) -> None:
 
 
 def beta_features(beta: Float[Tensor, "*shape 1"]) -> Float[Tensor, "*shape 2"]:
-    """Return (β/10, log(1 + β)). The first resolves large β, the second small β."""
+    """Return (β/10, log(1 + β)), which resolve large and small β."""
     return torch.cat([beta / 10, torch.log1p(beta)], dim=-1)
 
 
 def at_beta(net: EnergyNet, beta: float) -> EnergyFunction:
     """Fix β in f_φ(x_t, t, β) and return a function of (x_t, t)."""
     features = beta_features(torch.tensor([beta]))
-
-    def energy(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        return net(xt, t, features)
-
-    return energy
+    return lambda xt, t, condition=None: net(xt, t, features)
 
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of one density and seed, trained on first use and then loaded from `run`."""
+    """The networks of a toy density: trained on first use, then loaded from `folder`/name/seed."""
 
-    density: Density
-    settings: ToySettings
+    name: str
+    profile: str
     seed: int
-    run: Run
+    folder: Path
     progress: bool = True
+
+    @cached_property
+    def density(self) -> Density:
+        return toy_density(self.name)
+
+    @cached_property
+    def settings(self) -> ToySettings:
+        return toy_settings(self.profile)
+
+    @cached_property
+    def run(self) -> Run:
+        stored = {"density": self.name, "profile": self.profile, "seed": self.seed}
+        folder = self.folder / self.name / f"seed{self.seed}"
+        return Run(folder, stored | {"settings": asdict(self.settings)})
 
     def score(self) -> PlaneEpsNet:
         """Return ε_θ of the density."""
-        fixed = (self.density, self.settings, self.seed)
-        train_it = lambda path: train_score(*fixed, path, self.progress)
-        return self.run.module("score", lambda: score_net(*fixed), train_it)
+        return self._network("score", score_net, train_score)
 
     def energy(self, method: str, beta: float) -> EnergyFunction:
         """Return f(x_t, t) of a method of `LEARNED`, of "cep_beta" or of "dps"."""
-        density, settings, seed = self.density, self.settings, self.seed
         if method == "dps":
-            smooth_energy = partial(density.energy, width=settings.dps_width)
-            return dps_energy(self.score(), smooth_energy, beta, density.schedule)
+            smooth_energy = partial(self.density.energy, width=self.settings.dps_width)
+            return dps_energy(self.score(), smooth_energy, beta, self.density.schedule)
         if method == "cep_beta":
-            net = self.run.module(
-                method,
-                lambda: toy_energy_net(density, settings, seed, condition_dim=2),
-                lambda path: train_conditioned(density, settings, seed, path, self.progress),
-            )
-            return at_beta(net, beta)
+            build = partial(toy_energy_net, condition_dim=2)
+            return at_beta(self._network(method, build, train_conditioned), beta)
 
-        def fit(checkpoint: Path) -> EnergyNet:
-            return train_toy_energy(
-                method, density, beta, settings, seed, checkpoint, self.progress
-            )
+        def fit(
+            density: Density, settings: ToySettings, seed: int, checkpoint: Path, progress: bool
+        ) -> EnergyNet:
+            return train_toy_energy(method, density, beta, settings, seed, checkpoint, progress)
 
-        build = partial(toy_energy_net, density, settings, seed)
-        return self.run.module(f"{method}_{beta:g}", build, fit)
+        return self._network(f"{method}_{beta:g}", toy_energy_net, fit)
 
     def guidance(self, method: str, beta: float) -> tuple[EpsFunction, EpsFunction]:
         """Return (ε, ∇f) of a method. Raises `CepnbError` unless it is one of `METHODS`."""
@@ -246,17 +243,19 @@ class Models:
             raise CepnbError(f"method '{method}' is unknown; use one of {', '.join(METHODS)}")
         if method not in ("exact", "exact_energy"):
             return self.score(), energy_gradient(self.energy(method, beta))
-        q, p = self.density, self.density.tilted(beta)
-
-        def exact_gradient(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-            return q.score(xt, t) - p.score(xt, t)
-
-        return q.eps if method == "exact" else self.score(), exact_gradient
+        exact = self.density.intermediate_energy_gradient
+        gradient = lambda xt, t, condition=None: exact(xt, t, beta)
+        return self.density.eps if method == "exact" else self.score(), gradient
 
     def seconds(self, method: str, beta: float) -> float:
         """Return the seconds that training took for the score and the energy of a method."""
         steps = ("score", method, f"{method}_{beta:g}") if method != "exact" else ()
         return float(sum(self.run.seconds.get(step, 0.0) for step in steps))
+
+    def _network(self, step: str, build: Callable, fit: Callable) -> nn.Module:
+        fixed, progress = (self.density, self.settings, self.seed), self.progress
+        train_it = lambda checkpoint: fit(*fixed, checkpoint, progress)
+        return self.run.module(step, lambda: build(*fixed), train_it)
 
 
 def guided_samples(

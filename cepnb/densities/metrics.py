@@ -11,6 +11,8 @@ from torch import Tensor
 from cepnb.densities.mixtures import Density
 from cepnb.errors import CepnbError
 
+Gradient = Callable[[Tensor, Tensor], Tensor]  # ∇f(x_t, t)
+PerTime = Float[Tensor, "m"]
 WIDTHS = (0.1, 0.3, 1.0, 3.0)  # of the kernels of `mmd`
 BLOCK = 2_000  # rows of a kernel matrix in memory at a time
 
@@ -24,20 +26,18 @@ def w2(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
     """
     import ot  # slow to import
 
-    _check_sizes(x, y)
-    uniform = [np.full(size, 1 / size) for size in (len(x), len(y))]
     cost = _squared_distances(x.double(), y.double()).numpy()
+    uniform = [np.full(size, 1 / size) for size in cost.shape]
     return float(np.sqrt(max(0.0, ot.emd2(*uniform, cost, numItermax=10_000_000))))
 
 
 def mmd(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
     """Maximum mean discrepancy (mean k(x,x') + mean k(y,y') − 2 mean k(x,y))^½ ≥ 0.
 
-    k is the mean of Gaussian kernels of `WIDTHS`, so it measures both fine and coarse differences
-    (the biased estimate, Eq. 5 of Gretton et al. 2012). Compare it, too, with `mmd` of two exact
-    samples. Time grows as n², memory as n. Raises `CepnbError` on an empty sample.
+    The biased estimate, Eq. 5 of Gretton et al. 2012; k is the mean of Gaussian kernels of `WIDTHS`,
+    for fine and coarse differences. Compare it, too, with `mmd` of two exact samples. Time grows as
+    n², memory as n. Raises `CepnbError` on an empty sample.
     """
-    _check_sizes(x, y)
 
     def block_mean(a: Tensor, b: Tensor) -> float:
         square = _squared_distances(a, b)
@@ -66,12 +66,9 @@ def mean_interval(values: list[float]) -> tuple[float, float]:
 
 
 def interquartile_mean(scores: Float[np.ndarray, "*sets runs tasks"]) -> Float[np.ndarray, "*sets"]:
-    """Mean of the middle half of all runs on all tasks, robust to outliers (Agarwal et al. 2021).
-
-    A quarter of the runs × tasks scores, rounded down, is dropped at each end.
-    """
+    """Mean of the middle half of all runs × tasks scores, robust to outliers (Agarwal et al. 2021)."""
     ordered = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
-    cut = ordered.shape[-1] // 4
+    cut = ordered.shape[-1] // 4  # scores to drop at each end
     return np.asarray(ordered[..., cut : ordered.shape[-1] - cut].mean(axis=-1))
 
 
@@ -80,8 +77,8 @@ def stratified_interval(
 ) -> tuple[float, float]:
     """95 % interval of the interquartile mean by stratified bootstrap.
 
-    Runs are resampled within each task. The tasks are fixed, so the interval is about other runs of
-    the same tasks (Agarwal et al. 2021). With few runs it is too narrow; with one run it is NaN.
+    Runs are resampled within each task, so the interval is about other runs of the same tasks
+    (Agarwal et al. 2021). It is too narrow for few runs and NaN for one.
     """
     if len(scores) < 2:
         return math.nan, math.nan
@@ -92,17 +89,14 @@ def stratified_interval(
 
 
 def gradient_moments(
-    gradient: Callable[[Tensor, Tensor], Tensor],
+    gradient: Gradient,
     exact: Density,
     beta: float,
-    times: Float[Tensor, "m"],
+    times: PerTime,
+    generator: torch.Generator,
     count: int = 1000,
-    generator: torch.Generator | None = None,
-) -> tuple[Float[Tensor, "m"], Float[Tensor, "m"]]:
-    """Return E ‖∇f − ∇E_t‖² and E ‖∇E_t‖² at each time, over `count` samples of p_t.
-
-    `gradient(x_t, t)` is ∇f. The samples are of p_t, where exact guidance leads the sampler.
-    """
+) -> tuple[PerTime, PerTime]:
+    """Return E ‖∇f − ∇E_t‖² and E ‖∇E_t‖² at each time, over `count` samples of p_t."""
     p, errors, sizes = exact.tilted(beta), [], []
     for t in times:
         x0, _ = p.sample(count, generator)
@@ -114,22 +108,14 @@ def gradient_moments(
 
 
 def gradient_error(
-    gradient: Callable[[Tensor, Tensor], Tensor],
-    exact: Density,
-    beta: float,
-    times: Float[Tensor, "m"],
-    count: int = 1000,
-    generator: torch.Generator | None = None,
-) -> Float[Tensor, "m"]:
+    gradient: Gradient, exact: Density, beta: float, times: PerTime, generator: torch.Generator
+) -> PerTime:
     """Relative error E ‖∇f − ∇E_t‖²/E ‖∇E_t‖² at each time: 0 is exact, 1 is no guidance."""
-    error, size = gradient_moments(gradient, exact, beta, times, count, generator)
+    error, size = gradient_moments(gradient, exact, beta, times, generator)
     return error / size
 
 
-def _check_sizes(x: Tensor, y: Tensor) -> None:
+def _squared_distances(x: Tensor, y: Tensor) -> Float[Tensor, "n m"]:
     if len(x) == 0 or len(y) == 0:
         raise CepnbError(f"samples of sizes {len(x)} and {len(y)}: one is empty; pass points")
-
-
-def _squared_distances(x: Tensor, y: Tensor) -> Float[Tensor, "n m"]:
     return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()

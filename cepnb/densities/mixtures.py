@@ -1,8 +1,8 @@
 """Exact answers in closed form for mixtures of Gaussians or boxes.
 
-Noise maps each component to a component, and so does the factor e^{−βE}. Hence q_t, p_0 and p_t are
-mixtures too. Their quotient gives the intermediate energy, E_t = log q_t − log p_t − log Z (Theorem
-3.1, arXiv:2304.12824).
+Noise maps components to components, and so does the factor e^{−βE}, so q_t, p_0 and p_t are mixtures
+too. They give the intermediate energy E_t = log q_t − log p_t − log Z (Theorem 3.1,
+arXiv:2304.12824).
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cepnb.diffusion.schedule import VPSchedule, expand_as
+from cepnb.diffusion.schedule import VPSchedule
 from cepnb.errors import CepnbError
 
 Points = Float[Tensor, "*batch dim"]
@@ -24,10 +24,9 @@ Samples = tuple[Float[Tensor, "count dim"], Float[Tensor, "count"]]  # pairs (x_
 class Density:
     """A density q_0 = Σ_c w_c q_c with an energy E, and its exact q_t, p_t and E_t.
 
-    This is the interface of all densities. A sample is a pair (x_0, E). Each of the C components
-    adds a constant E_c to the energy. So E may depend on x_0 and on the component that x_0 comes
-    from; `energy` is its mean given x_0. p_0 reweights each sample by its own e^{−βE}. Subclasses
-    define the methods that raise `NotImplementedError` here.
+    A sample is a pair (x_0, E). Each of the C components adds a constant E_c to the energy, so E may
+    depend on x_0 and on its component; `energy` is its mean given x_0. p_0 reweights each sample by
+    its own e^{−βE}. Subclasses define the methods that raise `NotImplementedError` here.
     """
 
     log_weights: Float[Tensor, "C"]  # log w_c up to a constant
@@ -39,16 +38,15 @@ class Density:
         raise NotImplementedError
 
     def energy(self, x: Points, width: float = 0.0) -> Values:
-        """Return E[E | x_0 = x].
-
-        With `width` > 0, condition on x = x_0 + N(0, width² I) instead: smooth, for methods that
-        need a slope.
-        """
-        raise NotImplementedError
+        """Return E[E | x_0 = x]; with `width` > 0 its smooth form E[E | x_0 + N(0, width² I) = x]."""
+        one = torch.ones((), dtype=x.dtype)
+        joint = self.log_weights + self._log_components(x, one, width**2 * one)
+        return joint.softmax(-1) @ self.energies
 
     def tilted(self, beta: float) -> "Density":
         """Return p_0 ∝ q_0 e^{−βE} with the same energy (β = 0 gives q_0)."""
-        raise NotImplementedError
+        log_weights = (self.log_weights + self._log_factors(beta)).log_softmax(0)
+        return replace(self, log_weights=log_weights)
 
     def score(self, xt: Points, t: Tensor) -> Points:
         """Return the score ∇ log q_t(x_t)."""
@@ -64,19 +62,17 @@ class Density:
 
     def log_joint(self, xt: Points, t: Tensor) -> Float[Tensor, "*batch C"]:
         """Return log [w_c q_{t,c}(x_t)], normalised; its softmax over c is q(c | x_t)."""
-        scale, variance = self.schedule.alpha(t), self.schedule.sigma(t) ** 2
-        components = self._log_components(xt, expand_as(scale, xt), expand_as(variance, xt))
-        return self.log_weights.log_softmax(0) + components
+        alpha, sigma = self.schedule.coefficients(t, xt)
+        return self.log_weights.log_softmax(0) + self._log_components(xt, alpha, sigma**2)
 
     def log_q(self, xt: Points, t: Tensor) -> Values:
         """Return log q_t(x_t), normalised. t has the leading axes of x_t, or none."""
         return self.log_joint(xt, t).logsumexp(-1)
 
     def mean_energy(self, xt: Points, t: Tensor) -> Values:
-        """Return E[E(x_0) | x_t] = Σ_c q(c | x_t) E_c.
+        """Return E[E(x_0) | x_t] = Σ_c q(c | x_t) E_c, which is dE_t/dβ at β = 0.
 
-        It is dE_t/dβ at β = 0. Times β, it is the minimiser of the regression on βE (Table 1,
-        arXiv:2304.12824).
+        Times β, it is the minimiser of the regression on βE (Table 1, arXiv:2304.12824).
         """
         return self.log_joint(xt, t).softmax(-1) @ self.energies
 
@@ -86,7 +82,7 @@ class Density:
 
     def eps(self, xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         """Return the exact noise prediction ε = −σ_t ∇ log q_t(x_t), for the samplers."""
-        return -expand_as(self.schedule.sigma(t), xt) * self.score(xt, t)
+        return -self.schedule.coefficients(t, xt)[1] * self.score(xt, t)
 
     def intermediate_energy(self, xt: Points, t: Tensor, beta: float) -> Values:
         """Return E_t(x_t) = −log E[e^{−βE} | x_t] = log q_t − log p_t − log Z (Eq. 9)."""
@@ -95,12 +91,6 @@ class Density:
     def intermediate_energy_gradient(self, xt: Points, t: Tensor, beta: float) -> Points:
         """Return ∇E_t = ∇ log q_t − ∇ log p_t (Eq. 11)."""
         return self.score(xt, t) - self.tilted(beta).score(xt, t)
-
-    def _smooth_energy(self, x: Tensor, width: float) -> Values:
-        """E[E_c | x] for x = x_0 + N(0, width² I)."""
-        one = torch.ones((), dtype=x.dtype)
-        joint = self.log_weights + self._log_components(x, one, width**2 * one)
-        return joint.softmax(-1) @ self.energies
 
     def _draw_components(self, count: int, generator: torch.Generator | None) -> Tensor:
         weights = self.log_weights.softmax(0)
@@ -111,9 +101,9 @@ class Density:
 class GaussianMixture(Density):
     """A Gaussian mixture q_0 = Σ_c w_c N(m_c, d_c² I) with the energy E = E_c + b·x + ½ h ‖x‖².
 
-    With noise, the means are α_t m_c and the variances α_t² d_c² + σ_t². With the energy, let k_c =
-    1 + βh d_c²; the means are (m_c − β d_c² b)/k_c and the variances d_c²/k_c. Deviations of 0 are
-    point masses; they need t > 0. Raises `CepnbError` if a deviation is negative.
+    q_t has the means α_t m_c and the variances α_t² d_c² + σ_t². p_0 has the means (m_c − β d_c² b)/
+    k_c and the variances d_c²/k_c, with k_c = 1 + βh d_c². Deviations of 0 are point masses; they
+    need t > 0. Raises `CepnbError` if a deviation is negative.
     """
 
     means: Float[Tensor, "C dim"]  # m_c
@@ -127,38 +117,31 @@ class GaussianMixture(Density):
             raise CepnbError(f"deviations: the lowest is {lowest:g}; use values of 0 or more")
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Samples:
-        """Draw independent pairs (x_0, E)."""
         component = self._draw_components(count, generator)
         noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         x = self.means[component] + self.deviations[component, None] * noise
         return x, self.energies[component] + self._polynomial(x)
 
     def energy(self, x: Points, width: float = 0.0) -> Values:
-        """Return E[E_c | x] + b·x + ½ h ‖x‖². `width` smooths the first term."""
-        return self._smooth_energy(x, width) + self._polynomial(x)
+        """Return E[E_c | x] + b·x + ½ h ‖x‖²; `width` smooths the first term."""
+        return super().energy(x, width) + self._polynomial(x)
 
     def tilted(self, beta: float) -> "GaussianMixture":
         """Return p_0 ∝ q_0 e^{−βE}. Raises `CepnbError` if it has no integral (h < 0, large β)."""
         k = self._precision_factors(beta)
         means = (self.means - beta * self.deviations[:, None] ** 2 * self.linear) / k[:, None]
-        return replace(
-            self,
-            log_weights=(self.log_weights + self._log_factors(beta)).log_softmax(0),
-            means=means,
-            deviations=self.deviations / k.sqrt(),
-        )
+        return replace(super().tilted(beta), means=means, deviations=self.deviations / k.sqrt())
 
     def mean_energy(self, xt: Points, t: Tensor) -> Values:
         """Return E[E(x_0) | x_t] = Σ_c q(c | x_t) [E_c + b·μ_c + ½ h (‖μ_c‖² + dim · v_c)].
 
-        Given c, x_0 is Gaussian with mean μ_c = m_c + g_c (x_t/α_t − m_c) and variance v_c = d_c²
-        (1 − g_c). The gain is g_c = α_t² d_c²/(α_t² d_c² + σ_t²).
+        Given c, x_0 is Gaussian with mean μ_c = m_c + g_c (x_t/α_t − m_c) and variance
+        v_c = d_c² (1 − g_c), where g_c = α_t² d_c²/(α_t² d_c² + σ_t²).
         """
-        scale = expand_as(self.schedule.alpha(t), xt)
-        variance = expand_as(self.schedule.sigma(t), xt) ** 2
-        signal = scale**2 * self.deviations**2
-        gain = signal / (signal + variance)  # (*batch, C)
-        offset = xt.unsqueeze(-2) / scale.unsqueeze(-1) - self.means
+        alpha, sigma = self.schedule.coefficients(t, xt)
+        signal = alpha**2 * self.deviations**2
+        gain = signal / (signal + sigma**2)  # (*batch, C)
+        offset = xt.unsqueeze(-2) / alpha.unsqueeze(-1) - self.means
         mean = self.means + gain.unsqueeze(-1) * offset  # (*batch, C, dim)
         spread = 0.5 * self.quadratic * self.means.shape[1] * self.deviations**2 * (1 - gain)
         posterior = self.log_joint(xt, t).softmax(-1)
@@ -166,10 +149,9 @@ class GaussianMixture(Density):
 
     def score(self, xt: Points, t: Tensor) -> Points:
         """Return ∇ log q_t(x_t) = Σ_c q(c | x_t) (α_t m_c − x_t)/(α_t² d_c² + σ_t²)."""
-        scale = expand_as(self.schedule.alpha(t), xt)
-        variance = scale**2 * self.deviations**2 + expand_as(self.schedule.sigma(t), xt) ** 2
-        weights = torch.softmax(self.log_joint(xt, t), dim=-1) / variance
-        return scale * (weights @ self.means) - xt * weights.sum(-1, keepdim=True)
+        alpha, sigma = self.schedule.coefficients(t, xt)
+        weights = self.log_joint(xt, t).softmax(-1) / (alpha**2 * self.deviations**2 + sigma**2)
+        return alpha * (weights @ self.means) - xt * weights.sum(-1, keepdim=True)
 
     def _log_components(self, x: Tensor, scale: Tensor, variance: Tensor) -> Tensor:
         variance = scale**2 * self.deviations**2 + variance
@@ -188,10 +170,8 @@ class GaussianMixture(Density):
         """k_c = 1 + βh d_c², the factor of e^{−βE} on the precision of component c."""
         k = 1 + beta * self.quadratic * self.deviations**2
         if not bool((k > 0).all()):
-            limit = -1 / (self.quadratic * float(self.deviations.max()) ** 2)
-            raise CepnbError(
-                f"beta {beta:g}: e^(-beta E) has no finite mean; use a beta below {limit:g}"
-            )
+            limit = f"{-1 / (self.quadratic * float(self.deviations.max()) ** 2):g}"
+            raise CepnbError(f"beta {beta:g}: e^(-beta E) has no mean; use a beta below {limit}")
         return k
 
     def _polynomial(self, x: Tensor) -> Tensor:
@@ -203,8 +183,7 @@ class GaussianMixture(Density):
 class BoxMixture(Density):
     """A mixture q_0 = Σ_c w_c U[low_c, high_c] of uniform boxes with one energy E_c per box.
 
-    With noise, its densities are differences of error functions. Raises `CepnbError` if a box is
-    empty.
+    q_t is a sum of products of differences of error functions. Raises `CepnbError` on an empty box.
     """
 
     lows: Float[Tensor, "C dim"]
@@ -215,23 +194,18 @@ class BoxMixture(Density):
             raise CepnbError("boxes: a high is not above its low; swap or move them")
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Samples:
-        """Draw independent pairs (x_0, E)."""
         component = self._draw_components(count, generator)
         part = torch.rand(count, self.lows.shape[1], generator=generator, dtype=self.lows.dtype)
         x = torch.lerp(self.lows[component], self.highs[component], part)
         return x, self.energies[component]
 
     def energy(self, x: Points, width: float = 0.0) -> Values:
-        """Return the energy of the nearest box, constant in each. `width` > 0 makes it smooth."""
+        """Return the energy of the nearest box; `width` > 0 makes it smooth."""
         if width > 0:
-            return self._smooth_energy(x, width)
+            return super().energy(x, width)
         x = x.unsqueeze(-2)
         outside = torch.maximum(self.lows - x, x - self.highs).clamp(min=0)  # (*batch, C, dim)
         return self.energies[outside.square().sum(-1).argmin(-1)]
-
-    def tilted(self, beta: float) -> "BoxMixture":
-        """Return p_0 ∝ q_0 e^{−βE}: the same boxes with weights w_c e^{−βE_c}."""
-        return replace(self, log_weights=(self.log_weights - beta * self.energies).log_softmax(0))
 
     def score(self, xt: Points, t: Tensor) -> Points:
         """Return ∇ log q_t(x_t), the mean over q(c | x_t) of [φ(u) − φ(v)]/(σ_t [Φ(v) − Φ(u)]).
@@ -239,12 +213,11 @@ class BoxMixture(Density):
         In each coordinate u = (α_t low_c − x_t)/σ_t and v = (α_t high_c − x_t)/σ_t; φ and Φ are the
         standard normal density and its integral.
         """
-        scale = expand_as(self.schedule.alpha(t), xt)
-        deviation = expand_as(self.schedule.sigma(t), xt)
-        u, v = self._edges(xt, scale, deviation)
+        alpha, sigma = self.schedule.coefficients(t, xt)
+        u, v = self._edges(xt, alpha, sigma)
         log_mass = _log_interval(u, v)
         difference = (_log_normal(u) - log_mass).exp() - (_log_normal(v) - log_mass).exp()
-        slopes = difference / deviation.unsqueeze(-1)  # (*batch, C, dim)
+        slopes = difference / sigma.unsqueeze(-1)  # (*batch, C, dim)
         posterior = self.log_joint(xt, t).softmax(-1)
         return (posterior.unsqueeze(-2) @ slopes).squeeze(-2)
 

@@ -25,9 +25,8 @@ Energy = Callable[[Tensor], Tensor]  # (*batch, dim) → (*batch,)
 class SampledDensity(GaussianMixture):
     """A density given by a sampler and an energy, approximated by point masses x_i.
 
-    `own_density` makes it. q_t becomes the mixture of N(α_t x_i, σ_t² I), and p_0 the points with
-    weights e^{−βE(x_i)}, so E_t is a self-normalised sum over the points. `effective_samples` tells
-    how accurate it is at (x_t, t, β).
+    `own_density` builds it. q_t is the mixture of N(α_t x_i, σ_t² I), and p_0 has the weights
+    e^{−βE(x_i)}, so E_t is a self-normalised sum. `effective_samples` measures its accuracy.
     """
 
     sampler: Sampler
@@ -39,7 +38,7 @@ class SampledDensity(GaussianMixture):
         return x, self.energy_function(x).detach()
 
     def energy(self, x: Points, width: float = 0.0) -> Values:
-        """Return E(x), or its Gaussian-weighted mean over points near x if `width` > 0."""
+        """Return E(x); if `width` > 0, its mean over points near x with Gaussian weights."""
         return self.energy_function(x) if width == 0 else super().energy(x, width)
 
     def tilted(self, beta: float) -> GaussianMixture:
@@ -48,16 +47,13 @@ class SampledDensity(GaussianMixture):
         return GaussianMixture(**points).tilted(beta)
 
     def effective_samples(self, xt: Points, t: Tensor, beta: float) -> Values:
-        """Effective sample size (Σ w)²/Σ w² of E_t(x_t), with w_i = q(x_i | x_t) e^{−βE(x_i)}.
-
-        It is about one over the relative variance of the estimate of E[e^{−βE} | x_t].
-        """
+        """Effective sample size of the sum for E_t(x_t), with weights q(x_i | x_t) e^{−βE(x_i)}."""
         return effective_samples(self.tilted(beta).log_joint(xt, t))
 
 
 @dataclass(frozen=True)
 class FittedGuidance:
-    """ε_θ and f_φ trained on one density at one β, ready to sample. Made by `fit_guidance`."""
+    """ε_θ and f_φ of one density at one β, trained by `fit_guidance`."""
 
     eps: PlaneEpsNet  # ε_θ(x_t, t)
     energy: EnergyNet  # f_φ(x_t, t) ≈ E_t(x_t) up to a constant in x_t
@@ -71,23 +67,19 @@ class FittedGuidance:
         `scale` = 1 is exact guidance, 0 samples q_0. Raises `CepnbError` unless 0 ≤ scale < ∞.
         """
         check_scale(scale)
-        settings = replace(self.settings, samples=n)
+        settings, start = replace(self.settings, samples=n), seeded(seed, "fitted guidance")
         gradient = energy_gradient(self.energy)
-        start = seeded(seed, "fitted guidance")
         return guided_samples(self.eps, gradient, self.density, settings, start, scale)
 
 
 def own_density(
-    sampler: Sampler,
-    energy: Energy,
-    count: int = 20_000,
-    generator: torch.Generator | None = None,
+    sampler: Sampler, energy: Energy, count: int = 20_000, generator: torch.Generator | None = None
 ) -> SampledDensity:
     """Build a density from a sampler and an energy.
 
     `sampler(count, generator)` returns (count, dim); `energy(x)` maps (*batch, dim) to (*batch,).
     The exact answers are sums over `count` points, drawn once with `generator`. Raises `CepnbError`
-    if a function returns something other than a tensor of its shape and of finite numbers.
+    unless both functions return tensors of these shapes with finite numbers.
     """
     x = sampler(count, generator)
     _check_values("sampler", x, count, axes=2)
@@ -111,33 +103,29 @@ def fit_guidance(
     *,
     settings: ToySettings | None = None,
     profile: str | None = None,
-    steps: int | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> FittedGuidance:
     """Train ε_θ and f_φ by CEP (Eq. 13, arXiv:2304.12824) to sample p_0 ∝ q_0 e^{−βE} in the plane.
 
     `sampler(count, generator)` draws x_0 ~ q_0 of shape (count, 2), float32. `energy(x)` maps
-    (*batch, 2) to (*batch,). `settings` default to `toy_settings(profile)`; `steps`, if given, is
-    the number of training steps of each network. Equal arguments give equal networks if the sampler
-    draws from `generator` alone. Raises `CepnbError` unless 0 < β < ∞, and if a function returns
-    wrong values or another dimension than 2.
+    (*batch, 2) to (*batch,). `settings` default to `toy_settings(profile)`. Equal arguments give
+    equal networks if the sampler draws from `generator` alone. Raises `CepnbError` unless
+    0 < β < ∞, and if a function returns wrong values or another dimension than 2.
     """
     check_beta(beta)
     settings = settings or toy_settings(profile)
-    if steps is not None:
-        settings = replace(settings, score_steps=steps, steps=steps)
     density = own_density(sampler, energy, generator=seeded(seed, "own points"))
-    if density.means.shape[1] != 2:
-        found = density.means.shape[1]
-        raise CepnbError(f"sampler: returns {found} coordinates; fit_guidance needs 2, the plane")
+    dim = density.means.shape[1]
+    if dim != 2:
+        raise CepnbError(f"sampler: returns {dim} coordinates; fit_guidance needs 2, the plane")
     if density.means.dtype != torch.float32:
         raise CepnbError(f"sampler: returns {density.means.dtype}; convert to float32 by .float()")
     eps = train_score(density, settings, seed, progress=progress)
     f = train_toy_energy("cep_self", density, beta, settings, seed, progress=progress)
-    for net in (eps, f):
-        net.requires_grad_(False)
-    return FittedGuidance(eps, f, density, beta, settings)
+    return FittedGuidance(
+        eps.requires_grad_(False), f.requires_grad_(False), density, beta, settings
+    )
 
 
 def _check_values(name: str, values: object, count: int, axes: int) -> None:

@@ -73,8 +73,5 @@ TOY_PROFILES = {
 
 
 def toy_settings(name: str | None = None) -> ToySettings:
-    """Return the settings of profile `name`, else `$CEPNB_PROFILE`, else laptop.
-
-    Raises `CepnbError` on an unknown name.
-    """
+    """Return the settings of profile `name`, else `$CEPNB_PROFILE`, else laptop."""
     return TOY_PROFILES[profile_name(name)]

@@ -1,11 +1,7 @@
-"""The paper's six toy densities with their energies (arXiv:2304.12824), as mixtures.
+"""The paper's six toy densities (arXiv:2304.12824) as mixtures in about [−4, 4]², E from 0 to 1.
 
-To add a density, write a function that returns a `GaussianMixture` or `BoxMixture` and name it in
-`DENSITIES`.
-
-Each density fills about [−4, 4]², with energies from 0 to about 1. A curve with Gaussian noise is a
-mixture of Gaussians at nodes along the curve. The tests check that there are enough nodes for six
-digits.
+A curve with Gaussian noise is a mixture of Gaussians at nodes along the curve, enough for six digits.
+To add a density, write a function that returns a mixture and name it in `DENSITIES`.
 """
 
 import math
@@ -22,21 +18,14 @@ from cepnb.errors import CepnbError
 
 
 def eight_gaussians(dtype: torch.dtype = torch.float32) -> GaussianMixture:
-    """Eight equal Gaussians of deviation 0.5/√2 on a circle of radius 4/√2, with energies i/7.
-
-    They are numbered anticlockwise from the top. As β grows, p_0 ∝ q_0 e^{−βE} loses the last ones
-    first, until only the Gaussian at the top is left.
-    """
+    """Eight equal Gaussians on a circle, anticlockwise from the top, with energies i/7."""
     angle = math.pi / 2 + torch.arange(8, dtype=torch.float64) * math.pi / 4
     means = 4 / math.sqrt(2) * _circle(angle)
     return _mixture(means, 0.5 / math.sqrt(2), torch.arange(8) / 7, torch.ones(8), dtype)
 
 
 def swiss_roll(dtype: torch.dtype = torch.float32, nodes: int = 300) -> GaussianMixture:
-    """The spiral a (cos a, sin a)/5, a uniform in [1.5π, 4.5π], of deviation 0.2; E = ‖x‖²/10.
-
-    The energy is quadratic in x, so p_0 is a mixture of Gaussians that shrink and move.
-    """
+    """The spiral a (cos a, sin a)/5, a uniform in [1.5π, 4.5π], of deviation 0.2; E = ‖x‖²/10."""
     u, weights = _legendre(nodes)
     angle = 1.5 * math.pi * (1 + 2 * u)
     means = (angle / 5)[:, None] * _circle(angle)

@@ -6,22 +6,18 @@ import torch
 
 from cepnb.errors import CepnbError
 
-DEVICES = ("cpu", "cuda")
-WARM_UP = (
-    3  # steps before the recording, in which libraries choose kernels and Adam allocates its state
-)
+WARM_UP = 3  # steps before recording: libraries choose kernels, and Adam allocates its state
 
 
 def device_named(name: str) -> torch.device:
     """Return the device "cpu" or "cuda" (the current GPU); raise `CepnbError` if it is missing."""
-    if name not in DEVICES:
-        raise CepnbError(f"--device {name}: expected {' or '.join(DEVICES)}")
+    if name not in ("cpu", "cuda"):
+        raise CepnbError(f"--device {name}: use cpu or cuda")
     if name == "cpu":
         return torch.device(name)
     if not torch.cuda.is_available():
-        raise CepnbError(
-            f"--device {name}: torch {torch.__version__} finds no GPU; use --device cpu"
-        )
+        version = torch.__version__
+        raise CepnbError(f"--device cuda: torch {version} finds no GPU; use --device cpu")
     return torch.device(name, torch.cuda.current_device())
 
 
@@ -30,10 +26,9 @@ def captured(
 ) -> Callable[[], None]:
     """Return a faster equivalent of `step` on a CUDA device, and `step` itself on any other device.
 
-    After `WARM_UP` ordinary calls, `step` is recorded as a CUDA graph and replayed: one launch for
-    several hundred. Each call is one step and draws the same numbers from `generator` as `step`.
-    `step` must work in place on tensors that stay allocated, read no values on the host, and run
-    the same operations at every call. Values that change must be tensors that the caller fills.
+    After `WARM_UP` ordinary calls, `step` is recorded as a CUDA graph and replayed: one launch
+    replaces several hundred. `step` must run the same operations at every call, in place on tensors
+    that stay allocated, and read no values on the host. The caller fills tensors that change.
     """
     if device.type != "cuda":
         return step

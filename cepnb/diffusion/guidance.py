@@ -7,16 +7,13 @@ from torch import Tensor
 
 from cepnb.diffusion.schedule import VPSchedule, expand_as
 
-# ε(x_t, t, condition) → (*batch, dim); f(x_t, t, condition) → (*batch,). Toys have no condition.
+# ε(x_t, t, condition) → (*batch, dim); f(x_t, t, condition) → (*batch,). Toys pass no condition.
 EpsFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 EnergyFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def energy_gradient(energy: EnergyFunction) -> EpsFunction:
-    """Return the gradient ∇_{x_t} f(x_t, t, condition) of an energy, by automatic differentiation.
-
-    The energy of one example must not depend on another example's x_t. The gradient is detached.
-    """
+    """Return the detached gradient ∇f of an energy f(x_t, t, condition) of independent examples."""
 
     def gradient(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         with torch.enable_grad():
@@ -30,12 +27,11 @@ def energy_gradient(energy: EnergyFunction) -> EpsFunction:
 def guided(
     eps: EpsFunction, gradient: EpsFunction, schedule: VPSchedule, scale: float | Tensor = 1.0
 ) -> EpsFunction:
-    """Guided noise prediction ε_θ + s σ_t ∇f, from the guided score −ε_θ/σ_t − s ∇f (Eq. 11).
+    """Guided noise prediction ε_θ + s σ_t ∇f (Eq. 11, arXiv:2304.12824).
 
-    `scale` s = 1 is exact guidance. A tensor gives each example its own s (leading axes of x_t).
-    s is not a temperature: s E_t is not the intermediate energy of s β. With s = 0 the result is
-    `eps` itself; examples with s = 0 in a tensor are unguided even if ∇f is not finite.
-    Source: arXiv:2304.12824.
+    `scale` s = 1 is exact guidance; a tensor gives each example its own s (leading axes of x_t).
+    s is not a temperature: s E_t is not the intermediate energy of s β. s = 0 returns `eps` itself,
+    and in a tensor it ignores ∇f even if ∇f is not finite.
     """
     if isinstance(scale, (int, float)) and scale == 0:
         return eps
@@ -49,27 +45,23 @@ def guided(
     return guided_eps
 
 
-def predict_x0(eps: EpsFunction, schedule: VPSchedule = VPSchedule()) -> EpsFunction:
+def predict_x0(eps: EpsFunction, schedule: VPSchedule) -> EpsFunction:
     """Data prediction x̂_0 = (x_t − σ_t ε_θ)/α_t, E[x_0 | x_t] for an exact ε_θ (Tweedie)."""
 
     def data(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        noise = expand_as(schedule.sigma(t), xt) * eps(xt, t, condition)
-        return (xt - noise) / expand_as(schedule.alpha(t), xt)
+        alpha, sigma = schedule.coefficients(t, xt)
+        return (xt - sigma * eps(xt, t, condition)) / alpha
 
     return data
 
 
 def dps_energy(
-    eps: EpsFunction,
-    energy: Callable[..., Tensor],
-    beta: float,
-    schedule: VPSchedule = VPSchedule(),
+    eps: EpsFunction, energy: Callable[..., Tensor], beta: float, schedule: VPSchedule
 ) -> EnergyFunction:
     """Diffusion posterior sampling (DPS), f = β E(x̂_0(x_t)): no training, not exact (Table 1).
 
-    `energy` is called as `energy(x0)` or, with a condition, `energy(x0, condition)`. The gradient
-    passes through ε_θ and needs a differentiable E: a piecewise constant E gives no guidance.
-    Source: Chung et al. 2023.
+    E is `energy(x0)` or, with a condition, `energy(x0, condition)`, and must be differentiable: a
+    piecewise constant E gives no guidance. Source: Chung et al. 2023.
     """
     data = predict_x0(eps, schedule)
 

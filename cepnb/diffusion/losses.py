@@ -1,7 +1,7 @@
-"""The losses as pure functions that return one value per example or group; the caller averages.
+"""The losses: pure functions that return one value per example or group of K samples.
 
-Everywhere f ≈ +E_t, and `beta_energy` is β E(x_0). For policies E(s, a) = −Q(s, a), so it is −β Q.
-All equation numbers are those of arXiv:2304.12824.
+f ≈ +E_t, and `beta_energy` is β E(x_0), for policies −β Q(s, a). Equations are those of
+arXiv:2304.12824.
 """
 
 import math
@@ -11,6 +11,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cepnb.errors import CepnbError
+
+Normaliser = Float[Tensor, "*batch"] | Float[Tensor, ""] | float
+EXP_MSE_CEILING = 4.5  # largest exponent of `exponentiated_mse`
 
 
 def noise_prediction(
@@ -23,16 +26,15 @@ def noise_prediction(
 def cep(
     f: Float[Tensor, "*batch K"],
     beta_energy: Float[Tensor, "*batch K"],
-    log_normaliser: Float[Tensor, "*batch"] | Float[Tensor, ""] | float = 0.0,
+    log_normaliser: Normaliser = 0.0,
     ceiling: float = math.inf,
 ) -> Float[Tensor, "*batch"]:
     """Contrastive energy prediction, −Σ_i e^{−βE_i − c} log softmax(−f)_i (Eq. 12).
 
-    c = `log_normaliser` must not depend on the K samples. c = 0 is Eq. 12. Any constant or function
-    of the condition, such as βV_β(s), keeps the minimiser ∇f = ∇E_t and tames the labels. The K
-    samples of a group share one t. Labels are ≥ 0 and need not sum to one.
-    Raises `CepnbError` for K = 1. Caveat: if c is far from log E[e^{−βE}], labels overflow or
-    vanish in float32. `ceiling` limits the exponents but makes the minimiser inexact.
+    c = `log_normaliser` must not depend on the K samples, which share one t. c = 0 is Eq. 12. Any
+    constant or function of the condition, such as βV_β(s), keeps the minimiser ∇f = ∇E_t. Raises
+    `CepnbError` for K = 1. Caveat: if c is far from log E[e^{−βE}], labels overflow or vanish in
+    float32. `ceiling` limits their exponents but makes the minimiser inexact.
     """
     _check_contrast(f)
     if isinstance(log_normaliser, Tensor):
@@ -46,10 +48,9 @@ def cep_self_normalised(
 ) -> Float[Tensor, "*batch"]:
     """Contrastive energy prediction with self-normalised labels (Eq. 13; Eqs. 19–20 for policies).
 
-    −Σ_i softmax(−βE)_i log softmax(−f)_i ≥ 0: the cross-entropy of two softmaxes over the same K
-    samples. It is stable for any energies; the paper uses it for policies with K = 16.
-    Raises `CepnbError` for K = 1. Caveat: the normaliser depends on the K samples, so the minimiser
-    is biased at finite K, strongly if good samples are rare.
+    The cross-entropy −Σ_i softmax(−βE)_i log softmax(−f)_i ≥ 0 over K samples, which share one t.
+    It is stable for any energies. Raises `CepnbError` for K = 1. Caveat: the normaliser depends on
+    the K samples, so the minimiser is biased at finite K, strongly if good samples are rare.
     """
     _check_contrast(f)
     return -(torch.softmax(-beta_energy, dim=-1) * torch.log_softmax(-f, dim=-1)).sum(dim=-1)
@@ -65,25 +66,19 @@ def mse(
 def exponentiated_mse(
     f: Float[Tensor, "*batch"],
     beta_energy: Float[Tensor, "*batch"],
-    log_normaliser: Float[Tensor, "*batch"] | Float[Tensor, ""] | float = 0.0,
-    ceiling: float = 4.5,
+    log_normaliser: Normaliser = 0.0,
 ) -> Float[Tensor, "*batch"]:
-    """Squared error of exponentials, (e^{−f} − e^{−βE − c})²: exact minimiser E_t + c.
+    """Squared error of exponentials, (e^{−f} − e^{−βE − c})², with the minimiser E_t + c.
 
-    The exponentials are ill-conditioned.
-    c = `log_normaliser` may be any constant or function of the condition, as in `cep`. `ceiling`
-    limits both exponents (4.5 in the paper's experiments), so that one example cannot outweigh all
-    others, but makes the minimiser inexact.
+    c = `log_normaliser` is as in `cep`. The paper's `EXP_MSE_CEILING` limits both exponents, so that one
+    example cannot outweigh all others. Caveat: it makes the minimiser inexact for large −βE − c.
     """
-    predicted = (-f).clamp(max=ceiling).exp()
-    return (predicted - (-beta_energy - log_normaliser).clamp(max=ceiling).exp()).square()
+    label = (-beta_energy - log_normaliser).clamp(max=EXP_MSE_CEILING).exp()
+    return ((-f).clamp(max=EXP_MSE_CEILING).exp() - label).square()
 
 
 def soft_value(q: Float[Tensor, "*batch K"], beta: float) -> Float[Tensor, "*batch"]:
-    """Soft value V_β = β⁻¹ log mean_i e^{βQ_i} over K actions: mean (β → 0) to maximum of Q.
-
-    Raises `CepnbError` unless 0 < β < ∞.
-    """
+    """Soft value V_β = β⁻¹ log mean_i e^{βQ_i} over K actions; raises unless 0 < β < ∞."""
     check_beta(beta)
     return (torch.logsumexp(beta * q, dim=-1) - math.log(q.shape[-1])) / beta
 
@@ -97,8 +92,8 @@ def softmax_q_target(
 ) -> Float[Tensor, "*batch"]:
     """In-support softmax target r + γ Σ_i softmax(βQ')_i Q'_i over K support actions (Eq. 22).
 
-    `next_q` is the target network's minimum of two Qs for each support action of s'. Bootstrapping
-    stops at terminals, not at timeouts. Raises `CepnbError` unless 0 < β < ∞.
+    `next_q` is Q', the target network's minimum of two Qs at s'. Bootstrapping stops at terminals,
+    not at timeouts. Raises `CepnbError` unless 0 < β < ∞.
     """
     check_beta(beta)
     expected = (torch.softmax(beta * next_q, dim=-1) * next_q).sum(dim=-1)
@@ -108,9 +103,9 @@ def softmax_q_target(
 def check_beta(beta: float) -> None:
     """Raise `CepnbError` unless 0 < β < ∞."""
     if not 0 < beta < math.inf:
-        raise CepnbError(f"beta {beta}: expected a finite number above 0")
+        raise CepnbError(f"beta {beta}: use a finite number above 0")
 
 
 def _check_contrast(f: Tensor) -> None:
     if f.shape[-1] < 2:
-        raise CepnbError(f"K = {f.shape[-1]}: expected at least 2 samples to contrast")
+        raise CepnbError(f"K {f.shape[-1]}: use at least 2 samples to contrast")

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cepnb.diffusion.features import TIME_DIM, PlaceFeatures, PlaneFeatures, TimeFeatures
-from cepnb.diffusion.schedule import VPSchedule, expand_as
+from cepnb.diffusion.schedule import VPSchedule
 from cepnb.errors import CepnbError
 
 
 class JointLinear(nn.Module):
     """Linear layer of several concatenated inputs: W [x; y] + b, computed as W_x x + W_y y + b.
 
-    The leading axes of the inputs must broadcast. A state of shape (batch, 1, ds) with actions of
-    shape (batch, K, da) costs one product a state, not K. Pass None for an input of width 0.
-    Raises `CepnbError` on an input of another width.
+    The leading axes of the inputs must broadcast: states (batch, 1, ds) with actions (batch, K, da)
+    cost one product a state, not K. Pass None for an input of width 0. Raises `CepnbError` on an
+    input of another width.
     """
 
     def __init__(self, widths_in: tuple[int, ...], width_out: int) -> None:
@@ -30,17 +30,16 @@ class JointLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(width_out).uniform_(-bound, bound))
 
     def forward(self, *inputs: Tensor | None) -> Tensor:
-        products, bias = [], self.bias
-        weights = self.weight.split(self.widths_in, dim=1)
+        products, bias, weights = [], self.bias, self.weight.split(self.widths_in, dim=1)
         for value, weight, width in zip(inputs, weights, self.widths_in, strict=True):
             if width == 0:
                 continue
             if value is None or value.shape[-1] != width:
-                found = "nothing" if value is None else f"width {value.shape[-1]}"
-                raise CepnbError(f"network input: found {found}, expected width {width}")
+                found = "is missing" if value is None else f"has width {value.shape[-1]}"
+                raise CepnbError(f"network input {found}; pass one of width {width}")
             products.append(F.linear(value, weight, bias))
             bias = None
-        # Smallest first: a product shared by K actions is added to their K rows only once.
+        # Smallest first, so that the sums of shared products are broadcast to K rows only once.
         return reduce(torch.add, sorted(products, key=torch.numel))
 
 
@@ -62,10 +61,9 @@ class ResidualBlock(nn.Module):
 class EpsNet(nn.Module):
     """Noise prediction ε_θ(x_t, t[, s]): a U-shaped residual MLP, the paper's behaviour network.
 
-    Widths fall through `widths`, pass a middle block, and rise again with the falling half
-    concatenated. At 17 state and 6 action dimensions it has the paper's 1.63 M parameters.
-    Shapes: x (*batch, dim), t any leading axes of x, condition broadcastable to
-    (*batch, condition_dim) → (*batch, dim). Raises `CepnbError` if a condition is missing.
+    Blocks of falling `widths`, a middle block, and rising blocks that also take the falling blocks'
+    outputs. Shapes: x (*batch, dim), t any leading axes of x, condition broadcastable to (*batch,
+    condition_dim) → (*batch, dim). Raises `CepnbError` if a condition is missing.
     """
 
     def __init__(
@@ -93,7 +91,7 @@ class EpsNet(nn.Module):
         state = None
         if self.state is not None:
             if condition is None:
-                raise CepnbError("condition: found None, expected the states of this network")
+                raise CepnbError("condition is missing; pass the states")
             state = _silu(self.state(condition))
         embedding = _silu(self.joined(_silu(self.join(self.time(t, x), state))))
         falling, h = [], x
@@ -109,8 +107,8 @@ class EpsNet(nn.Module):
 class EnergyNet(nn.Module):
     """Intermediate energy f_φ(x_t, t[, s]) ≈ E_t(x_t) up to a constant in x_t: a SiLU MLP.
 
-    The paper's has 4 layers of width 256. Shapes as in `EpsNet`, but (*batch, dim) → (*batch,).
-    The value is low where p_t exceeds q_t. `plane` replaces the input x_t by its features.
+    Shapes as in `EpsNet`, but (*batch, dim) → (*batch,). `plane` replaces the input x_t by its
+    features. The defaults are the paper's.
     """
 
     def __init__(
@@ -139,41 +137,30 @@ class PlaneEpsNet(nn.Module):
     """Noise prediction ε_θ(x_t, t) of a toy density: an MLP of `PlaneFeatures`, preconditioned.
 
     ε_θ = σ_t x_t/v + (α_t m/√v) F(x_t, t) with v = α_t² m² + σ_t² (Karras et al. 2022). The first
-    term is exact for a Gaussian of deviation m; the network F learns the rest at unit scale. Near
-    t = 1, x̂_0 multiplies an error of a plain ε_θ by 1/α_t = 150, but an error of F by at most m.
-    Shapes as in `EpsNet`, without a condition.
+    term is exact for a Gaussian of deviation m; the MLP F learns the rest at unit scale. Near t = 1,
+    x̂_0 multiplies an error of a plain ε_θ by 1/α_t = 150, but an error of F by at most m.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        width: int,
-        depth: int,
-        deviation: float,
-        features: int,
-        schedule: VPSchedule = VPSchedule(),
-    ) -> None:
+    def __init__(self, plane: PlaneFeatures, width: int, depth: int) -> None:
         super().__init__()
-        self.plane = PlaneFeatures(schedule, dim, features, 2.0, deviation)
-        self.time = TimeFeatures(schedule)
-        self.first = JointLinear((self.plane.width, TIME_DIM), width)
+        self.plane, self.time = plane, TimeFeatures(plane.schedule)
+        self.first = JointLinear((plane.width, TIME_DIM), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
-        self.out = nn.Linear(width, dim)
+        self.out = nn.Linear(width, 2)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         h = _silu(self.first(self.plane(x, t), self.time(t, x)))
         for layer in self.hidden:
             h = _silu(layer(h))
-        schedule, variance = self.plane.schedule, self.plane.variance(t, x)
-        alpha, sigma = expand_as(schedule.alpha(t), x), expand_as(schedule.sigma(t), x)
+        variance, (alpha, sigma) = self.plane.variance(t, x), self.plane.schedule.coefficients(t, x)
         return sigma / variance * x + alpha * self.plane.deviation / variance.sqrt() * self.out(h)
 
 
 class QNet(nn.Module):
-    """Action value Q_ψ(s, a): a ReLU MLP (the paper's has 3 layers of width 256).
+    """Action value Q_ψ(s, a): a ReLU MLP, with the paper's defaults.
 
-    `place_frequencies` > 0 adds that many `PlaceFeatures` of the state.
-    Shapes: (*batch, ds), (*batch, da) → (*batch,); leading axes broadcast.
+    `place_frequencies` > 0 adds that many `PlaceFeatures` of the state. Shapes: (*batch, ds), (*batch, da) →
+    (*batch,); leading axes broadcast.
     """
 
     def __init__(
@@ -185,7 +172,8 @@ class QNet(nn.Module):
         place_frequencies: int = 0,
     ) -> None:
         super().__init__()
-        self.place = PlaceFeatures(state_dim, place_frequencies) if place_frequencies else None
+        count = place_frequencies
+        self.place = PlaceFeatures(state_dim, count) if count else None
         self.first = JointLinear((self.place.width if self.place else state_dim, action_dim), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.out = nn.Linear(width, 1)
@@ -224,7 +212,7 @@ class TwinQ(nn.Module):
 
 
 def in_bfloat16(net: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Return the network with matrix products in bfloat16; weights and outputs keep their type."""
+    """Run a network's matrix products in bfloat16; weights and outputs keep their type."""
 
     def rounded(x: Tensor, *others: Tensor | None) -> Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16):

@@ -23,12 +23,11 @@ def dpm_solver_pp(
 ) -> Iterator[Tensor]:
     """DPM-Solver++ (2M), Algorithm 2 of Lu et al. 2022 (arXiv:2211.01095): yield x at every time.
 
-    Second-order multistep solver of the probability-flow equation in data prediction: one
-    evaluation of `eps` a step, first order on the first step. With λ = log(α/σ), h the step in λ
-    and r the ratio of the previous step to h,
+    Second-order multistep solver of the probability-flow equation, with one evaluation of `eps` a
+    step. With λ = log(α/σ), h the step in λ and r the ratio of the previous step to h,
         D = x̂_0 + (x̂_0 − x̂_0')/(2r),   x ← (σ_next/σ) x + α_next (1 − e^{−h}) D.
-    `x` ~ N(0, I) of shape (*batch, dim) at times[0] is the first yield. The last yield, at
-    times[-1] = t_min, keeps the noise σ_{t_min}. Raises `CepnbError` unless times decrease to > 0.
+    `x` ~ N(0, I) of shape (*batch, dim) at times[0] is the first yield; the last keeps the noise
+    σ_{t_min}. Raises `CepnbError` unless times decrease and stay above 0.
     """
     alpha, sigma, lam = _coefficients(times, schedule)
     data, values = predict_x0(eps, schedule), times.tolist()
@@ -54,16 +53,16 @@ def ancestral(
 ) -> Iterator[Tensor]:
     """Ancestral sampling, Algorithm 2 of Ho et al. 2020: yield x_next ~ q(x_next | x, x̂_0).
 
-    The posterior q is Gaussian; a = α/α_next. First order in the step. The noise of each step
-    forgives small score errors. Arguments and yields as in `dpm_solver_pp`.
+    First order in the step. The noise of each step corrects small score errors. Arguments and
+    yields as in `dpm_solver_pp`.
     """
     alpha, sigma, _ = _coefficients(times, schedule)
     data, values = predict_x0(eps, schedule), times.tolist()
     yield x
     for i in range(len(times) - 1):
         x0 = data(x, x.new_full((), values[i]), condition)
-        a = alpha[i] / alpha[i + 1]
-        step_variance = sigma[i] ** 2 - (a * sigma[i + 1]) ** 2  # of x given x_next
+        a = alpha[i] / alpha[i + 1]  # x = a x_next + noise of this variance:
+        step_variance = sigma[i] ** 2 - (a * sigma[i + 1]) ** 2
         from_x = a * sigma[i + 1] ** 2 / sigma[i] ** 2
         from_x0 = alpha[i + 1] * step_variance / sigma[i] ** 2
         deviation = sigma[i + 1] * math.sqrt(step_variance) / sigma[i]
@@ -77,15 +76,11 @@ def last(trajectory: Iterator[Tensor]) -> Tensor:
     return deque(trajectory, maxlen=1).pop()
 
 
-def _coefficients(
-    times: Tensor, schedule: VPSchedule
-) -> tuple[list[float], list[float], list[float]]:
+def _coefficients(times: Tensor, schedule: VPSchedule) -> Iterator[list[float]]:
     """Return α, σ and λ at the times, computed in float64."""
     times = times.double()
     if times.ndim != 1 or len(times) < 2 or times[-1] <= 0 or not (times.diff() < 0).all():
-        raise CepnbError(
-            f"times of shape {tuple(times.shape)}: expected at least 2, decreasing, above 0"
-        )
+        shape = tuple(times.shape)
+        raise CepnbError(f"times of shape {shape}: use at least 2, decreasing, above 0")
     coefficients = schedule.alpha(times), schedule.sigma(times), schedule.half_log_snr(times)
-    alpha, sigma, lam = (values.tolist() for values in coefficients)
-    return alpha, sigma, lam
+    return (values.tolist() for values in coefficients)

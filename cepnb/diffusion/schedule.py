@@ -19,10 +19,9 @@ def expand_as(coefficient: Tensor, x: Tensor) -> Tensor:
 class VPSchedule:
     """Linear variance-preserving schedule (Eq. 8), α_t² + σ_t² = 1.
 
-    log α_t = −(rate_max − rate_min) t²/4 − rate_min t/2. The rates are those of the noise at t = 0
-    and t = 1 (β_0 and β_1 in Song et al. 2021; here β is only the inverse temperature). Times are
-    in [t_min, 1], because σ_0 = 0. Coefficients have the shape of the times.
-    Raises `CepnbError` unless 0 < rate_min < rate_max < ∞ and 0 < t_min < 1.
+    log α_t = −(rate_max − rate_min) t²/4 − rate_min t/2. The rates are β_0 and β_1 in Song et al.
+    2021; here β is only the inverse temperature. Times are in [t_min, 1], because σ_0 = 0. Raises
+    `CepnbError` unless 0 < rate_min < rate_max < ∞ and 0 < t_min < 1.
     """
 
     rate_min: float = 0.1
@@ -31,11 +30,10 @@ class VPSchedule:
 
     def __post_init__(self) -> None:
         if not 0 < self.rate_min < self.rate_max < math.inf:
-            raise CepnbError(
-                f"rates ({self.rate_min}, {self.rate_max}): expected 0 < rate_min < rate_max < inf"
-            )
+            rates = f"rate_min {self.rate_min} and rate_max {self.rate_max}"
+            raise CepnbError(f"{rates}: use 0 < rate_min < rate_max < inf")
         if not 0 < self.t_min < 1:
-            raise CepnbError(f"t_min {self.t_min}: expected a time in (0, 1)")
+            raise CepnbError(f"t_min {self.t_min}: use a time in (0, 1)")
 
     def log_alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """log α_t, from 0 at t = 0 to −(rate_max + rate_min)/4 at t = 1."""
@@ -61,24 +59,24 @@ class VPSchedule:
         discriminant = self.rate_min**2 + 4 * (self.rate_max - self.rate_min) * minus_log_alpha
         return 4 * minus_log_alpha / (self.rate_min + discriminant.sqrt())
 
-    def rate(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Noise rate −2 d(log α_t)/dt of the equation dx = −½ rate(t) x dt + sqrt(rate(t)) dw."""
-        return self.rate_min + (self.rate_max - self.rate_min) * t
+    def coefficients(self, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return α_t and σ_t in a shape that broadcasts against x, as `expand_as` does."""
+        return expand_as(self.alpha(t), x), expand_as(self.sigma(t), x)
 
     def add_noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Return x_t = α_t x_0 + σ_t ε (Eq. 8); t has the leading axes of x0, or none."""
-        return expand_as(self.alpha(t), x0) * x0 + expand_as(self.sigma(t), x0) * eps
+        alpha, sigma = self.coefficients(t, x0)
+        return alpha * x0 + sigma * eps
 
     def draw_times(
-        self, count: int, generator: torch.Generator | None = None, early: float = 0.0
+        self, count: int, generator: torch.Generator, early: float = 0.0
     ) -> Float[Tensor, "count"]:
         """Draw training times, uniform in [t_min, 1]; the first share `early` is uniform in λ_t.
 
         A third of the range of λ_t belongs to t < 0.1, where a density's fine details form. The
-        distribution of t does not change the minimiser. The generator's device is used.
+        distribution of t does not change the minimiser.
         """
-        device = None if generator is None else generator.device
-        uniform = torch.rand(count, generator=generator, device=device)
+        uniform = torch.rand(count, generator=generator, device=generator.device)
         times = self.t_min + (1 - self.t_min) * uniform
         first = round(early * count)
         if first:
@@ -87,19 +85,11 @@ class VPSchedule:
             times[:first] = self.time_of(low + (high - low) * part).clamp(self.t_min, 1.0)
         return times
 
-    def times(self, steps: int, spacing: str = "half_log_snr") -> Float[Tensor, "steps_plus_1"]:
-        """Return `steps` + 1 sampling times from 1 down to t_min, in float64.
-
-        `spacing` is "half_log_snr" (uniform in λ, the grid of DPM-Solver) or "time" (uniform in t).
-        Raises `CepnbError` on another spacing and on steps < 1.
-        """
+    def times(self, steps: int) -> Float[Tensor, "steps_plus_1"]:
+        """Return `steps` + 1 ≥ 2 sampling times from 1 to t_min, uniform in λ_t, in float64."""
         if steps < 1:
-            raise CepnbError(f"steps {steps}: expected at least 1")
+            raise CepnbError(f"steps {steps}: use at least 1")
         ends = torch.tensor([1.0, self.t_min], dtype=torch.float64)
-        if spacing == "time":
-            return torch.linspace(1.0, self.t_min, steps + 1, dtype=torch.float64)
-        if spacing != "half_log_snr":
-            raise CepnbError(f"spacing '{spacing}': expected 'half_log_snr' or 'time'")
         first, last = self.half_log_snr(ends).tolist()
         times = self.time_of(torch.linspace(first, last, steps + 1, dtype=torch.float64))
         times[0], times[-1] = ends

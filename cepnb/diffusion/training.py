@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -19,19 +19,15 @@ from cepnb.storage.files import load_module, load_tensors, save_tensors, under
 
 Module = TypeVar("Module", bound=nn.Module)
 Modules = dict[str, nn.Module]
-# Draws a batch from the generator and returns one loss per example.
-StepLoss = Callable[[Generator], Tensor]
+StepLoss = Callable[[Generator], Tensor]  # draws a batch and returns one loss per example
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Length and learning rates of a training: Adam with cosine decay.
-
-    Raises `CepnbError` on values out of range.
-    """
+    """Length and learning rates of a training. Raises `CepnbError` on values out of range."""
 
     steps: int
-    learning_rate: float
+    learning_rate: float  # of Adam, with cosine decay
     final_fraction: float = 1.0  # last learning rate / first learning rate; 1 for a constant rate
     record_every: int = 100  # steps whose mean loss makes one point of the history
     checkpoint_every: int = 1000  # steps between checkpoints, a multiple of record_every
@@ -39,12 +35,10 @@ class Plan:
     def __post_init__(self) -> None:
         for name in ("steps", "record_every"):
             if getattr(self, name) < 1:
-                raise CepnbError(f"{name} {getattr(self, name)}: expected at least 1")
+                raise CepnbError(f"{name} {getattr(self, name)}: use at least 1")
         if self.checkpoint_every < 1 or self.checkpoint_every % self.record_every:
-            raise CepnbError(
-                f"checkpoint_every {self.checkpoint_every}: expected a multiple of record_every, "
-                f"{self.record_every}"
-            )
+            fix = f"use a multiple of record_every, {self.record_every}"
+            raise CepnbError(f"checkpoint_every {self.checkpoint_every}: {fix}")
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, 0 ≤ step < steps."""
@@ -52,15 +46,11 @@ class Plan:
         return self.learning_rate * (self.final_fraction + (1 - self.final_fraction) * cosine)
 
 
-@dataclass
-class Record:
+class Record(NamedTuple):
     """One point of the history: finished steps, and the mean loss since the last point."""
 
     step: int
     loss: float
-
-
-History = list[Record]
 
 
 def training(
@@ -77,8 +67,8 @@ def training(
 ) -> Iterator[Record]:
     """Train the parameters of `modules` by the mean of `step_loss`; yield the history.
 
-    `step_loss` must draw all random numbers from `generator`, on whose device modules and data must
-    be. `after_step` runs after each step. List a target network in `modules` so that it is saved.
+    `step_loss` must draw all random numbers from `generator`. Modules and data are on its device.
+    `after_step` runs after each step. List a target network in `modules` so that it is saved.
     `checkpoint` stores weights, optimiser, history and random state every `plan.checkpoint_every`
     steps. A later call with the same arguments yields the stored records again and resumes, bit for
     bit on the same machine and thread count. Steps on a GPU are `captured` unless `capture` is off.
@@ -86,7 +76,7 @@ def training(
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     optimiser = _adam(parameters, plan, generator.device)
-    history: History = []
+    history: list[Record] = []
     if checkpoint is not None and checkpoint.exists():
         history = _restore(checkpoint, modules, optimiser, generator, plan)
         yield from history
@@ -113,17 +103,15 @@ def training(
                 continue
             record = Record(done, float(loss_sum) / (done - recorded))
             if not math.isfinite(record.loss):
-                raise CepnbError(
-                    f"{label}: loss is {record.loss} after step {done}; lower the learning rate"
-                )
+                reason = f"loss is {record.loss} after step {done}"
+                raise CepnbError(f"{label}: {reason}; lower the learning rate")
             history.append(record)
             bar.update(done - recorded)
             bar.set_postfix(loss=f"{record.loss:.4g}", refresh=False)
             recorded = done
             loss_sum.zero_()
             if checkpoint is not None and (done % plan.checkpoint_every == 0 or done == plan.steps):
-                points = [[point.step, point.loss] for point in history]
-                metadata = {"plan": repr(plan), "history": json.dumps(points)}
+                metadata = {"plan": repr(plan), "history": json.dumps(history)}
                 save_tensors(checkpoint, _state(modules, optimiser, generator), metadata)
             yield record
 
@@ -139,27 +127,15 @@ def train(
     label: str = "training",
     progress: bool = True,
     capture: bool = True,
-) -> History:
+) -> list[Record]:
     """Run `training` to its end and return the history."""
-    records = training(
-        step_loss,
-        modules,
-        plan,
-        generator,
-        after_step=after_step,
-        checkpoint=checkpoint,
-        label=label,
-        progress=progress,
-        capture=capture,
-    )
-    return list(records)
+    options = {"after_step": after_step, "checkpoint": checkpoint, "label": label}
+    options |= {"progress": progress, "capture": capture}
+    return list(training(step_loss, modules, plan, generator, **options))
 
 
 def seeded(seed: int, purpose: str, device: torch.device | str = "cpu") -> Generator:
-    """Return an independent random stream for each (seed, purpose).
-
-    So no stage depends on another stage's draws. A GPU draws other numbers than the CPU.
-    """
+    """Return an independent random stream for each (seed, purpose) and type of device."""
     digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -172,13 +148,13 @@ def initialised(seed: int, purpose: str, build: Callable[[], Module]) -> Module:
 
 
 def draw(generator: Generator, count: int, *pools: Tensor) -> tuple[Tensor, ...]:
-    """Draw `count` rows with replacement, the same rows of every pool, `unpacked`."""
+    """Draw `count` rows with replacement, the same of every pool; return them `unpacked`."""
     rows = torch.randint(len(pools[0]), (count,), generator=generator, device=generator.device)
     return tuple(unpacked(pool[rows]) for pool in pools)
 
 
 def unpacked(values: Tensor) -> Tensor:
-    """Convert stored float16 to float32, the type of all computation; keep other types."""
+    """Convert float16, the type of some stored pools, to float32; return other types unchanged."""
     return values.float() if values.dtype == torch.float16 else values
 
 
@@ -201,17 +177,17 @@ def _state(modules: Modules, optimiser: Adam, generator: Generator) -> dict[str,
 
 def _restore(
     path: Path, modules: Modules, optimiser: Adam, generator: Generator, plan: Plan
-) -> History:
+) -> list[Record]:
+    """Load a checkpoint into the modules, the optimiser and the generator; return the history."""
     tensors, metadata = load_tensors(path)
     if metadata.get("plan") != repr(plan):
-        raise CepnbError(
-            f"{path}: saved under {metadata.get('plan')}, expected {plan!r}; use another folder"
-        )
+        stored = metadata.get("plan")
+        raise CepnbError(f"{path}: saved under {stored}, now {plan!r}; use another folder")
     for name, module in modules.items():
         load_module(module, under(tensors, f"{name}."), path)
     saved = optimiser.state_dict()
-    for index in range(len(optimiser.param_groups[0]["params"])):
+    for index in saved["param_groups"][0]["params"]:
         saved["state"][index] = under(tensors, f"adam.{index}.")
     optimiser.load_state_dict(saved)
     generator.set_state(tensors["random_state"])
-    return [Record(step, loss) for step, loss in json.loads(metadata["history"])]
+    return [Record(*point) for point in json.loads(metadata["history"])]

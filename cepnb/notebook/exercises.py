@@ -12,20 +12,24 @@ from torch import Tensor
 from cepnb.densities.metrics import effective_samples
 from cepnb.diffusion.losses import cep_self_normalised, softmax_q_target
 
+Answer = Callable[..., Tensor]  # the reader's function
+
 
 def _verdict(
-    found: Tensor | float | None,
+    answer: Answer,
+    inputs: tuple[Tensor | float, ...],
     expected: Tensor,
     mistakes: list[tuple[Tensor, str]],
     formula: str,
-    large: Tensor | float | None = None,
+    large: tuple[Tensor | float, ...] = (),
     tolerance: float = 1e-5,
 ) -> str:
-    """Return "Right." or a hint.
+    """Return "Right." or a hint for the reader's answer at `inputs`.
 
-    `mistakes` pairs the answer of a common mistake with its hint. `large` is the reader's result
-    for large inputs, which must be finite.
+    `mistakes` pairs the result of a common mistake with its hint. At `large` inputs, if any, the
+    answer must be finite.
     """
+    found = answer(*inputs)
     if found is None:
         return "Not written yet: replace the dots by code that returns the answer."
     found = torch.as_tensor(found, dtype=expected.dtype)
@@ -36,7 +40,7 @@ def _verdict(
             return hint
     if not torch.allclose(found, expected, rtol=1e-4, atol=tolerance):
         return f"Not yet: {formula}."
-    if large is not None and not torch.isfinite(torch.as_tensor(large)).all():
+    if large and not torch.isfinite(torch.as_tensor(answer(*large))).all():
         return "Right for small values; use softmax, log_softmax or logsumexp for large ones."
     return "Right."
 
@@ -47,13 +51,12 @@ def _random(*shapes: tuple[int, ...]) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for shape in shapes]
 
 
-def check_noise(noise: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
+def check_noise(noise: Answer) -> str:
     """Check x_t of (x0, log_alpha, eps), shapes (n, d), (n,) and (n, d) (notebook 01)."""
     x0, eps = _random((5, 3), (5, 3))
     log_alpha = torch.tensor([-1e-6, -1e-3, -0.1, -1.0, -5.0])
     alpha = log_alpha.double().exp()[:, None]
     sigma = (-torch.expm1(2 * log_alpha.double())).sqrt()[:, None]
-    expected = alpha * x0 + sigma * eps
     linear = alpha * x0 + (1 - alpha) * eps
     no_root = alpha * x0 + (1 - alpha**2) * eps
     mistakes = [
@@ -61,8 +64,8 @@ def check_noise(noise: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
         (no_root, "1 − α² is the variance of the noise; its root multiplies ε."),
     ]
     formula = "compute α x_0 + σ ε, one coefficient per row, with α = exp(log α) and σ² = 1 − α²"
-    found = noise(x0, log_alpha, eps)
-    verdict = _verdict(found, expected, mistakes, formula, tolerance=1e-2)
+    inputs, expected = (x0, log_alpha, eps), alpha * x0 + sigma * eps
+    verdict = _verdict(noise, inputs, expected, mistakes, formula, tolerance=1e-2)
     if verdict != "Right.":
         return verdict
     error = noise(torch.zeros_like(x0), log_alpha, eps).double() - sigma * eps
@@ -70,37 +73,31 @@ def check_noise(noise: Callable[[Tensor, Tensor, Tensor], Tensor]) -> str:
     return verdict if exact else "Right, but σ loses digits at small times: use torch.expm1."
 
 
-def check_first_order_step(step: Callable[..., Tensor]) -> str:
+def check_first_order_step(step: Answer) -> str:
     """Check the DDIM step of (x, eps, alpha, sigma, alpha_next, sigma_next) (notebook 02)."""
     x, eps = _random((6, 2), (6, 2))
-    alpha, sigma, alpha_next, sigma_next = 0.6, 0.8, 0.8, 0.6
-    x0 = (x - sigma * eps) / alpha
-    expected = alpha_next * x0 + sigma_next * eps
-    noised_x = alpha_next * x + sigma_next * eps
+    x0 = (x - 0.8 * eps) / 0.6
     mistakes = [
         (x0, "This is the predicted clean sample; noise it again to the next level."),
-        (noised_x, "Add the noise to the predicted clean sample, not to x: compute x̂_0 first."),
+        (0.8 * x + 0.6 * eps, "Add the noise to the predicted clean sample x̂_0, not to x."),
     ]
     formula = "compute x̂_0 = (x − σ ε)/α, then α_next x̂_0 + σ_next ε"
-    found = step(x, eps, alpha, sigma, alpha_next, sigma_next)
-    return _verdict(found, expected, mistakes, formula)
+    return _verdict(step, (x, eps, 0.6, 0.8, 0.8, 0.6), 0.8 * x0 + 0.6 * eps, mistakes, formula)
 
 
-def check_effective_samples(effective: Callable[[Tensor], Tensor]) -> str:
+def check_effective_samples(effective: Answer) -> str:
     """Check (Σ w)²/Σ w² of log weights, shape (n,) (notebook 03)."""
-    log_weights = 2 * _random((50,))[0]
-    expected = effective_samples(log_weights)
-    no_exponential = log_weights.sum() ** 2 / log_weights.square().sum()
+    log_w = 2 * _random((50,))[0]
+    expected = effective_samples(log_w)
     mistakes = [
         (1 / expected, "Divide (Σ w)² by Σ w², not Σ w² by (Σ w)²; n equal weights give n."),
-        (no_exponential, "The arguments are logarithms of the weights."),
+        (log_w.sum() ** 2 / log_w.square().sum(), "The arguments are logarithms of the weights."),
     ]
     formula = "compute (Σ w)²/Σ w² with w = exp(log_weights)"
-    small_weights = effective(log_weights - 10_000)
-    return _verdict(effective(log_weights), expected, mistakes, formula, small_weights)
+    return _verdict(effective, (log_w,), expected, mistakes, formula, large=(log_w - 10_000,))
 
 
-def check_intermediate_energy(energy: Callable[[Tensor, Tensor], Tensor]) -> str:
+def check_intermediate_energy(energy: Answer) -> str:
     """Check E_t of (log_posterior, beta_energies), shapes (n, C) and (C,) (notebook 04)."""
     logits, draws = _random((6, 4), (4,))
     log_posterior, beta_energies = logits.log_softmax(-1), 3 * draws.abs()
@@ -111,26 +108,25 @@ def check_intermediate_energy(energy: Callable[[Tensor, Tensor], Tensor]) -> str
         (posterior @ beta_energies, "This is the mean of βE; take −log of the mean of e^(−βE)."),
     ]
     formula = "compute −log Σ_c q(c | x_t) e^(−βE_c)"
-    found, large = (energy(log_posterior, beta_energies + shift) for shift in (0, 5_000))
-    return _verdict(found, expected, mistakes, formula, large)
+    inputs, large = ((log_posterior, beta_energies + shift) for shift in (0, 5_000))
+    return _verdict(energy, inputs, expected, mistakes, formula, large)
 
 
-def check_contrastive_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> str:
+def check_contrastive_loss(loss: Answer) -> str:
     """Check Eq. 13's loss of (f, βE), both of shape (groups, K) (notebook 05)."""
     f, beta_energy = _random((6, 4), (6, 4))
-    expected = cep_self_normalised(f, beta_energy)
-    minus_f = cep_self_normalised(-f, beta_energy)
-    minus_energy = cep_self_normalised(f, -beta_energy)
+    exact = cep_self_normalised
     mistakes = [
-        (-expected, "The sign is the other way round: a cross-entropy is not negative."),
-        (minus_f, "The sign of f: a low energy has a high probability, softmax(−f)."),
-        (minus_energy, "The sign of the labels: a low energy has a large label, softmax(−βE)."),
+        (-exact(f, beta_energy), "The sign is the other way round: a cross-entropy is positive."),
+        (exact(-f, beta_energy), "The sign of f: a low energy is likely under softmax(−f)."),
+        (exact(f, -beta_energy), "The sign of the labels: a low energy is likely: softmax(−βE)."),
     ]
     formula = "labels softmax(−βE), prediction log softmax(−f), both over the last axis"
-    return _verdict(loss(f, beta_energy), expected, mistakes, formula, loss(f, 1e4 * beta_energy))
+    inputs, large = ((f, factor * beta_energy) for factor in (1, 1e4))
+    return _verdict(loss, inputs, exact(*inputs), mistakes, formula, large)
 
 
-def check_guided_noise(guided: Callable[..., Tensor]) -> str:
+def check_guided_noise(guided: Answer) -> str:
     """Check the guided ε of (eps, gradient, sigma, scale) (notebook 06)."""
     eps, gradient = _random((6, 2), (6, 2))
     sigma, scale = 0.3, 2.0
@@ -140,22 +136,22 @@ def check_guided_noise(guided: Callable[..., Tensor]) -> str:
         (eps + push, "σ is missing: the score is −ε/σ, so its s∇f becomes s σ∇f in ε."),
         (eps + push / sigma, "Multiply by σ instead of dividing: the score is −ε/σ."),
     ]
-    found = guided(eps, gradient, sigma, scale)
-    return _verdict(found, eps + sigma * push, mistakes, "solve −ε'/σ = −ε/σ − s∇f for ε'")
+    inputs, expected = (eps, gradient, sigma, scale), eps + sigma * push
+    return _verdict(guided, inputs, expected, mistakes, "solve −ε'/σ = −ε/σ − s∇f for ε'")
 
 
-def check_mse_energy(energy: Callable[[Tensor, Tensor], Tensor]) -> str:
+def check_mse_energy(energy: Answer) -> str:
     """Check the minimiser of MSE, of (posterior (n, C), beta_energies (C,)) (notebook 07)."""
     logits, draws = _random((6, 4), (4,))
     posterior, beta_energies = logits.softmax(-1), 3 * draws.abs()
     exact = -(posterior @ torch.exp(-beta_energies)).log()
-    hint = "This is the exact E_t. Least squares predicts a conditional mean: of what?"
+    mistakes = [(exact, "This is the exact E_t; least squares predicts a mean. Of what?")]
     formula = "compute the mean of βE given x_t, Σ_c q(c | x_t) βE_c"
-    found = energy(posterior, beta_energies)
-    return _verdict(found, posterior @ beta_energies, [(exact, hint)], formula)
+    expected = posterior @ beta_energies
+    return _verdict(energy, (posterior, beta_energies), expected, mistakes, formula)
 
 
-def check_info_nce(loss: Callable[[Tensor], Tensor]) -> str:
+def check_info_nce(loss: Answer) -> str:
     """Check InfoNCE of logits (n, n) with the true pairs on the diagonal (notebook 08)."""
     logits = 2 * _random((7, 7))[0]
     expected = torch.nn.functional.cross_entropy(logits, torch.arange(7), reduction="none")
@@ -165,10 +161,10 @@ def check_info_nce(loss: Callable[[Tensor], Tensor]) -> str:
         (over_columns, "The softmax runs over a row's candidates, not over a column's."),
     ]
     formula = "take minus the diagonal of log softmax over each row"
-    return _verdict(loss(logits), expected, mistakes, formula, loss(1e4 * logits))
+    return _verdict(loss, (logits,), expected, mistakes, formula, large=(1e4 * logits,))
 
 
-def check_tilted_policy(policy: Callable[[Tensor, Tensor, float], Tensor]) -> str:
+def check_tilted_policy(policy: Answer) -> str:
     """Check log π(a|s) of (log μ(a|s), Q(s, a), β), both of shape (S, A) (notebook 09)."""
     logits, q = _random((5, 4), (5, 4))
     log_mu, beta = logits.log_softmax(-1), 2.0
@@ -182,14 +178,14 @@ def check_tilted_policy(policy: Callable[[Tensor, Tensor, float], Tensor]) -> st
         ((log_mu + q / beta).log_softmax(-1), "β multiplies Q: a large β trusts Q more."),
     ]
     formula = "compute log μ + βQ − log Σ μ e^{βQ}"
-    found, large = policy(log_mu, q, beta), policy(log_mu, 1e4 * q, beta)
-    return _verdict(found, expected, mistakes, formula, large)
+    inputs, large = ((log_mu, factor * q, beta) for factor in (1, 1e4))
+    return _verdict(policy, inputs, expected, mistakes, formula, large)
 
 
-def check_coverage(coverage: Callable[[Tensor, Tensor, float], Tensor]) -> str:
-    """Check the share of actions with a support action within `radius` (notebook 10).
+def check_coverage(coverage: Answer) -> str:
+    """Check the share of actions that have a support action within a radius (notebook 10).
 
-    Called as f(actions (n, d), support (n, K, d), radius).
+    The answer is a function of (actions (n, d), support (n, K, d), radius).
     """
     actions, support = _random((60, 2), (60, 5, 2))
     offset = support - actions.unsqueeze(1)
@@ -201,31 +197,30 @@ def check_coverage(coverage: Callable[[Tensor, Tensor, float], Tensor]) -> str:
         (near_in_each_coordinate.any(1).float().mean(), "Take the Euclidean distance."),
     ]
     formula = "take the smallest ‖support − action‖ per row, then the share within the radius"
-    found = coverage(actions, support, 0.6)
-    return _verdict(found, near.any(1).float().mean(), mistakes, formula)
+    expected = near.any(1).float().mean()
+    return _verdict(coverage, (actions, support, 0.6), expected, mistakes, formula)
 
 
-def check_importance_weights(weights: Callable[[Tensor, float], Tensor]) -> str:
+def check_importance_weights(weights: Answer) -> str:
     """Check the weights of K actions of μ for means under π ∝ μ e^{βQ} (notebook 11).
 
-    Called as f(q (S, K), beta); the weights of a state sum to one.
+    The answer is a function of (q (S, K), beta); the weights of a state sum to one.
     """
     q, beta = _random((6, 5))[0], 2.0
-    expected = torch.softmax(beta * q, dim=1)
-    over_states = torch.softmax(beta * q, dim=0)
+    expected = (beta * q).softmax(1)
     mistakes = [
         ((beta * q).exp(), "Right up to the unknown Z(s): divide by the sum over the K actions."),
-        (over_states, "The weights of a state sum to one: normalise over its K actions."),
+        ((beta * q).softmax(0), "The weights of a state sum to one: sum over its K actions."),
         (5 * expected, "The mean of these weights is one; their sum must be one."),
     ]
     formula = "the actions come from μ, so μ cancels in π/μ; normalise e^{βQ}"
-    return _verdict(weights(q, beta), expected, mistakes, formula, weights(1e4 * q, beta))
+    return _verdict(weights, (q, beta), expected, mistakes, formula, large=(1e4 * q, beta))
 
 
-def check_energy_from_samples(energy: Callable[..., Tensor]) -> str:
-    """Check E_t(a_t) from K actions of (at, actions, q, beta, alpha, sigma) (notebook 12).
+def check_energy_from_samples(energy: Answer) -> str:
+    """Check E_t(a_t) from K actions of μ (notebook 12).
 
-    The shapes are (n, d), (K, d) and (K,).
+    The answer is a function of (at (n, d), actions (K, d), q (K,), beta, alpha, sigma).
     """
     at, actions, q = _random((6, 2), (9, 2), (9,))
     beta, alpha, sigma = 3.0, 0.8, 0.6
@@ -242,11 +237,11 @@ def check_energy_from_samples(energy: Callable[..., Tensor]) -> str:
         (unnormalised, "The weights of the K actions must sum to one for each a_t."),
     ]
     formula = "compute −log Σ_j w_j e^{βQ_j}, w = softmax over j of −‖a_t − α a_j‖²/(2σ²)"
-    found, large = (energy(at, actions, c * q, beta, alpha, sigma) for c in (1, 1000))
-    return _verdict(found, expected, mistakes, formula, large, tolerance=1e-4)
+    inputs, large = ((at, actions, factor * q, beta, alpha, sigma) for factor in (1, 1000))
+    return _verdict(energy, inputs, expected, mistakes, formula, large, tolerance=1e-4)
 
 
-def check_softmax_target(target: Callable[[Tensor, Tensor, float, float], Tensor]) -> str:
+def check_softmax_target(target: Answer) -> str:
     """Check Eq. 22's target of (reward, next_q, beta, discount), no terminals (notebook 13)."""
     reward, next_q = _random((6,), (6, 5))
     no_terminal = torch.zeros(6, dtype=torch.bool)
@@ -258,5 +253,5 @@ def check_softmax_target(target: Callable[[Tensor, Tensor, float, float], Tensor
         (maximum, "This is the maximum over the support (β → ∞): weight by softmax(βQ')."),
     ]
     formula = "compute r + γ Σ softmax(βQ') Q', with the softmax over the support actions"
-    found, large = target(reward, next_q, 2.0, 0.9), target(reward, 1e4 * next_q, 2.0, 0.9)
-    return _verdict(found, expected, mistakes, formula, large)
+    inputs, large = ((reward, factor * next_q, 2.0, 0.9) for factor in (1, 1e4))
+    return _verdict(target, inputs, expected, mistakes, formula, large)

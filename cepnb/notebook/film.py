@@ -13,14 +13,13 @@ from cepnb.errors import CepnbError
 from cepnb.notebook.plots import image
 
 WIDTH, HEIGHT, METRE = 260, 190, 90  # of a panel and of a metre, in pixels
+FRAME_MS = 32  # four steps of the locomotion tasks
 SCALE = 2  # panels are drawn larger and then reduced, for smooth edges
 # Ends (x, z) and radius of each capsule, in metres.
 Body = tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]
 
 
-def film(
-    films: dict[str, Sequence[Body]], colours: dict[str, str], alt: str, frame_ms: int = 40
-) -> HTML:
+def film(films: dict[str, Sequence[Body]], colours: dict[str, str], alt: str) -> HTML:
     """Show several films side by side as one animated GIF, each under its title.
 
     A film that ends holds its last frame. The view follows the body, and the ground has a mark
@@ -37,7 +36,7 @@ def film(
             frame.paste(_panel(body, title, colours[title]), (WIDTH * place, 0))
         frames.append(frame.quantize(32))
     buffer = io.BytesIO()
-    options = {"duration": frame_ms, "loop": 0, "optimize": True}
+    options = {"duration": FRAME_MS, "loop": 0, "optimize": True}
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], **options)
     return HTML(image(buffer.getvalue(), alt, "gif"))
 

@@ -7,7 +7,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
-from cepnb.diffusion.schedule import expand_as
 from cepnb.qgpo.critic import support_values
 from cepnb.qgpo.policy import BLOCK, sample_actions
 from cepnb.qgpo.settings import SCHEDULE, Settings
@@ -77,7 +76,7 @@ def summed_energy(
     def energy(
         at: Float[Tensor, "n k da"], t: Tensor, s: Tensor | None = None
     ) -> Float[Tensor, "n k"]:
-        alpha, sigma = expand_as(SCHEDULE.alpha(t), at), expand_as(SCHEDULE.sigma(t), at)
+        alpha, sigma = SCHEDULE.coefficients(t, at)
         distance = ((at / alpha).unsqueeze(-2) - actions.unsqueeze(-3)).square().sum(dim=-1)
         log_w = (-distance * (alpha / sigma) ** 2 / 2).log_softmax(dim=-1)
         return -(log_w + beta_q.unsqueeze(-2)).logsumexp(dim=-1)

@@ -68,7 +68,7 @@ class Steps:
     def eps(self) -> EpsNet:
         """1. The behaviour model ε_θ; the scaling of observations is saved with it."""
         path = self.run.folder / "scaling.safetensors"
-        self.run.kept(path, lambda: save_tensors(path, vars(self.scaling)))
+        self.run.ensure(path, lambda: save_tensors(path, vars(self.scaling)))
         examples = self.data.states, self.data.actions
         return self._network("behaviour", behaviour_net, train_behaviour, *examples)
 
@@ -142,7 +142,7 @@ class Steps:
         """Load or sample the actions of a step; on a CPU they stay memory-mapped."""
         path = self.run.folder / f"{step}.npy"
         inputs = self.eps, states, K, *self.chosen, path, self.progress, step
-        self.run.kept(path, lambda: self.run.timed(step, partial(sample_support, *inputs)))
+        self.run.ensure(path, lambda: self.run.timed(step, partial(sample_support, *inputs)))
         actions, shape = open_array(path), (len(states), K, self.widths[1])
         if actions.shape != shape:
             raise CepnbError(f"{path}: shape is {tuple(actions.shape)}, not {shape}; delete it")

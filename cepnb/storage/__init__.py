@@ -4,4 +4,5 @@
 - `validation`: plain data checked by declared types
 - `runs`: a folder of results whose finished steps are loaded, not repeated
 - `arrays`: tensors larger than memory
+- `validation`: plain data checked against declared types
 """

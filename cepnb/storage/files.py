@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from cepnb.errors import CepnbError
 
-# The exceptions that h5py raises on a damaged file, depending on the place of the damage.
+# The exceptions that h5py raises on damaged files.
 HDF5_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)
 STALE = 24 * 3600  # seconds after which a temporary file belongs to a killed write
 
@@ -30,9 +30,8 @@ def cache_dir() -> Path:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` if the block succeeds.
 
-    Readers see the old file or the new file, never a part. A failed or killed write leaves `path`
-    unchanged. Temporary files of killed writes are deleted by the next write after `STALE` seconds.
-    Raises `CepnbError` if the system refuses the write (full disk, no permission).
+    A failed or killed write leaves `path` unchanged. Later writes delete the temporary files of
+    killed writes after `STALE` seconds. Raises `CepnbError` if the system refuses the write.
     """
     path = Path(path)
     temporary = None
@@ -51,9 +50,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise CepnbError(
-            f"{path}: could not be written ({reason}); the previous file is unchanged"
-        ) from error
+        message = f"{path}: could not be written ({reason}); free space or use another folder"
+        raise CepnbError(message) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -61,9 +59,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def _delete_stale(path: Path) -> None:
     """Delete temporary files of killed writes of `path`, but not those of a write in progress."""
-    for part in path.parent.glob(
-        f".{glob.escape(path.name)}.{'?' * 8}.part"
-    ):  # as mkstemp names it
+    mkstemp_names = f".{glob.escape(path.name)}.{'?' * 8}.part"
+    for part in path.parent.glob(mkstemp_names):
         with suppress(OSError):  # already deleted, or not permitted
             if time.time() - part.stat().st_mtime > STALE:
                 part.unlink()
@@ -74,7 +71,7 @@ def write_json(path: str | Path, value: object) -> None:
     try:
         text = json.dumps(value, indent=2, allow_nan=False)
     except ValueError as error:
-        raise CepnbError(f"{path}: not written ({error}), expected finite numbers") from error
+        raise CepnbError(f"{path}: not written ({error}); use finite numbers") from error
     write_text(path, text + "\n")
 
 
@@ -89,8 +86,13 @@ def read_json(path: str | Path) -> object:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise CepnbError(f"{path}: expected a readable JSON file ({reason})") from error
+        raise unreadable(path, "JSON", error) from error
+
+
+def unreadable(path: str | Path, kind: str, error: Exception) -> CepnbError:
+    """Return the error for a file that is missing or damaged, in one line."""
+    reason = str(error).splitlines()[0]
+    return CepnbError(f"{path}: not a complete {kind} file ({reason}); restore or remake it")
 
 
 def save_tensors(
@@ -109,26 +111,24 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, s
             names = list(stored.keys())
             return {name: stored.get_tensor(name) for name in names}, stored.metadata() or {}
     except (OSError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise CepnbError(f"{path}: expected a complete safetensors file ({reason})") from error
+        raise unreadable(path, "safetensors", error) from error
 
 
 def under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
     """Select the tensors whose names start with `prefix`, and strip the prefix."""
-    selected = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return {name.removeprefix(prefix): tensor for name, tensor in selected.items()}
+    selected = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors[name] for name in selected}
 
 
 def load_module(
     module: torch.nn.Module, tensors: dict[str, torch.Tensor], source: str | Path
 ) -> None:
     """Load weights into `module`; raise `CepnbError` on a missing or misshapen tensor."""
-    expected = module.state_dict()
-    for name, tensor in expected.items():
+    weights = module.state_dict()
+    for name, tensor in weights.items():
         shape = tuple(tensor.shape)
-        if name not in tensors:
-            raise CepnbError(f"{source}: tensor '{name}' is missing, expected shape {shape}")
-        if tensors[name].shape != shape:
-            found = tuple(tensors[name].shape)
-            raise CepnbError(f"{source}: tensor '{name}' has shape {found}, expected {shape}")
-    module.load_state_dict({name: tensors[name] for name in expected})
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != shape:
+            problem = "is missing" if found is None else f"has shape {found}"
+            raise CepnbError(f"{source}: tensor '{name}' {problem}; use weights of shape {shape}")
+    module.load_state_dict({name: tensors[name] for name in weights})

@@ -1,4 +1,4 @@
-"""Folders of results: one file a finished step, which is loaded instead of computed again."""
+"""Folders of results: each finished step has a file, and later calls load it."""
 
 import json
 import time
@@ -15,10 +15,10 @@ Complete = Callable[[dict], dict]  # adds the defaults of missing entries to a s
 
 
 class Run:
-    """A folder of results: `settings.json`, one file a finished step, `metrics.json` at the end.
+    """A folder of results: `settings.json`, a file for each finished step, `metrics.json` at the end.
 
-    A new `configuration` is written to `settings.json`; raises `CepnbError` if the folder holds
-    another one (`refuse_changes`). `complete` adds defaults to stored configurations.
+    `configuration` is written to `settings.json`. Raises `CepnbError` if the folder holds another
+    one (`refuse_changes`). `complete` adds defaults to stored configurations.
     """
 
     def __init__(
@@ -41,15 +41,15 @@ class Run:
         return read_json(path) if path.exists() else {}
 
     def timed(self, step: str, work: Callable[[], object]) -> object:
-        """Run one step and store its duration (of a resumed step, the last part's)."""
+        """Run one step and store its duration; a resumed step counts from its last start."""
         start = time.perf_counter()
         result = work()
         duration = round(time.perf_counter() - start, 2)
         write_json(self.folder / "seconds.json", self.seconds | {step: duration})
         return result
 
-    def kept(self, path: Path, make: Callable[[], None]) -> Path:
-        """Return `path`, after `make` if the file is missing; other processes wait meanwhile."""
+    def ensure(self, path: Path, make: Callable[[], None]) -> Path:
+        """Call `make` if the file `path` is missing, while other processes wait; return `path`."""
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._lock:  # reentrant: a step may need another step
@@ -67,7 +67,7 @@ class Run:
         def make() -> None:
             save_tensors(path, self.timed(step, lambda: fit(checkpoint)).state_dict())
 
-        self.kept(path, make)
+        self.ensure(path, make)
         checkpoint.unlink(missing_ok=True)
         net = build()
         load_module(net, load_tensors(path)[0], path)
@@ -76,13 +76,12 @@ class Run:
 
 def refuse_changes(path: Path, configuration: dict, complete: Complete = dict) -> None:
     """Raise `CepnbError` naming the first entry in which a stored configuration differs."""
-    found = read_json(path)
-    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+    stored = read_json(path)
+    if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
         raise CepnbError(f"{path}: not the settings of a run; use another folder")
-    stored, wanted = complete(found), complete(json.loads(json.dumps(configuration)))
+    stored, wanted = complete(stored), complete(json.loads(json.dumps(configuration)))
     before, now = stored | stored["settings"], wanted | wanted["settings"]
     for name in now:
         if name != "settings" and before.get(name) != now[name]:
-            raise CepnbError(
-                f"{path}: made with {name} {before.get(name)}, now {now[name]}; use another folder"
-            )
+            found = f"{name} {before.get(name)}, now {now[name]}"
+            raise CepnbError(f"{path}: made with {found}; use another folder")

@@ -13,7 +13,7 @@ Number = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info
 
 
 def convert(value: object, kind: type[T] | GenericAlias, source: object, fix: str) -> T:
-    """Convert plain data to `kind`; raises `CepnbError` "SOURCE: KEY: PROBLEM; FIX" on the first mismatch."""
+    """Convert plain data to `kind`; raise `CepnbError` "SOURCE: KEY: PROBLEM; FIX" on a mismatch."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from cepnb.errors import CepnbError
 from cepnb.notebook.explorer.layers import LIMIT, MARGIN, Layer
-from cepnb.notebook.plots import sample_panel
+from cepnb.notebook.plots import square
 
 ANY_BETA = "exact at any β"
 ALL_BETA = "one network for all β"
-UNTRAINED = "no training, at any β"
 
 
 def trained_at(beta: float) -> str:
@@ -30,8 +29,8 @@ def trained_at(beta: float) -> str:
 class Slider:
     """The values of one variable; `play` adds a button that runs through them.
 
-    Layers refer to `name`; the page shows `symbol` and `note`. Raises `CepnbError` unless `start`
-    is one of the values.
+    Layers refer to `name`; the page shows `symbol` and `note`. Raises `CepnbError` without values,
+    or if `start` is not one of them.
     """
 
     name: str
@@ -42,11 +41,9 @@ class Slider:
     play: bool = False
 
     def __post_init__(self) -> None:
-        if self.start not in self.values:
-            raise CepnbError(
-                f"{self.symbol}: start {self.start:g} is not a value of the slider; "
-                f"use one of {', '.join(self.labels) or '(none)'}"
-            )
+        if not self.values:
+            raise CepnbError(f"{self.name}: the slider has no values; pass at least one")
+        self.index(self.start)
 
     @property
     def labels(self) -> list[str]:
@@ -88,9 +85,9 @@ class Panel:
     layers: tuple[Layer, ...]
     limit: float = LIMIT
 
-    def draw(self, axes: Axes, index: dict[str, int], title: str = "") -> None:
+    def draw(self, axes: Axes, **index: int) -> None:
         """Draw the panel with matplotlib at one position of each slider."""
-        sample_panel(axes, torch.zeros(0, 2), "white", title or self.title, self.limit)
+        square(axes, self.title, self.limit)
         for layer in self.layers:
             frame = layer.values[tuple(index[name] for name in layer.over)]
             layer.draw(axes, frame, self.limit)
@@ -104,28 +101,21 @@ def pack(
     A layer that several panels share is stored once. Raises `CepnbError` on a layer that does not
     fit its sliders or has a value that is not finite.
     """
-    names = [slider.name for slider in sliders]
-    layers = {(id(layer), panel.limit): layer for panel in panels for layer in panel.layers}
+    counts = {slider.name: len(slider.values) for slider in sliders}
+    names = list(counts)
+    pairs = dict.fromkeys((layer, panel.limit) for panel in panels for layer in panel.layers)
+    numbers = {pair: number for number, pair in enumerate(pairs)}
     layer_specs, data = [], bytearray()
-    for (_, limit), layer in layers.items():
-        _check(layer, sliders)
-        spec = {
-            "kind": layer.kind,
-            "over": [names.index(name) for name in layer.over],
-            "offset": len(data),
-            "label": layer.label,
-            "length": math.prod(layer.values.shape[-layer.axes :]),
-            "source": layer.source,
-        }
-        layer_specs.append(spec | layer.style())
+    for layer, limit in pairs:
+        _check(layer, counts)
+        spec = {"kind": layer.kind, "label": layer.label, "source": layer.source} | layer.style()
+        spec["over"] = [names.index(name) for name in layer.over]
+        spec["offset"], spec["length"] = len(data), math.prod(layer.values.shape[-layer.axes :])
+        layer_specs.append(spec)
         data += layer.encoded(limit).tobytes()
         data += bytes(len(data) % 2)  # the page reads 16-bit numbers, which start at even offsets
-    numbers = {key: number for number, key in enumerate(layers)}
     panel_specs = [
-        {
-            "title": panel.title,
-            "layers": [numbers[id(layer), panel.limit] for layer in panel.layers],
-        }
+        {"title": panel.title, "layers": [numbers[layer, panel.limit] for layer in panel.layers]}
         for panel in panels
     ]
     slider_specs = [
@@ -154,15 +144,14 @@ def over_grid(function: Callable[..., Tensor], *sliders: Slider) -> Tensor:
 def panels_over_grid(
     frame: Callable[..., Sequence[Panel]], sliders: Sequence[Slider]
 ) -> list[Panel]:
-    """Stack the panels of `frame(**values)` at all values of the sliders.
+    """Stack the panels of `frame(value, ...)` at all values of the sliders.
 
     `frame` returns layers without sliders (`over=()`); the result has layers over all sliders.
     Raises `CepnbError` if two frames differ in more than their values.
     """
     names = tuple(slider.name for slider in sliders)
     counts = [len(slider.values) for slider in sliders]
-    grid = itertools.product(*(slider.values for slider in sliders))
-    frames = [frame(**dict(zip(names, values))) for values in grid]
+    frames = [frame(*values) for values in itertools.product(*(s.values for s in sliders))]
     if any(_layout(panels) != _layout(frames[0]) for panels in frames):
         raise CepnbError(
             f"frames over {', '.join(names)} differ in panels, layers or shapes; "
@@ -182,18 +171,16 @@ def _layout(panels: Sequence[Panel]) -> list:
     return [(p.title, [(layer.kind, layer.values.shape) for layer in p.layers]) for p in panels]
 
 
-def _check(layer: Layer, sliders: Sequence[Slider]) -> None:
+def _check(layer: Layer, counts: dict[str, int]) -> None:
     what = f"{layer.kind} '{layer.label}'"
-    counts = {slider.name: len(slider.values) for slider in sliders}
     for name in layer.over:
         if name not in counts:
             raise CepnbError(f"{what}: no slider is named '{name}'; use one of {', '.join(counts)}")
-    expected = tuple(counts[name] for name in layer.over)
-    shape = tuple(layer.values.shape)
+    shape, expected = tuple(layer.values.shape), tuple(counts[name] for name in layer.over)
     if shape[: -layer.axes] != expected:
         raise CepnbError(
             f"{what}: its shape is {shape}, but must begin with {expected} "
             f"before the {layer.axes} axes of a frame"
         )
-    if not bool(torch.isfinite(layer.values).all()):
+    if not torch.isfinite(layer.values).all():
         raise CepnbError(f"{what}: a value is not finite; pass finite numbers only")

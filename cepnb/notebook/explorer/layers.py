@@ -13,17 +13,18 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from cepnb.notebook.plots import COLOURS, draw_arrows, grid
+from cepnb.notebook.plots import COLOURS, grid
 
 LIMIT = 4.5  # default of a panel
 MARGIN = 1.25  # positions are clipped at this many limits, beyond the edge of the panel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
     """One kind of mark: `values` has an axis per slider named in `over`, then a frame's axes.
 
     The legend shows `label`, and as `source` the model (a constant of `explorer.frames`).
+    A subclass packs all frames into integers (`encoded`), and draws one with matplotlib (`draw`).
     """
 
     values: Tensor
@@ -33,20 +34,12 @@ class Layer:
     kind: ClassVar[str]
     axes: ClassVar[int]  # of one frame
 
-    def encoded(self, limit: float) -> np.ndarray:
-        """Pack all frames into the page's integers."""
-        raise NotImplementedError
-
-    def draw(self, axes: Axes, frame: Tensor, limit: float) -> None:
-        """Draw one frame with matplotlib."""
-        raise NotImplementedError
-
     def style(self) -> dict:
         """Return what else the page needs to draw the layer."""
         return {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Points(Layer):
     """Samples (*sliders, n, 2) in the colour of `method`.
 
@@ -61,14 +54,14 @@ class Points(Layer):
         return _packed_positions(self.values, limit)
 
     def draw(self, axes: Axes, frame: Tensor, limit: float) -> None:
-        x, y = frame.T.numpy()
-        axes.scatter(x, y, s=2, alpha=self.alpha, color=COLOURS[self.method], linewidths=0)
+        colour = COLOURS[self.method]
+        axes.scatter(*frame.T.numpy(), s=2, alpha=self.alpha, color=colour, linewidths=0)
 
     def style(self) -> dict:
         return {"colour": COLOURS[self.method], "alpha": self.alpha}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shaded(Layer):
     """Samples (*sliders, n, 3): x, y and a shade, clipped to [0, 1], dark for 0."""
 
@@ -83,7 +76,7 @@ class Shaded(Layer):
         axes.scatter(x, y, s=8, c=shade, cmap="cividis", vmin=0, vmax=1, linewidths=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Field(Layer):
     """A function (*sliders, n, n) at `cells(n)`, clipped to [0, 1], in 256 steps.
 
@@ -102,10 +95,10 @@ class Field(Layer):
         axes.imshow(frame.numpy(), extent=(-limit, limit) * 2, origin="lower", **style)
 
     def style(self) -> dict:
-        return {"density": self.density, "side": self.values.shape[-1]}
+        return {"density": self.density}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Arrows(Layer):
     """Vectors (*sliders, n, n, 2) of length at most 1, centred on `arrow_places(n)`."""
 
@@ -115,25 +108,21 @@ class Arrows(Layer):
         return np.round(127 * _y_down(self.values).flip(-3).clamp(-1, 1).numpy()).astype("i1")
 
     def draw(self, axes: Axes, frame: Tensor, limit: float) -> None:
-        count = len(frame)
-        spacing = 1.8 * limit / (count - 1)
-        points = arrow_places(count, limit).reshape(-1, 2)
-        draw_arrows(axes, points, frame.reshape(-1, 2), unit=spacing)
+        points = arrow_places(len(frame), limit)
+        spacing = float(points[0, 1, 0] - points[0, 0, 0])  # the length of an arrow of length 1
+        units = {"angles": "xy", "scale_units": "xy", "scale": 1 / spacing}
+        vectors = (*points.unbind(-1), *frame.unbind(-1))
+        axes.quiver(*vectors, color="white", width=0.007, pivot="mid", **units)
 
     def style(self) -> dict:
         return {"side": self.values.shape[-2]}
 
 
 def shaded(
-    x: Float[Tensor, "n 2"],
-    values: Float[Tensor, "n"],
-    label: str = "",
-    low: float | None = None,
-    high: float | None = None,
+    x: Float[Tensor, "n 2"], values: Float[Tensor, "n"], label: str, span: tuple[float, ...] = ()
 ) -> Shaded:
-    """Colour samples by `values`, from `low` to `high` (by default their minimum and maximum)."""
-    low = values.min() if low is None else low
-    high = values.max() if high is None else high
+    """Colour samples by `values` over their range, or over `span` (low, high)."""
+    low, high = span or (values.min(), values.max())
     shades = (values - low) / (high - low)
     return Shaded(torch.cat([x, shades[:, None]], dim=1), (), label)
 

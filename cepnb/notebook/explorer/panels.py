@@ -5,27 +5,25 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.densities.methods import Models
-from cepnb.densities.mixtures import Density
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
 from cepnb.diffusion.samplers import dpm_solver_pp
 from cepnb.diffusion.training import seeded
 from cepnb.notebook.explorer.frames import (
     ALL_BETA,
     ANY_BETA,
-    UNTRAINED,
     Panel,
     Slider,
     over_grid,
     panels_over_grid,
 )
 from cepnb.notebook.explorer.layers import LIMIT, Arrows, Field, Points, arrow_places, cells
-from cepnb.notebook.plots import METHOD_LABELS, push_at
+from cepnb.notebook.plots import METHOD_LABELS
 
 VALIDITY = {  # the methods of `method_panels`, which all have an answer at any β
     "exact": ANY_BETA,
     "cep_beta": ALL_BETA,
     "mse": "exact minimiser of the regression, at any β",
-    "dps": UNTRAINED,
+    "dps": "no training, at any β",
 }
 TIMES, STRIDE = 9, 3  # values of t in `method_panels`, and sampler steps between two of them
 SIDE, ARROWS = 32, 11  # cells and arrows per axis
@@ -40,40 +38,33 @@ def energy_layers(
     energy: EnergyFunction, t: float, span: float, limit: float = LIMIT, source: str = ""
 ) -> tuple[Field, Arrows]:
     """Layers of E_t and −∇E_t at one t: dark for the minimum, brightest for `span` above it."""
-    time = torch.tensor(t)
-    with torch.no_grad():
-        values = energy(cells(SIDE, limit).reshape(-1, 2), time, None)
-    field = ((values - values.min()) / span).reshape(SIDE, SIDE)
-    arrows = _arrows(energy_gradient(energy), time, limit)
-    return Field(field, (), "energy, dark for low", source), Arrows(arrows, (), "downhill")
+    time = torch.as_tensor(t)
+    values = _at_cells(energy, time, limit)
+    field = Field((values - values.min()) / span, (), "energy, dark for low", source)
+    return field, Arrows(_push(energy_gradient(energy), time, limit), (), "downhill")
 
 
 def energy_frames(
     title: str, energy: EnergyFunction, t: Slider, span: float, source: str = ""
 ) -> Panel:
     """A panel of `energy_layers` at all values of t."""
-
-    def frame(t: float) -> list[Panel]:
-        return [Panel(title, energy_layers(energy, t, span, source=source))]
-
+    frame = lambda time: [Panel(title, energy_layers(energy, time, span, source=source))]
     return panels_over_grid(frame, [t])[0]
 
 
-def method_panels(models: Models, beta: Slider, t: Slider, count: int = 500) -> list[Panel]:
+def method_panels(models: Models, beta: Slider, t: Slider, count: int) -> list[Panel]:
     """Panels of E_t/β with −∇E_t for each method, then of its samples over the exact p_t.
 
     "mse" is the regression's exact minimiser β E[E | x_t]. All methods but "exact" use the learned
     score. `t` has the values of `comparison_times`; `count` samples start from the same noise.
     """
-    density = models.density
 
-    def relative_density(b: float, time: float) -> Tensor:
-        log_p = density.tilted(b).log_q(cells(SIDE), torch.tensor(time))
-        return (0.5 * (log_p - log_p.max())).exp()  # the root shows faint parts
+    def root_density(b: float, time: float) -> Tensor:  # the root shows faint parts
+        log_p = models.density.tilted(b).log_q(cells(SIDE), torch.tensor(time))
+        return (0.5 * (log_p - log_p.max())).exp()
 
     over = ("beta", "t")
-    root_density = over_grid(relative_density, beta, t)
-    p = Field(root_density, over, "density of pₜ", ANY_BETA, density=True)
+    p = Field(over_grid(root_density, beta, t), over, "density of pₜ", ANY_BETA, density=True)
     energy_panels, sample_panels = [], []
     for method, validity in VALIDITY.items():
         style = "cep" if method == "cep_beta" else method
@@ -93,28 +84,26 @@ def _method_frames(
 
     The constant of E_t is fitted to the exact E_t on average over samples of q_t.
     """
-    density = models.density
+    density, schedule = models.density, models.density.schedule
     guidance = {b: _guidance(models, method, b) for b in beta.values}
+    x0, _ = density.sample(500, seeded(0, "comparison points"))
+    noise = torch.randn(x0.shape, generator=seeded(1, "comparison points"))
+    start = torch.randn(count, 2, generator=seeded(0, "comparison start"))
 
-    @torch.no_grad()
     def field(b: float, time: float) -> Tensor:
         energy, t = guidance[b][0], torch.tensor(time)
-        points = _noised(density, t)
-        shift = (density.intermediate_energy(points, t, b) - energy(points, t, None)).mean()
-        values = energy(cells(SIDE).reshape(-1, 2), t, None) + shift
-        return (values / b).reshape(SIDE, SIDE)
+        xt = schedule.add_noise(x0, t, noise)
+        with torch.no_grad():
+            shift = (density.intermediate_energy(xt, t, b) - energy(xt, t, None)).mean()
+        return (_at_cells(energy, t) + shift) / b
 
     def arrows(b: float, time: float) -> Tensor:
-        return _arrows(guidance[b][2], torch.tensor(time))
+        return _push(guidance[b][2], torch.tensor(time))
 
     def path(b: float) -> Tensor:
         _, eps, gradient = guidance[b]
-        start = torch.randn(count, 2, generator=seeded(0, "comparison start"))
-        times = density.schedule.times(STRIDE * (TIMES - 1))
-        guided_eps = guided(eps, gradient, density.schedule)
-        return torch.stack(
-            list(dpm_solver_pp(guided_eps, start, times, density.schedule))[::STRIDE]
-        )
+        times, guided_eps = schedule.times(STRIDE * (TIMES - 1)), guided(eps, gradient, schedule)
+        return torch.stack(list(dpm_solver_pp(guided_eps, start, times, schedule))[::STRIDE])
 
     return over_grid(field, beta, t), over_grid(arrows, beta, t), over_grid(path, beta)
 
@@ -134,15 +123,17 @@ def _guidance(
     return energy, *models.guidance(method, beta)
 
 
-def _noised(density: Density, t: Tensor) -> Float[Tensor, "n 2"]:
-    """Samples of q_t, the same on every call."""
-    x0, _ = density.sample(500, seeded(0, "comparison points"))
-    eps = torch.randn(x0.shape, generator=seeded(1, "comparison points"))
-    return density.schedule.add_noise(x0, t, eps)
+@torch.no_grad()
+def _at_cells(
+    energy: EnergyFunction, t: Tensor, limit: float = LIMIT
+) -> Float[Tensor, "side side"]:
+    """E_t at a field's cells."""
+    return energy(cells(SIDE, limit).reshape(-1, 2), t, None).reshape(SIDE, SIDE)
 
 
-def _arrows(
+def _push(
     gradient: EpsFunction, t: Tensor, limit: float = LIMIT
 ) -> Float[Tensor, "arrows arrows 2"]:
-    points = arrow_places(ARROWS, limit).reshape(-1, 2)
-    return push_at(points, gradient, t).unflatten(0, (ARROWS, ARROWS))
+    """Arrows along −∇E_t; their length |∇E_t|/(1 + |∇E_t|) stays below one."""
+    push = -gradient(arrow_places(ARROWS, limit).reshape(-1, 2), t).detach()
+    return (push / (1 + push.norm(dim=1, keepdim=True))).unflatten(0, (ARROWS, ARROWS))

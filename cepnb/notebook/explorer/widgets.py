@@ -6,6 +6,7 @@
 """
 
 import base64
+import functools
 import html
 import json
 import os
@@ -31,20 +32,13 @@ STILLS = 4  # values of the first slider in the still picture
 class ExplorerBase(ipywidgets.DOMWidget):
     """Base of all explorers: a description, a still picture, and HTML for pages without a kernel.
 
-    A saved notebook shows the still picture. `error` holds the last error in one line, or is empty;
-    tests read it from the saved widget state.
+    A subclass draws the picture (`still`), and returns the JSON from which `page_script` shows the
+    explorer without a kernel (`page_state`). A saved notebook shows the still picture. `error`
+    holds the last error in one line, or is empty; tests read it from the saved widget state.
     """
 
     description = ""
     error = traitlets.Unicode().tag(sync=True)
-
-    def still(self) -> bytes:
-        """Draw the still picture as a PNG file."""
-        raise NotImplementedError
-
-    def page_state(self) -> dict:
-        """Return the JSON from which `page_script` shows the explorer without a kernel."""
-        raise NotImplementedError
 
     def in_page(self) -> str:
         """HTML for a page with `page_script`; without scripts, it shows the still picture."""
@@ -71,29 +65,17 @@ class Explorer(ExplorerBase, ipywidgets.VBox):
     """A slider over figures; give it to a notebook cell as its value.
 
     `frame(value)` is pure. It is called once per value at construction, where its errors are
-    raised; a move shows a stored picture. Raises `CepnbError` without values, or if `start` is not
-    one of them.
+    raised; a move shows a stored picture.
     """
 
-    def __init__(
-        self,
-        frame: Callable[[float], Figure],
-        values: Sequence[float],
-        name: str,
-        description: str,
-        start: float | None = None,
-    ) -> None:
-        if not values:
-            raise CepnbError(f"{name}: the slider has no values; pass at least one")
-        start = values[0] if start is None else start
-        labels = Slider(name=name, symbol=name, values=values, start=start).labels
+    def __init__(self, frame: Callable[[float], Figure], slider: Slider, description: str) -> None:
         self.description = description
-        self._labels = [f"{name} = {label}" for label in labels]
-        self._pictures = [png(frame(value)) for value in values]
+        self._labels = [f"{slider.symbol} = {label}" for label in slider.labels]
+        self._pictures = [png(frame(value)) for value in slider.values]
         self.slider = ipywidgets.SelectionSlider(
-            options=list(zip(labels, values)),
-            value=start,
-            description=name,
+            options=list(zip(slider.labels, slider.values)),
+            value=slider.start,
+            description=slider.symbol,
             layout=ipywidgets.Layout(width="26em"),
         )
         self.picture = ipywidgets.HTML(self._html(self.slider.index))
@@ -124,7 +106,7 @@ class BetaExplorer(ExplorerBase, anywidget.AnyWidget):
 
     The page draws and moves them without a kernel; the legend names each layer and its model.
     `move` and `at` set and read the sliders in Python, `to_html` writes a self-contained page.
-    `columns` panels share a row if the page is wide enough.
+    `columns` panels (0: all) share a row if the page is wide enough.
     """
 
     _esm = STATIC / "explorer.js"
@@ -134,11 +116,7 @@ class BetaExplorer(ExplorerBase, anywidget.AnyWidget):
     position = traitlets.List(traitlets.Int()).tag(sync=True)  # index of each slider's value
 
     def __init__(
-        self,
-        sliders: Sequence[Slider],
-        panels: Sequence[Panel],
-        description: str,
-        columns: int | None = None,
+        self, sliders: Sequence[Slider], panels: Sequence[Panel], description: str, columns: int = 0
     ) -> None:
         if not sliders or not panels:
             raise CepnbError(
@@ -156,109 +134,81 @@ class BetaExplorer(ExplorerBase, anywidget.AnyWidget):
 
     def move(self, **values: float) -> None:
         """Set sliders by name. Raises `CepnbError` on an unknown name or value."""
-        self.position = list(self._index(values).values())
+        after = self.at | values
+        for name in after:
+            if name not in self.at:
+                raise CepnbError(f"no slider is named '{name}'; use one of {', '.join(self.at)}")
+        self.position = [slider.index(after[slider.name]) for slider in self.sliders]
 
-    def panels_at(self, index: dict[str, int]) -> list[Panel]:
-        """Return panels that hold the frame at these positions of the sliders."""
+    def panels_at(self, *values: float) -> Sequence[Panel]:
+        """Return panels that hold the frame at these values of the sliders."""
         return self.panels
 
-    def frame(self, **values: float) -> Figure:
-        """Draw the panels as a figure; a slider without a given value keeps its own."""
-        index = self._index(values)
-        made, axes = figure(self.columns, -(-len(self.panels) // self.columns), size=2.2)
-        for panel, axis in zip(self.panels_at(index), axes.flat):
-            panel.draw(axis, index)
-        return made
+    def all_panels(self) -> Sequence[Panel]:
+        """Return panels that hold all frames."""
+        return self.panels
 
     def still(self) -> bytes:
         """Draw all panels at a few values of the first slider, as a PNG file."""
-        slider = self.sliders[0]
-        last = len(slider.values) - 1
+        first = self.sliders[0]
+        last = len(first.values) - 1
         chosen = sorted({round(k * last / (STILLS - 1)) for k in range(STILLS)})
+        index = dict(zip(self.at, self.position))
         one_row_per_value = len(self.panels) >= len(chosen)
         shape = (len(self.panels), len(chosen))
         made, axes = figure(*(shape if one_row_per_value else shape[::-1]), size=1.3)
-        rows = axes if one_row_per_value else axes.T
-        for row, position in zip(rows, chosen):
-            index = self._index({}) | {slider.name: position}
-            for axis, panel in zip(row, self.panels_at(index)):
-                label = f"{slider.symbol} = {slider.labels[position]}"
-                panel.draw(axis, index, f"{panel.title}\n{label}")
-                axis.title.set_fontsize(7)
+        for row, position in zip(axes if one_row_per_value else axes.T, chosen):
+            values = self.at | {first.name: first.values[position]}
+            label = f"{first.symbol} = {first.labels[position]}"
+            for axis, panel in zip(row, self.panels_at(*values.values())):
+                panel.draw(axis, **index | {first.name: position})
+                axis.set_title(f"{panel.title}\n{label}", fontsize=7)
         return png(made, dpi=100, colours=64)
-
-    def all_panels(self) -> list[Panel]:
-        """Return panels that hold all frames."""
-        return self.panels
 
     def page_state(self) -> dict:
         spec, data = self._packed(self.all_panels())
         encoded = base64.b64encode(data).decode()
         return {"spec": spec, "data": encoded, "position": self.position}
 
-    def to_html(self, path: Path | str | None = None) -> str:
-        """Return a page that needs no kernel and no other file, and write it to `path` if given."""
+    def to_html(self, path: Path | str) -> None:
+        """Write a page that needs no kernel and no other file."""
         page = string.Template((STATIC / "explorer.html").read_text()).substitute(
             title=html.escape(self.description),
             css=(STATIC / "explorer.css").read_text(),
             place=self.in_page(),
             script=page_script(),
         )
-        if path is not None:
-            Path(path).write_text(page)
-        return page
+        Path(path).write_text(page)
 
     def _packed(self, panels: Sequence[Panel]) -> tuple[dict, bytes]:
         return pack(self.sliders, panels, self.description, self.columns)
-
-    def _index(self, values: dict[str, float]) -> dict[str, int]:
-        """Position of each slider, after a move to `values`."""
-        names = [slider.name for slider in self.sliders]
-        for name in values:
-            if name not in names:
-                raise CepnbError(f"no slider is named '{name}'; use one of {', '.join(names)}")
-        after = self.at | values
-        return {slider.name: slider.index(after[slider.name]) for slider in self.sliders}
 
 
 class LiveExplorer(BetaExplorer):
     """Panels under sliders whose frames the kernel computes on the first move to them.
 
-    `frame(**values)` is pure and returns panels whose layers have no sliders (`over=()`); their
+    `frame(value, ...)` is pure and returns panels whose layers have no sliders (`over=()`); their
     titles, kinds and shapes are the same at all values. The first frame's errors are raised at
     construction; a later frame's error appears under the panels and in `error`. Under the `ci`
     profile, and for pages without a kernel, all frames are computed at once.
     """
 
     def __init__(
-        self,
-        frame: Callable[..., Sequence[Panel]],
-        sliders: Sequence[Slider],
-        description: str,
-        columns: int | None = None,
+        self, frame: Callable[..., Sequence[Panel]], sliders: Sequence[Slider], description: str
     ) -> None:
-        self._compute, self._cache = frame, {}
-        panels = self._frame(**{slider.name: slider.start for slider in sliders})
-        super().__init__(sliders, panels, description, columns)
+        self.panels_at = functools.cache(frame)
+        start = self.panels_at(*(slider.start for slider in sliders))
+        super().__init__(sliders, start, description)
         self.observe(self._moved, names="position")
         if profile_name() == "ci":
             self.all_panels()  # computes all frames, and raises their errors
 
-    def panels_at(self, index: dict[str, int]) -> list[Panel]:
-        return self._frame(**{s.name: s.values[index[s.name]] for s in self.sliders})
-
-    def all_panels(self) -> list[Panel]:
-        return panels_over_grid(self._frame, self.sliders)
-
-    def _frame(self, **values: float) -> list[Panel]:
-        key = tuple(values.items())
-        if key not in self._cache:
-            self._cache[key] = list(self._compute(**values))
-        return self._cache[key]
+    def all_panels(self) -> Sequence[Panel]:
+        return panels_over_grid(self.panels_at, self.sliders)
 
     def _moved(self, change: dict) -> None:
         try:
-            spec, data = self._packed(self._frame(**self.at))
+            spec, data = self._packed(self.panels_at(*self.at.values()))
         except Exception as error:  # ipywidgets would swallow it
             self.error = f"{type(error).__name__}: {error}"
             return

@@ -65,7 +65,7 @@ def quality(names: Sequence[str] = (), repeats: int = 1, peer: Path | None = Non
 
 def _measured_case(name: str, seed: int, settings: ToySettings, peer: Peer | None) -> dict:
     q = density(name)
-    exact = [exact_sets(q, BETA, settings, seed, repeat) for repeat in range(settings.repeats)]
+    exact = exact_sets(q, BETA, settings, seed)
     floor = fmean(w2(first, second) for first, second in exact)
 
     def ratio(eps: EpsFunction, gradient: EpsFunction) -> float:
