@@ -58,46 +58,46 @@ def refusal(**changes: object) -> str:
         (["--profile", "huge"], "profile 'huge' is unknown; use one of ci, laptop, paper"),
         (["--seed", "-1"], "seed -1: use an integer from 0 to 2147483647"),
         (["--device", "tpu"], "--device tpu: use cpu or cuda"),
-        (["--set", "K=1"], "K 1: expected at least 2"),
-        (["--set", "energy_K=1"], "energy_K 1: expected at least 2"),
+        (["--set", "K=1"], "K 1: use at least 2"),
+        (["--set", "energy_K=1"], "energy_K 1: use at least 2"),
         (
             ["--set", "energy_states=0"],
-            "energy_K 8: expected K, which is 4, if energy_states is 0",
+            "energy_K 8: use K = 4, or energy_states above 0",
         ),
-        (["--set", "beta=0"], "beta 0.0: expected a finite number above 0"),
-        (["--set", "beta=-2.5"], "beta -2.5: expected a finite number above 0"),
-        (["--set", "beta_q=1e999"], "beta_q inf: expected a finite number above 0"),
-        (["--set", "discount=1"], "discount 1.0: expected a number in (0, 1)"),
-        (["--set", "episodes=0"], "episodes 0: expected at least 1"),
-        (["--set", "state_jitter=-0.1"], "state_jitter -0.1: expected a finite number 0 or more"),
-        (["--set", "q_rate=0"], "q_rate 0.0: expected a finite number above 0"),
-        (["--set", "scales=()"], "scales: expected at least one value"),
+        (["--set", "beta=0"], "beta 0.0: use a finite number above 0"),
+        (["--set", "beta=-2.5"], "beta -2.5: use a finite number above 0"),
+        (["--set", "beta_q=1e999"], "beta_q inf: use a finite number above 0"),
+        (["--set", "discount=1"], "discount 1.0: use a number in (0, 1)"),
+        (["--set", "episodes=0"], "episodes 0: use at least 1"),
+        (["--set", "state_jitter=-0.1"], "state_jitter -0.1: use a finite number of at least 0"),
+        (["--set", "q_rate=0"], "q_rate 0.0: use a finite number above 0"),
+        (["--set", "scales=()"], "scales (): use at least one value"),
         (
             ["--set", "scales=(1.0,)"],
-            "scales (1.0,): expected headline_scale 3.0 among them",
+            "scales (1.0,): use headline_scale 3.0 as well",
         ),
         (["--set", "episodes=many"], refusal(episodes="many")),
         (["--set", "episodes=True"], refusal(episodes=True)),
         (["--set", "behaviour_widths=(64, 'wide')"], refusal(behaviour_widths=(64, "wide"))),
         (["--set", "episodes"], "--set episodes: the value is missing; use NAME=VALUE"),
-        (["--set", "labels=raw"], "labels 'raw': expected one of self_normalised, state_value"),
+        (["--set", "labels=raw"], "labels 'raw': use one of self_normalised, state_value"),
         (
             ["--set", "guidance=('cep', 'cfg')"],
-            "guidance 'cfg': expected one of cep, mse, exp_mse, dps",
+            "guidance 'cfg': use one of cep, mse, exp_mse, dps",
         ),
         (["--set", "guidance=cep"], refusal(guidance="cep")),
-        (["--set", "name=1"], "setting 'name': expected one of transitions, "),
-        (["--set", "family=1"], "setting 'family': expected one of transitions, "),
+        (["--set", "name=1"], "setting 'name': use one of transitions, "),
+        (["--set", "family=1"], "setting 'family': use one of transitions, "),
         (["--set", "beta={[]: 1}"], refusal(beta="{[]: 1}")),
         (
             ["--set", "behaviour_widths=(-5,)"],
-            "behaviour_widths -5: expected at least 1",
+            "behaviour_widths -5: use at least 1",
         ),
         (
             ["--dataset", "x" * 300 + ".hdf5", "--environment", "maze2d-umaze"],
             "OSError: [Errno 36] File name too long",
         ),
-        (["--set", "betta=3"], "setting 'betta': expected one of transitions, "),
+        (["--set", "betta=3"], "setting 'betta': use one of transitions, "),
     ],
 )
 def test_bad_input_is_one_line(
@@ -192,7 +192,7 @@ def test_the_module_runs_as_a_command() -> None:
         text=True,
     )
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "cepnb: error: K 1: expected at least 2\n"
+    assert wrong.stderr == "cepnb: error: K 1: use at least 2\n"
 
 
 def test_data_prints_its_path(capsys: pytest.CaptureFixture) -> None:

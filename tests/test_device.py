@@ -109,7 +109,7 @@ def tasks(
     """The step loss, the modules and the `after_step` of each kind of step."""
     data, support, values = transitions(device)
     eps = behaviour_net(5, 2, CHOSEN, 0).to(device)
-    q = critic_net(data, CHOSEN, 0).to(device)
+    q = critic_net(5, 2, CHOSEN, 0).to(device)
     target = deepcopy(q).requires_grad_(False)
     made = {
         "behaviour": (behaviour_loss(eps, data.states, data.actions, CHOSEN), {"net": eps}, None),
@@ -165,7 +165,7 @@ def test_sampling_stays_on_its_device() -> None:
         for net in (
             behaviour_net(5, 2, CHOSEN, 0),
             energy_net(5, 2, CHOSEN, 0),
-            critic_net(data, CHOSEN, 0),
+            critic_net(5, 2, CHOSEN, 0),
         )
     )
     with Watch(PLACE) as watch:

@@ -18,8 +18,8 @@ from cepnb.storage.files import read_json
 
 SCALING = Scaling(torch.zeros(4), torch.ones(4))
 FAULTS = {
-    "observations": "maze2d-umaze: step 3 gives observations that are not finite, expected finite numbers",
-    "rewards": "maze2d-umaze: step 3 gives rewards that are not finite, expected finite numbers",
+    "observations": "maze2d-umaze: step 3 gives observations that are not finite; fix its simulator",
+    "rewards": "maze2d-umaze: step 3 gives rewards that are not finite; fix its simulator",
     "raises": "maze2d-umaze: step 3 failed (RuntimeError: unstable)",
 }
 
@@ -65,7 +65,7 @@ def test_a_rollout_names_the_environment_and_the_step_that_fail(way: str) -> Non
     assert str(caught.value) == FAULTS[way]
     with pytest.raises(
         CepnbError,
-        match="^maze2d-umaze: reset gives observations that are not finite, expected finite numbers$",
+        match="^maze2d-umaze: reset gives observations that are not finite; fix its simulator$",
     ):
         rollout(
             lambda rows: push(torch.ones(len(rows))),

@@ -151,7 +151,7 @@ WORK: dict[str, Callable[[Inputs], Callable[[], object]]] = {
 
 
 def _critic(inputs: Inputs) -> Callable[[], object]:
-    q, target = (critic_net(inputs.data, SETTINGS, seed) for seed in (0, 1))
+    q, target = (critic_net(*inputs.shape, SETTINGS, seed) for seed in (0, 1))
     loss = critic_loss(q, target, inputs.data, inputs.support, SETTINGS)
     return lambda: loss(seeded(0, "batch")).mean().backward()
 

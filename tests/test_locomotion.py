@@ -146,7 +146,7 @@ def test_rollout_samples_no_actions_for_ended_episodes_and_terminates() -> None:
             return observations, rewards, np.zeros(3, dtype=bool), np.zeros(3, dtype=bool)
 
     with pytest.raises(
-        CepnbError, match="^hopper: 3 episodes go on after step 5, expected their end there"
+        CepnbError, match="^hopper: 3 episodes run after step 5; truncate them in its `step`"
     ):
         rollout(policy_of, Endless("hopper", 3, 0), scaling, torch.Generator(), progress=False)
     bad = lambda rows: lambda states, generator: torch.full((len(states), 3), torch.nan)

@@ -431,7 +431,7 @@ def refusal(**changes: object) -> str:
         ('["cep"]', '"cep"', f"set: {refusal(guidance='cep')}"),
         ("[1, 3.0]", "[1, true]", f"set: {refusal(scales=[1, True])}"),
         ("beta = 3", 'beta = "3"', f"options.beta_3: {refusal(beta='3')}"),
-        ("beta = 3", "beta = -3", "options.beta_3: beta -3.0: expected"),
+        ("beta = 3", "beta = -3", "options.beta_3: beta -3.0: use"),
         (
             "beta = 3",
             "checkpoint_every = 150",

@@ -74,7 +74,7 @@ def test_full_steps_can_cycle() -> None:
 
 
 def test_guided_actions_have_the_probabilities_of_the_table() -> None:
-    mdp, cells = maze_mdp()
+    mdp, cells = maze_mdp("umaze", 0.9)
     assert len(cells) == 7 and cells[-1] == (1, 1)
     q, beta, state = mdp.in_support_q(3.0), 3.0, 3
     density = action_density(mdp.behaviour[state], q[state])
@@ -94,7 +94,7 @@ def test_guided_actions_have_the_probabilities_of_the_table() -> None:
 
 def test_bad_tables_are_refused() -> None:
     mdp = random_mdp(0)
-    with pytest.raises(CepnbError, match="discount 1.0: expected"):
+    with pytest.raises(CepnbError, match="discount 1.0: use a number"):
         TabularMDP(mdp.next_state, mdp.reward, mdp.behaviour, 1.0)
-    with pytest.raises(CepnbError, match="behaviour: expected positive probabilities"):
+    with pytest.raises(CepnbError, match="behaviour: use positive probabilities"):
         TabularMDP(mdp.next_state, mdp.reward, mdp.behaviour - 0.5, 0.9)

@@ -1,7 +1,7 @@
 """Step 3: the action value Q_ψ by in-support softmax Q-learning (Eqs. 21–22)."""
 
+from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cepnb.diffusion.losses import softmax_q_target
 from cepnb.diffusion.networks import TwinQ
-from cepnb.diffusion.training import Plan, StepLoss, draw, initialised, seeded, train, unpacked
+from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train, unpacked
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import Transitions
 
@@ -19,26 +19,19 @@ def train_critic(
     support: Float[Tensor, "n K da"],
     settings: Settings,
     seed: int,
-    checkpoint: Path | None = None,
-    progress: bool = True,
+    **options: object,
 ) -> TwinQ:
     """Train the critic by in-support softmax Q-learning (Eq. 22); return its target network.
 
     `support` holds K actions for each row of `data.distinct`; no other action is evaluated at s'.
-    Training runs on the device of the support set.
+    Training runs on the device of the support set. `options` are those of `train_behaviour`.
     """
-    q = critic_net(data, settings, seed).to(support.device)
+    q = critic_net(data.states.shape[1], data.actions.shape[1], settings, seed).to(support.device)
     target = deepcopy(q).requires_grad_(False)
-    train(
-        critic_loss(q, target, data, support, settings),
-        {"q": q, "target": target},
-        critic_plan(settings),
-        seeded(seed, "critic", support.device),
-        after_step=lambda: polyak_update(q, target, settings.target_rate),
-        checkpoint=checkpoint,
-        label="critic",
-        progress=progress,
-    )
+    options["after_step"] = lambda: polyak_update(q, target, settings.target_rate)
+    loss, modules = critic_loss(q, target, data, support, settings), {"q": q, "target": target}
+    generator = seeded(seed, "critic", support.device)
+    train(loss, modules, settings.plan("q"), generator, label="critic", **options)
     return target
 
 
@@ -50,17 +43,10 @@ def critic_loss(
     Q'_i is the minimum of the two target networks at support action i of s'. The squared error is
     averaged over both networks, one value per transition of `settings.q_batch`.
     """
+    pools = data.states, data.actions, data.rewards, data.terminals, data.next_row
 
     def step_loss(generator: torch.Generator) -> Float[Tensor, "batch"]:
-        s, a, reward, terminal, next_row = draw(
-            generator,
-            settings.q_batch,
-            data.states,
-            data.actions,
-            data.rewards,
-            data.terminals,
-            data.next_row,
-        )
+        s, a, reward, terminal, next_row = draw(generator, settings.q_batch, *pools)
         next_s, next_actions = data.distinct[next_row], unpacked(support[next_row])
         with torch.no_grad():
             next_q = target(next_s.unsqueeze(1), next_actions)
@@ -77,18 +63,7 @@ def polyak_update(q: TwinQ, target: TwinQ, rate: float) -> None:
     torch._foreach_lerp_(list(target.parameters()), list(q.parameters()), rate)
 
 
-def critic_plan(settings: Settings) -> Plan:
-    """Return the number of steps and the learning rates of step 3."""
-    every = settings.checkpoint_every
-    return Plan(settings.q_steps, settings.q_rate, settings.q_final, checkpoint_every=every)
-
-
-def critic_net(data: Transitions, settings: Settings, seed: int) -> TwinQ:
-    """Build an untrained twin Q for the widths of `data`."""
-    return sized_critic_net(data.states.shape[1], data.actions.shape[1], settings, seed)
-
-
-def sized_critic_net(state_dim: int, action_dim: int, settings: Settings, seed: int) -> TwinQ:
+def critic_net(state_dim: int, action_dim: int, settings: Settings, seed: int) -> TwinQ:
     """Build an untrained twin Q(s, a); its first weights depend on the seed alone."""
     sizes = settings.q_width, settings.q_depth, settings.place_frequencies
     return initialised(seed, "critic", lambda: TwinQ(state_dim, action_dim, *sizes))
@@ -96,10 +71,11 @@ def sized_critic_net(state_dim: int, action_dim: int, settings: Settings, seed: 
 
 @torch.no_grad()
 def support_values(
-    q: TwinQ, distinct: Float[Tensor, "n ds"], support: Float[Tensor, "n K da"], rows: int = 16_384
+    q: Callable[[Tensor, Tensor], Tensor],
+    states: Float[Tensor, "n ds"],
+    support: Float[Tensor, "n K da"],
+    rows: int = 16_384,
 ) -> Float[Tensor, "n K"]:
-    """Compute Q_ψ of every support action (minimum of both networks): the labels of Eq. 20."""
-    values = []
-    for s, actions in zip(distinct.split(rows), support.split(rows), strict=True):
-        values.append(q(s.unsqueeze(1), unpacked(actions)))
-    return torch.cat(values)
+    """Compute Q of K actions per state, `rows` states at a time: the labels of Eq. 20."""
+    parts = zip(states.split(rows), support.split(rows), strict=True)
+    return torch.cat([q(s.unsqueeze(1), unpacked(actions)) for s, actions in parts])

@@ -1,8 +1,5 @@
 """Step 4: the intermediate energy f_φ(a_t, t, s) of E(s, a) = −Q(s, a), by CEP (Eq. 20) or regression."""
 
-from functools import partial
-from pathlib import Path
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,10 +7,9 @@ from torch import Tensor
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, dps_energy
 from cepnb.diffusion.losses import cep, cep_self_normalised, exponentiated_mse, mse, soft_value
 from cepnb.diffusion.networks import EnergyNet, TwinQ
-from cepnb.diffusion.schedule import VPSchedule
-from cepnb.diffusion.training import Plan, StepLoss, draw, initialised, seeded, train
+from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train
 from cepnb.errors import CepnbError
-from cepnb.qgpo.settings import Settings
+from cepnb.qgpo.settings import SCHEDULE, Settings
 
 TRAINED_ENERGIES = ("cep", "mse", "exp_mse")
 CEILING = 10.0  # largest exponent β(Q − V(s)) of a label; beyond it e^x could overflow
@@ -26,25 +22,17 @@ def train_energy(
     q: Float[Tensor, "n K"],
     settings: Settings,
     seed: int,
-    checkpoint: Path | None = None,
-    progress: bool = True,
-    schedule: VPSchedule = VPSchedule(),
+    **options: object,
 ) -> EnergyNet:
     """Train f_φ on the K support actions of each state, labelled by their frozen values `q`.
 
     `method` is one of `TRAINED_ENERGIES`; `contrast_loss` defines their losses. Training runs on
-    the device of the states. Raises `CepnbError` on another method.
+    the device of the states. `options` are those of `train_behaviour`.
     """
-    net = energy_net(states.shape[1], support.shape[2], settings, seed, schedule).to(states.device)
-    train(
-        energy_loss(method, net, states, support, q, settings, schedule),
-        {"net": net},
-        energy_plan(settings),
-        seeded(seed, "energy", states.device),
-        checkpoint=checkpoint,
-        label=f"energy ({method})",
-        progress=progress,
-    )
+    net = energy_net(states.shape[1], support.shape[2], settings, seed).to(states.device)
+    loss, plan = energy_loss(method, net, states, support, q, settings), settings.plan("energy")
+    generator = seeded(seed, "energy", states.device)
+    train(loss, {"net": net}, plan, generator, label=f"energy ({method})", **options)
     return net
 
 
@@ -55,15 +43,17 @@ def energy_loss(
     support: Float[Tensor, "n K da"],
     q: Float[Tensor, "n K"],
     settings: Settings,
-    schedule: VPSchedule = VPSchedule(),
 ) -> StepLoss:
-    """Return the loss of one step: `contrast_loss` of `settings.energy_batch` random states."""
+    """Return the loss of one step: `contrast_loss` of `settings.energy_batch` random states.
+
+    Raises `CepnbError` on an unknown method.
+    """
     if method not in TRAINED_ENERGIES:
-        raise CepnbError(f"method '{method}': expected one of {', '.join(TRAINED_ENERGIES)}")
+        raise CepnbError(f"method '{method}': use one of {', '.join(TRAINED_ENERGIES)}")
 
     def step_loss(generator: torch.Generator) -> Tensor:
         s, a, values = draw(generator, settings.energy_batch, states, support, q)
-        return contrast_loss(method, net, s, a, values, settings, generator, schedule)
+        return contrast_loss(method, net, s, a, values, settings, generator)
 
     return step_loss
 
@@ -76,7 +66,6 @@ def contrast_loss(
     q: Float[Tensor, "batch K"],
     settings: Settings,
     generator: torch.Generator,
-    schedule: VPSchedule = VPSchedule(),
 ) -> Float[Tensor, "batch"] | Float[Tensor, "batch k"]:
     """In-support contrastive energy prediction (Eq. 20, arXiv:2304.12824), or a regression.
 
@@ -92,7 +81,7 @@ def contrast_loss(
     contrasted and V is over the other half: this keeps the minimiser of Eq. 12.
     """
     beta = settings.beta
-    t = schedule.draw_times(len(s), generator)
+    t = SCHEDULE.draw_times(len(s), generator)
     contrasted = others = q - q.mean(dim=1, keepdim=True)
     halved = settings.labels == "state_value"
     if halved:
@@ -100,7 +89,7 @@ def contrast_loss(
         contrasted, others = contrasted.gather(1, order).tensor_split(2, dim=1)
         a = a.take_along_dim(order[:, : contrasted.shape[1], None], dim=1)
     eps = torch.randn(a.shape, generator=generator, device=a.device)
-    at = schedule.add_noise(a, t, eps)
+    at = SCHEDULE.add_noise(a, t, eps)
     f, beta_energy = net(at, t, s.unsqueeze(1)), -beta * contrasted
     if method == "mse":
         return mse(f, beta_energy)
@@ -112,34 +101,15 @@ def contrast_loss(
     return exponentiated_mse(f, beta_energy + beta_value.unsqueeze(1))
 
 
-def policy_dps_energy(
-    eps: EpsFunction, q: TwinQ, settings: Settings, schedule: VPSchedule = VPSchedule()
-) -> EnergyFunction:
+def policy_dps_energy(eps: EpsFunction, q: TwinQ, settings: Settings) -> EnergyFunction:
     """Return f = −β Q(s, â_0) of diffusion posterior sampling (Table 1), which needs no training.
 
     â_0 is the predicted action, clipped to [-1, 1], where Q is trained.
     """
-
-    def energy(a: Tensor, s: Tensor) -> Tensor:
-        return -q(s, a.clamp(-1, 1))
-
-    return dps_energy(eps, energy, settings.beta, schedule)
+    return dps_energy(eps, lambda a, s: -q(s, a.clamp(-1, 1)), settings.beta, SCHEDULE)
 
 
-def energy_plan(settings: Settings) -> Plan:
-    """Return the number of steps and the learning rates of step 4."""
-    steps, rate, every = settings.energy_steps, settings.energy_rate, settings.checkpoint_every
-    return Plan(steps, rate, settings.energy_final, checkpoint_every=every)
-
-
-def energy_net(
-    state_dim: int,
-    action_dim: int,
-    settings: Settings,
-    seed: int,
-    schedule: VPSchedule = VPSchedule(),
-) -> EnergyNet:
+def energy_net(state_dim: int, action_dim: int, settings: Settings, seed: int) -> EnergyNet:
     """Build an untrained f_φ(a_t, t, s); its first weights depend on the seed alone."""
-    width, depth = settings.energy_width, settings.energy_depth
-    build = partial(EnergyNet, action_dim, state_dim, width, depth, schedule=schedule)
-    return initialised(seed, "energy", build)
+    sizes = action_dim, state_dim, settings.energy_width, settings.energy_depth
+    return initialised(seed, "energy", lambda: EnergyNet(*sizes))

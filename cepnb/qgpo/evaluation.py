@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
@@ -15,18 +16,16 @@ from cepnb.envs.d4rl_package import normalised_score
 from cepnb.envs.registry import episodes_of
 from cepnb.errors import CepnbError
 from cepnb.qgpo.policy import Policy
+from cepnb.qgpo.record import Score
 from cepnb.qgpo.transitions import Scaling
 
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """Policies that are evaluated together: pairs of method and scale, and what builds them.
+    """Policies that are evaluated together."""
 
-    `policy_at` takes a scale per row (0 for None) and returns the policy of these rows.
-    """
-
-    policies: list[tuple[str, float | None]]
-    policy_at: Callable[[Float[Tensor, "rows"]], Policy]
+    policies: list[tuple[str, float | None]]  # method and scale
+    policy_at: Callable[[Float[Tensor, "rows"]], Policy]  # scale of each row, 0 for None → policy
 
 
 def rollout(
@@ -36,48 +35,38 @@ def rollout(
     generator: torch.Generator,
     label: str = "rollout",
     progress: bool = True,
-    watch: Callable[[], None] = lambda: None,
 ) -> tuple[Float[Tensor, "n"], Float[Tensor, "steps n ds"]]:
     """Return the undiscounted return of each episode of `env`, and the path of its states.
 
     `policy_of` returns the policy of the given rows; rows whose episode ended get no more actions,
     and their path stays at the end. The policy runs on the generator's device, the simulation on
-    the CPU. `watch` is called after each step. Raises `CepnbError` on actions, observations or
-    rewards that are not finite, and if an episode lasts longer than `env.max_steps`.
+    the CPU. Raises `CepnbError` on actions, observations or rewards that are not finite, and if an
+    episode lasts longer than `env.max_steps`.
     """
-    states, path = _finite(env, "reset", "observations", env.reset()), []
+    states, path = _finite(env, "reset gives observations", env.reset()), []
     returns, alive = torch.zeros(env.count), torch.ones(env.count, dtype=torch.bool)
     actions = torch.zeros(env.count, env.action_dim)
-    with tqdm(
-        total=env.max_steps, desc=label, disable=not progress, leave=False, mininterval=0.5
-    ) as bar:
-        for step in range(1, env.max_steps + 1):
-            path.append(states)
-            rows = alive.nonzero().squeeze(1)
-            observed = scaling(states[rows]).to(generator.device)
-            actions[rows] = policy_of(rows)(observed, generator).cpu()
-            observation, reward, terminated, truncated = env.step(actions.double().numpy())
-            states = _finite(env, f"step {step}", "observations", observation)
-            returns += _finite(env, f"step {step}", "rewards", reward) * alive
-            alive &= ~torch.as_tensor(terminated | truncated)
-            watch()
-            bar.update()
-            if not alive.any():
-                return returns, torch.stack(path)
-    raise CepnbError(
-        f"{env.name}: {int(alive.sum())} episodes go on after step {env.max_steps}, expected their end there"
-    )
+    numbers = range(1, env.max_steps + 1)
+    for step in tqdm(numbers, label, disable=not progress, leave=False, mininterval=0.5):
+        path.append(states)
+        rows = alive.nonzero().squeeze(1)
+        observed = scaling(states[rows]).to(generator.device)
+        actions[rows] = policy_of(rows)(observed, generator).cpu()
+        observation, reward, terminated, truncated = env.step(actions.double().numpy())
+        states = _finite(env, f"step {step} gives observations", observation)
+        returns += _finite(env, f"step {step} gives rewards", reward) * alive
+        alive &= ~torch.as_tensor(terminated | truncated)
+        if not alive.any():
+            return returns, torch.stack(path)
+    running = f"{int(alive.sum())} episodes run after step {env.max_steps}"
+    raise CepnbError(f"{env.name}: {running}; truncate them in its `step`")
 
 
-def _finite(
-    env: Episodes, moment: str, what: str, values: Float[Array, "n *width"]
-) -> Float[Tensor, "n *width"]:
-    """Convert to float32; raise `CepnbError` naming environment and moment if not finite."""
+def _finite(env: Episodes, event: str, values: Array) -> Tensor:
+    """Convert to float32; raise `CepnbError` naming the environment and the event if not finite."""
     numbers = torch.as_tensor(values, dtype=torch.float32)
     if not numbers.isfinite().all():
-        raise CepnbError(
-            f"{env.name}: {moment} gives {what} that are not finite, expected finite numbers"
-        )
+        raise CepnbError(f"{env.name}: {event} that are not finite; fix its simulator")
     return numbers
 
 
@@ -119,11 +108,11 @@ def _returns(
     """Step all policies of a batch together; return the returns, and where actions are not finite."""
     episodes = env.count // len(batch.policies)
     scales = torch.tensor([scale or 0.0 for _, scale in batch.policies])
-    row_scales = scales.repeat_interleave(episodes)
+    scales = scales.repeat_interleave(episodes)
     broken = torch.zeros(env.count, dtype=torch.bool)
 
     def policy_of(rows: Int[Tensor, "rows"]) -> Policy:
-        policy = batch.policy_at(row_scales[rows].to(generator.device))
+        policy = batch.policy_at(scales[rows].to(generator.device))
 
         def act(states: Tensor, generator: torch.Generator) -> Tensor:
             """Act by the policy; replace rows that are not finite by 0 and mark them."""
@@ -134,27 +123,20 @@ def _returns(
 
         return act
 
-    label = ", ".join(dict(batch.policies))
-    returns, _ = rollout(policy_of, env, scaling, generator, label, progress)
+    methods = ", ".join(dict(batch.policies))
+    returns, _ = rollout(policy_of, env, scaling, generator, methods, progress)
     return returns.reshape(-1, episodes), broken.reshape(-1, episodes)
 
 
 def score_record(
     method: str, scale: float | None, returns: Float[Tensor, "episodes"], environment: str
 ) -> dict:
-    """Return the fields of `cepnb.qgpo.record.Score`: means and standard errors over episodes."""
+    """Return a `cepnb.qgpo.record.Score` as a dictionary: means and standard errors of episodes."""
     mean = returns.mean().item()
     error = returns.std().item() / math.sqrt(len(returns)) if len(returns) > 1 else 0.0
-    normalised = normalised_score(f"local/{environment}", mean)
-    return {
-        "method": method,
-        "scale": scale,
-        "episodes": len(returns),
-        "return_mean": mean,
-        "return_se": error,
-        "normalised": normalised,
-        "normalised_se": normalised_score(f"local/{environment}", mean + error) - normalised,
-    }
+    normalised, higher = (normalised_score(f"local/{environment}", x) for x in (mean, mean + error))
+    errors = dict(return_mean=mean, return_se=error, normalised_se=higher - normalised)
+    return msgspec.to_builtins(Score(method, scale, normalised, len(returns), **errors))
 
 
 def policy_name(method: str, scale: float | None) -> str:

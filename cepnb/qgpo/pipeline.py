@@ -3,7 +3,7 @@
 import math
 import platform
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import InitVar, asdict, dataclass
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,10 +18,10 @@ from cepnb.diffusion.networks import EpsNet, TwinQ
 from cepnb.diffusion.training import Module, draw, seeded
 from cepnb.envs.registry import episodes_of
 from cepnb.errors import CepnbError
-from cepnb.qgpo.behaviour import behaviour_net, behaviour_plan, train_behaviour
-from cepnb.qgpo.critic import critic_net, critic_plan, support_values, train_critic
+from cepnb.qgpo.behaviour import behaviour_net, train_behaviour
+from cepnb.qgpo.critic import critic_net, support_values, train_critic
 from cepnb.qgpo.diagnostics import q_gains
-from cepnb.qgpo.energy import energy_net, energy_plan, policy_dps_energy, train_energy
+from cepnb.qgpo.energy import energy_net, policy_dps_energy, train_energy
 from cepnb.qgpo.evaluation import PolicyBatch, evaluate, policy_name
 from cepnb.qgpo.joint import joint_nets, train_joint
 from cepnb.qgpo.pretrained import CPU, Networks, load_networks
@@ -33,7 +33,10 @@ from cepnb.storage.arrays import open_array
 from cepnb.storage.files import read_json, save_tensors, write_json
 from cepnb.storage.runs import Run
 
+Maker = Callable[..., Module]  # builds or trains a network
 
+
+@dataclass
 class Steps:
     """Steps 1 to 4 for one seed, each trained or loaded on first use, in the folder of `run`.
 
@@ -42,19 +45,17 @@ class Steps:
     μ_θ: the minimiser of Eq. 20 does not depend on the distribution of states.
     """
 
-    def __init__(
-        self,
-        dataset: OfflineDataset,
-        settings: Settings,
-        seed: int,
-        run: Run,
-        progress: bool = True,
-        device: torch.device = CPU,
-    ) -> None:
-        self.settings, self.seed, self.chosen = settings, seed, (settings, seed)
-        self.run, self.progress, self.device = run, progress, device
-        data, self.scaling = prepare(dataset, settings.reward_tuning)
-        self.data = data.to(device)
+    dataset: InitVar[OfflineDataset]
+    settings: Settings
+    seed: int
+    run: Run
+    progress: bool = True
+    device: torch.device = CPU
+
+    def __post_init__(self, dataset: OfflineDataset) -> None:
+        self.chosen = self.settings, self.seed
+        data, self.scaling = prepare(dataset, self.settings.reward_tuning)
+        self.data = data.to(self.device)
         self.widths = data.states.shape[1], data.actions.shape[1]  # of states and actions
 
     @cached_property
@@ -68,9 +69,8 @@ class Steps:
         """1. The behaviour model ε_θ; the scaling of observations is saved with it."""
         path = self.run.folder / "scaling.safetensors"
         self.run.ensure(path, lambda: save_tensors(path, vars(self.scaling)))
-        build = partial(behaviour_net, *self.widths, *self.chosen)
-        fit = partial(train_behaviour, self.data.states, self.data.actions, *self.chosen)
-        return self._network("behaviour", build, fit)
+        examples = self.data.states, self.data.actions
+        return self._network("behaviour", behaviour_net, train_behaviour, *examples)
 
     @cached_property
     def support(self) -> Float[Tensor, "n K da"]:
@@ -82,18 +82,13 @@ class Steps:
         """3. The action value Q_ψ."""
         if self.settings.training == "joint":
             return self.joint["q"]
-        build = partial(critic_net, self.data, *self.chosen)
-        fit = partial(train_critic, self.seen, self.support, *self.chosen)
-        return self._network("critic", build, fit)
+        return self._network("critic", critic_net, train_critic, self.seen, self.support)
 
     @cached_property
     def contrast_states(self) -> Float[Tensor, "n ds"]:
         """The states of step 4."""
-        if not self.settings.energy_states:
-            return self.seen.distinct
-        count = self.settings.energy_states
-        (states,) = draw(self.stream("energy states"), count, self.seen.distinct)
-        return states
+        count, states = self.settings.energy_states, self.seen.distinct
+        return draw(self.stream("energy states"), count, states)[0] if count else states
 
     @cached_property
     def contrast_actions(self) -> Float[Tensor, "n energy_K da"]:
@@ -119,16 +114,13 @@ class Steps:
         if self.settings.training == "joint" and method in self.joint:
             return self.joint[method]
         examples = self.contrast_states, self.contrast_actions, self.values
-        build = partial(energy_net, *self.widths, *self.chosen)
-        fit = partial(train_energy, method, *examples, *self.chosen)
-        return self._network(f"energy_{method}", build, fit)
+        return self._network(f"energy_{method}", energy_net, train_energy, method, *examples)
 
     @cached_property
     def joint(self) -> nn.ModuleDict:
         """Steps 3 and 4 together, if `settings.training` is "joint"."""
         examples = self.seen, self.support, self.contrast_states, self.contrast_actions
-        build = partial(joint_nets, *self.widths, *self.chosen)
-        return self._network("joint", build, partial(train_joint, *examples, *self.chosen))
+        return self._network("joint", joint_nets, train_joint, *examples)
 
     @property
     def networks(self) -> Networks:
@@ -139,29 +131,22 @@ class Steps:
         """Return this seed's random stream for a purpose, on the device."""
         return seeded(self.seed, purpose, self.device)
 
-    def _network(
-        self, step: str, build: Callable[[], Module], fit: Callable[[Path, bool], Module]
-    ) -> Module:
-        net = self.run.module(step, build, lambda checkpoint: fit(checkpoint, self.progress))
+    def _network(self, step: str, build: Maker, fit: Maker, *examples: object) -> Module:
+        """Load the network of a step into one from `build`; if it is missing, train it by `fit`."""
+        new = partial(build, *self.widths, *self.chosen)
+        fitted = partial(fit, *examples, *self.chosen, progress=self.progress)
+        net = self.run.module(step, new, lambda checkpoint: fitted(checkpoint=checkpoint))
         return net.to(self.device)
 
     def _actions(self, step: str, states: Float[Tensor, "n ds"], K: int) -> Float[Tensor, "n K da"]:
         """Load or sample the actions of a step; on a CPU they stay memory-mapped."""
         path = self.run.folder / f"{step}.npy"
-        sample = partial(
-            sample_support, self.eps, states, K, *self.chosen, path, self.progress, step
-        )
-        self.run.ensure(path, lambda: self.run.timed(step, sample))
-        actions, expected = open_array(path), (len(states), K, self.widths[1])
-        if actions.shape != expected:
-            raise CepnbError(f"{path}: shape is {tuple(actions.shape)}, expected {expected}")
+        inputs = self.eps, states, K, *self.chosen, path, self.progress, step
+        self.run.ensure(path, lambda: self.run.timed(step, partial(sample_support, *inputs)))
+        actions, shape = open_array(path), (len(states), K, self.widths[1])
+        if actions.shape != shape:
+            raise CepnbError(f"{path}: shape is {tuple(actions.shape)}, not {shape}; delete it")
         return actions.to(self.device)
-
-
-def check_plans(settings: Settings) -> None:
-    """Raise `CepnbError` if the settings of a step do not make a valid training plan."""
-    for plan in (behaviour_plan, critic_plan, energy_plan):
-        plan(settings)
 
 
 def configuration_of(
@@ -174,16 +159,11 @@ def configuration_of(
 ) -> dict:
     """Return what identifies a run's folder; `environment` None and the CPU are left out.
 
-    Raises `CepnbError` on constant rewards, invalid training plans, and an environment whose widths
-    are not those of the data.
+    Raises `CepnbError` on constant rewards, and if the environment has other widths than the data.
     """
-    check_plans(settings)
     check_rewards_vary(dataset)
-    configuration = {
-        "dataset": dataset.name,
-        "rows": len(dataset.rewards),
-        "digest": digest(dataset),
-    }
+    rows = len(dataset.rewards)
+    configuration = {"dataset": dataset.name, "rows": rows, "digest": digest(dataset)}
     if environment is not None:
         widths = dataset.observations.shape[1], dataset.actions.shape[1]
         _check_widths(dataset.name, widths, environment, seed)
@@ -194,11 +174,9 @@ def configuration_of(
 
 def _check_widths(name: str, widths: tuple[int, int], environment: str, seed: int) -> None:
     env = episodes_of(environment, 1, seed)
-    expected = env.state_dim, env.action_dim
-    if widths != expected:
-        raise CepnbError(
-            f"{name}: states and actions of width {widths}, expected {expected} for {environment}"
-        )
+    if widths != (needed := (env.state_dim, env.action_dim)):
+        problem = f"states and actions have widths {widths}, those of {environment} have {needed}"
+        raise CepnbError(f"{name}: {problem}; use another environment")
 
 
 def run_qgpo(
@@ -214,11 +192,10 @@ def run_qgpo(
 ) -> dict:
     """Run all five steps in `folder`; return the contents of `metrics.json` (`record.Metrics`).
 
-    Networks train and act on `device`; simulations run on the CPU. A partial run resumes. With
-    `evaluation` False nothing is scored and `environment` may be None; `evaluate_run` scores the
-    folder later. Raises `CepnbError` if the folder holds a run of another configuration, and, after
-    the rest is written, if something could not be scored: actions are not finite, or the
-    environment fails. `metrics.json` lists these as `faults`; delete it to score again.
+    Networks run on `device`, simulations on the CPU. A partial run resumes. With `evaluation` False
+    nothing is scored and `environment` may be None; `evaluate_run` scores the folder later. Raises
+    `CepnbError` if the folder holds another run, and, after all is written, on `faults`: actions
+    that are not finite, or a failing environment. To score again, delete `metrics.json`.
     """
     if evaluation and environment is None:
         raise CepnbError("environment is missing; name one, or train with evaluation=False")
@@ -227,104 +204,81 @@ def run_qgpo(
     if path.exists():
         return evaluate_run(folder, environment, progress, device) if evaluation else _read(path)
     steps = Steps(dataset, settings, seed, run, progress, device)
-    networks = steps.networks
-    scores, faults = [], []
+    networks, scores, faults = steps.networks, [], []
     if evaluation:
-        scores, faults = run.timed(
-            "evaluation", lambda: score(networks, environment, progress, device)
-        )
+        scores, faults = run.timed("evaluation", lambda: score(networks, environment, progress))
     diagnostics, not_finite = diagnose(steps)
     packages = {name: version(name) for name in ("torch", "mujoco", "numpy")}
-    metrics = configuration | {
-        "versions": {"python": platform.python_version()} | packages,
-        "threads": torch.get_num_threads(),
-        "seconds": run.seconds,
-    }
-    metrics |= diagnostics | {"scores": scores}
-    _write(path, metrics, faults + not_finite)
-    return _read(path)
+    metrics = configuration | {"versions": {"python": platform.python_version()} | packages}
+    metrics |= {"threads": torch.get_num_threads(), "seconds": run.seconds} | diagnostics
+    return _written(path, metrics | {"scores": scores}, faults + not_finite)
 
 
 def evaluate_run(
     folder: Path, environment: str, progress: bool = True, device: torch.device = CPU
 ) -> dict:
-    """Score the policies of a trained folder; add `scores` and `environment` to its `metrics.json`.
+    """Score the policies of a trained folder without its dataset; return its `metrics.json`.
 
-    Needs neither dataset nor training. A folder belongs to one environment: scored folders return
-    their metrics, and another environment is refused. Raises `CepnbError` also if training is not
-    finished, and as `run_qgpo` if something could not be scored.
+    A folder that is scored already only returns its metrics. Raises `CepnbError` if training is not
+    finished, if the folder belongs to another environment, and on faults as `run_qgpo` does.
     """
     path = folder / "metrics.json"
     if not path.exists():
         raise CepnbError(f"{folder}: has no metrics.json; finish the training first")
     metrics = read_metrics(path, scored=False)
     if metrics.get("environment", environment) != environment:
-        raise CepnbError(
-            f"{path}: belongs to {metrics['environment']}, not {environment}; use another folder"
-        )
+        problem = f"belongs to {metrics['environment']}, not {environment}"
+        raise CepnbError(f"{path}: {problem}; use another folder")
     if "evaluation" in metrics["seconds"] or metrics["scores"]:
         return _read(path)
     networks = load_networks(folder, device)
     widths = len(networks.scaling.mean), networks.eps.out.out_features
     _check_widths(str(folder), widths, environment, networks.seed)
     run = Run(folder)
-    scores, faults = run.timed("evaluation", lambda: score(networks, environment, progress, device))
+    scores, faults = run.timed("evaluation", lambda: score(networks, environment, progress))
     configuration = read_json(folder / "settings.json")
     write_json(folder / "settings.json", configuration | {"environment": environment})
     metrics |= {"environment": environment, "seconds": run.seconds, "scores": scores}
-    _write(path, metrics, faults + metrics.get("faults", []))
-    return _read(path)
+    return _written(path, metrics, faults + metrics.get("faults", []))
 
 
-def score(
-    networks: Networks, environment: str, progress: bool = True, device: torch.device = CPU
-) -> tuple[list[dict], list[str]]:
+def score(networks: Networks, environment: str, progress: bool) -> tuple[list[dict], list[str]]:
     """Step 5: score behaviour, each energy at each scale, and best of K; return records and faults.
 
     The behaviour is evaluated in the batch of the first energy, at s = 0.
     """
-    settings, batches = networks.settings, []
-    behaviour = [("behaviour", 0.0)]
+    settings, batches, behaviour = networks.settings, [], [("behaviour", 0.0)]
     for method in networks.energies:
         policies = behaviour + [(method, scale) for scale in settings.scales]
         batches.append(PolicyBatch(policies, partial(networks.policy, method)))
         behaviour = []
     if settings.best_of:
         batches.append(PolicyBatch([("best_of_k", None)], partial(networks.policy, "best_of_k")))
-    return evaluate(
-        batches,
-        environment,
-        settings.episodes,
-        networks.scaling,
-        networks.seed + 10_000,
-        seeded(networks.seed, "evaluation", device),
-        progress,
-    )
+    task = environment, settings.episodes, networks.scaling, networks.seed + 10_000
+    generator = seeded(networks.seed, "evaluation", networks.eps.out.bias.device)
+    return evaluate(batches, *task, generator, progress)
 
 
 def diagnose(steps: Steps) -> tuple[dict, list[str]]:
     """Measure the level and spread of Q and the gains in Q; values that are not finite are faults."""
     (states,) = draw(steps.stream("gain states"), 1_000, steps.contrast_states)
-    policies, generator = (steps.eps, steps.q, steps.energies), steps.stream("gain")
-    gains = q_gains(*policies, states, steps.widths[1], steps.settings, generator)
+    inputs = steps.energies, states, steps.widths[1], steps.settings, steps.stream("gain")
+    gains = q_gains(steps.eps, steps.q, *inputs)
     spread = steps.values.std(dim=1).median().item()
-    levels = {
-        "q_mean": steps.values.mean().item(),
-        "beta_times_q_spread": steps.settings.beta * spread,  # 0 if the policy's weights are equal
-    }
-    faults = []
-    for record in gains:
-        if not math.isfinite(record["gain"]):
-            name = policy_name(record["method"], record["scale"])
-            faults.append(f"{name}: a gain in Q that is not finite")
+    levels = {"q_mean": steps.values.mean().item()}
+    levels["beta_times_q_spread"] = steps.settings.beta * spread  # 0: π's weights are equal
+    broken = [gain for gain in gains if not math.isfinite(gain["gain"])]
+    names = [policy_name(gain["method"], gain["scale"]) for gain in broken]
+    faults = [f"{name}: a gain in Q that is not finite" for name in names]
     faults += [f"{name}: not finite" for name, level in levels.items() if not math.isfinite(level)]
     diagnostics = {name: level for name, level in levels.items() if math.isfinite(level)}
-    diagnostics["gains"] = [record for record in gains if math.isfinite(record["gain"])]
-    return diagnostics, faults
+    return diagnostics | {"gains": [gain for gain in gains if gain not in broken]}, faults
 
 
-def _write(path: Path, metrics: dict, faults: list[str]) -> None:
+def _written(path: Path, metrics: dict, faults: list[str]) -> dict:
+    """Write the metrics of a run and read them back; raise `CepnbError` if there are faults."""
     write_json(path, metrics | ({"faults": faults} if faults else {}))
+    return _read(path)
 
 
 def _read(path: Path) -> dict:
@@ -338,11 +292,9 @@ def _read(path: Path) -> dict:
 def scores_text(records: list[dict]) -> str:
     """Format score records as aligned text, one per line."""
     lines = [f"{'method':<12}{'scale':>6}{'episodes':>10}{'return':>18}{'normalised':>18}"]
-    for record in records:
-        scale = "" if record["scale"] is None else f"{record['scale']:g}"
-        lines.append(
-            f"{record['method']:<12}{scale:>6}{record['episodes']:>10}"
-            f"{record['return_mean']:>10.1f} ± {record['return_se']:<5.1f}"
-            f"{record['normalised']:>10.1f} ± {record['normalised_se']:<5.1f}"
-        )
+    for r in records:
+        scale = "" if r["scale"] is None else f"{r['scale']:g}"
+        returns = f"{r['return_mean']:>10.1f} ± {r['return_se']:<5.1f}"
+        normalised = f"{r['normalised']:>10.1f} ± {r['normalised_se']:<5.1f}"
+        lines.append(f"{r['method']:<12}{scale:>6}{r['episodes']:>10}{returns}{normalised}")
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from cepnb.diffusion.networks import EpsNet, TwinQ
 from cepnb.diffusion.training import Module, seeded
 from cepnb.errors import CepnbError, in_a_line
 from cepnb.qgpo.behaviour import behaviour_net
-from cepnb.qgpo.critic import sized_critic_net
+from cepnb.qgpo.critic import critic_net
 from cepnb.qgpo.energy import TRAINED_ENERGIES, energy_net, policy_dps_energy
 from cepnb.qgpo.policy import Policy, behaviour_policy, best_of_policy, guided_policy
 from cepnb.qgpo.settings import Settings, coerce
@@ -34,7 +34,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Networks:
-    """Trained networks of one run, and what its policies need besides."""
+    """Trained networks of one run, with the scaling and the settings of its policies."""
 
     eps: EpsNet
     q: TwinQ | None  # None in a file without a critic
@@ -45,7 +45,7 @@ class Networks:
 
     @property
     def methods(self) -> list[str]:
-        """The methods that `policy` accepts."""
+        """The methods of `policy`: "behaviour", energies such as "cep", and perhaps "best_of_k"."""
         best_of = ["best_of_k"] if self.q is not None and self.settings.best_of else []
         return ["behaviour", *self.energies, *best_of]
 
@@ -76,14 +76,11 @@ class TrainedPolicy:
         states = torch.as_tensor(observations, dtype=torch.float32)
         width = len(self._scaling.mean)
         if states.ndim == 0 or states.shape[-1] != width:
-            raise CepnbError(
-                f"observations have shape {tuple(states.shape)}; the last axis must have width {width}"
-            )
+            raise CepnbError(f"observations have shape {tuple(states.shape)}; use (..., {width})")
         if not states.isfinite().all():
             raise CepnbError("observations are not finite; check the environment")
         flat = self._scaling(states.cpu().reshape(-1, width))
-        actions = self._policy(flat, self._generator).clamp(-1, 1)
-        actions = actions.reshape(*states.shape[:-1], -1)
+        actions = self._policy(flat, self._generator).clamp(-1, 1).reshape(*states.shape[:-1], -1)
         is_tensor = isinstance(observations, Tensor)
         return actions.to(observations.device) if is_tensor else actions.numpy()
 
@@ -93,50 +90,42 @@ def load_policy(
 ) -> TrainedPolicy:
     """Load a policy that is called as `policy(observations)`.
 
-    `path` is a run's folder, an exported file, or the name of a shipped policy. `method` is
-    "behaviour", an energy such as "cep", or "best_of_k" where there is a critic. `scale` is the
-    guidance scale s; None is the run's headline scale. The same seed gives the same actions. Raises
-    `CepnbError` on a missing or damaged path, an unknown method, or a scale below 0.
+    `path` is as in `load_networks`, `method` one of `Networks.methods`. `scale` is the guidance scale
+    s; None is the run's headline scale. The same seed gives the same actions. Raises `CepnbError` on
+    a missing or damaged path, an unknown method, or a scale below 0.
     """
     networks = load_networks(path)
     if method not in networks.methods:
         raise CepnbError(f"{path}: has no '{method}'; use one of {', '.join(networks.methods)}")
     scale = networks.settings.headline_scale if scale is None else scale
     if not 0 <= scale < math.inf:
-        raise CepnbError(f"scale {scale}: expected a finite number of at least 0")
+        raise CepnbError(f"scale {scale}: use a finite number of at least 0")
     return TrainedPolicy(networks, method, scale, seed)
 
 
 def export_policy(run: Path, path: Path) -> None:
-    """Write the networks, observation scaling and settings of a trained run as one file.
-
-    Raises `CepnbError` if a step of the run is missing or damaged.
-    """
+    """Write the networks, observation scaling and settings of a trained run as one file."""
     tensors, configuration = _read_run(run)
-    _networks(tensors, configuration, run, CPU)  # raises on damaged tensors
+    _networks(tensors, configuration, run, CPU)  # raises `CepnbError` on damaged tensors
     save_tensors(path, tensors, {"run": json.dumps(configuration)})
 
 
 def load_networks(path: str | Path, device: torch.device = CPU) -> Networks:
-    """Load the networks of a run's folder, of an exported file, or of a shipped policy's name.
-
-    Raises `CepnbError` on a missing or damaged path.
-    """
+    """Load networks from a run's folder, an exported file or the name of a shipped policy."""
     path = Path(path)
     if path.is_dir():
         return _networks(*_read_run(path), path, device)
-    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.safetensors"))}
-    if not path.exists() and str(path) not in shipped:
-        raise CepnbError(
-            f"policy '{path}' was not found; use a run's folder, an exported file, or one of "
-            f"{', '.join(shipped)}"
-        )
-    file = path if path.exists() else shipped[str(path)]
+    file = path if path.exists() else SHIPPED / f"{path}.safetensors"
+    if not file.exists():
+        names = ", ".join(sorted(shipped.stem for shipped in SHIPPED.glob("*.safetensors")))
+        fix = f"use a run's folder, an exported file, or one of {names}"
+        raise CepnbError(f"policy '{path}' was not found; {fix}")
     tensors, metadata = load_tensors(file)
     try:
         configuration = json.loads(metadata["run"])
     except (KeyError, ValueError) as error:
-        raise CepnbError(f"{file}: expected an exported policy ({in_a_line(error)})") from error
+        fix = "not an exported policy; use a file of `cepnb export`"
+        raise CepnbError(f"{file}: {fix} ({in_a_line(error)})") from error
     return _networks(tensors, configuration, file, device)
 
 
@@ -145,16 +134,14 @@ def _read_run(folder: Path) -> tuple[dict[str, Tensor], dict]:
     configuration = read_json(folder / "settings.json")
     settings = _settings(configuration, folder / "settings.json")
     energies = [method for method in settings.guidance if method in TRAINED_ENERGIES]
+    names_in_joint = {"critic": "q"} | {f"energy_{method}": method for method in energies}
+    steps, parts, tensors = ["scaling", "behaviour"], {}, {}
     if settings.training == "joint":
-        steps = ["scaling", "behaviour"]
         joint = load_tensors(folder / "joint.safetensors")[0]
-        parts = {"critic": under(joint, "q.")}
-        parts |= {f"energy_{method}": under(joint, f"{method}.") for method in energies}
+        parts |= {part: under(joint, f"{name}.") for part, name in names_in_joint.items()}
     else:
-        steps = ["scaling", "behaviour", "critic", *(f"energy_{method}" for method in energies)]
-        parts = {}
+        steps += names_in_joint
     parts |= {step: load_tensors(folder / f"{step}.safetensors")[0] for step in steps}
-    tensors = {}
     for part, named in parts.items():
         tensors |= {f"{part}.{name}": tensor for name, tensor in named.items()}
     return tensors, configuration
@@ -166,11 +153,12 @@ def _networks(
     """Build the networks from their tensors; the critic and the energies are optional."""
     settings = _settings(configuration, source)
     try:
-        seed = configuration["seed"]
         scaling = Scaling(tensors["scaling.mean"], tensors["scaling.deviation"])
-        sizes = len(scaling.mean), len(tensors["behaviour.out.bias"]), settings, seed
+        chosen = settings, configuration["seed"]
+        sizes = len(scaling.mean), len(tensors["behaviour.out.bias"]), *chosen
     except (KeyError, TypeError) as error:
-        raise CepnbError(f"{source}: expected a trained policy ({in_a_line(error)})") from error
+        problem = f"the trained policy is incomplete ({in_a_line(error)}); export it again"
+        raise CepnbError(f"{source}: {problem}") from error
 
     def loaded(net: Module, part: str) -> Module:
         load_module(net, under(tensors, f"{part}."), source)
@@ -178,14 +166,14 @@ def _networks(
 
     parts = {name.partition(".")[0] for name in tensors}
     eps = loaded(behaviour_net(*sizes), "behaviour")
-    q = loaded(sized_critic_net(*sizes), "critic") if "critic" in parts else None
+    q = loaded(critic_net(*sizes), "critic") if "critic" in parts else None
     energies = {}
     for method in settings.guidance:
         if f"energy_{method}" in parts:
             energies[method] = loaded(energy_net(*sizes), f"energy_{method}")
         elif method == "dps" and q is not None:
             energies[method] = policy_dps_energy(eps, q, settings)
-    return Networks(eps, q, energies, scaling, settings, seed)
+    return Networks(eps, q, energies, scaling, *chosen)
 
 
 def _settings(configuration: object, source: Path) -> Settings:
@@ -193,6 +181,5 @@ def _settings(configuration: object, source: Path) -> Settings:
     try:
         return Settings(**coerce(configuration["settings"]))
     except (KeyError, TypeError, CepnbError) as error:
-        raise CepnbError(
-            f"{source}: expected the settings of a run ({in_a_line(error)})"
-        ) from error
+        problem = f"the run's settings are damaged ({in_a_line(error)}); restore or retrain the run"
+        raise CepnbError(f"{source}: {problem}") from error

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -14,28 +13,27 @@ from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import Settings
 from cepnb.storage.files import cache_dir, read_json
 from cepnb.storage.runs import Run, refuse_changes
-
-Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+from cepnb.storage.validation import Number, convert
 
 
 class Score(msgspec.Struct):
     """Score of one policy in the simulator, averaged over episodes; `_se` is a standard error."""
 
     method: str  # "behaviour", "best_of_k" or an energy of `Settings.guidance`
-    scale: Finite | None  # guidance scale s; None without guidance
-    normalised: Finite  # D4RL score: 0 for the random policy, 100 for the expert
+    scale: Number | None  # guidance scale s; None without guidance
+    normalised: Number  # D4RL score: 0 for the random policy, 100 for the expert
     episodes: int
-    return_mean: Finite | UnsetType = UNSET  # undiscounted
-    return_se: Finite | UnsetType = UNSET
-    normalised_se: Finite | UnsetType = UNSET
+    return_mean: Number | UnsetType = UNSET  # undiscounted
+    return_se: Number | UnsetType = UNSET
+    normalised_se: Number | UnsetType = UNSET
 
 
 class Gain(msgspec.Struct):
     """Gain in Q of one policy over the behaviour; see `cepnb.qgpo.diagnostics.q_gains`."""
 
     method: str
-    scale: Finite | None
-    gain: Finite
+    scale: Number | None
+    gain: Number
 
 
 class Metrics(msgspec.Struct):
@@ -47,13 +45,13 @@ class Metrics(msgspec.Struct):
     seed: int  # training seed
     settings: dict[str, Any]  # fields of `Settings`
     threads: int  # CPU threads of torch
-    seconds: dict[str, Finite]  # duration of each step
+    seconds: dict[str, Number]  # duration of each step
     scores: list[Score]  # empty before the evaluation
     environment: str | UnsetType = UNSET  # absent if the run is trained but not evaluated
     gains: list[Gain] | UnsetType = UNSET
     versions: dict[str, str] | UnsetType = UNSET  # of Python, torch, mujoco and numpy
-    q_mean: Finite | None | UnsetType = UNSET  # mean Q of the contrasted actions
-    beta_times_q_spread: Finite | None | UnsetType = UNSET  # β times the deviation of Q in a state
+    q_mean: Number | None | UnsetType = UNSET  # mean Q of the contrasted actions
+    beta_times_q_spread: Number | None | UnsetType = UNSET  # β times the deviation of Q in a state
     digest: str | UnsetType = UNSET  # of the dataset
     device: str | UnsetType = UNSET  # absent on a CPU
     faults: list[str] | UnsetType = UNSET  # what could not be scored, and why
@@ -65,13 +63,10 @@ def read_metrics(path: Path, scored: bool = True) -> dict:
     Raises `CepnbError` naming file and key if it is damaged, and with `scored` if it has neither
     scores nor faults.
     """
-    metrics, expected = read_json(path), "expected the metrics.json of a finished run"
-    try:
-        msgspec.convert(metrics, Metrics)
-    except msgspec.ValidationError as error:
-        raise CepnbError(f"{path}: {error}, {expected}") from None
+    metrics = read_json(path)
+    convert(metrics, Metrics, path, "use the metrics.json of a finished run")
     if scored and not metrics["scores"] and not metrics.get("faults"):
-        raise CepnbError(f"{path}: has no score in it, {expected}; evaluate the run first")
+        raise CepnbError(f"{path}: has no score; evaluate the run first")
     return metrics
 
 

@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import get_args
 
-import msgspec
-
+from cepnb.diffusion.schedule import VPSchedule
+from cepnb.diffusion.training import Plan
 from cepnb.envs.registry import family_of
 from cepnb.errors import CepnbError
 from cepnb.profiles import profile_name
+from cepnb.storage.validation import convert
+
+SCHEDULE = VPSchedule()  # of all diffusion models of QGPO
 
 # Limits that `Settings` checks: allowed words, and the minimum of a number. Without an entry, whole
 # numbers are at least 1 and real numbers above 0.
@@ -21,15 +23,8 @@ CHOICES = {
     "training": ("staged", "joint"),
     "guidance": ("cep", "mse", "exp_mse", "dps"),
 }
-MINIMUM = {
-    "K": 2,
-    "energy_K": 2,
-    "data_seed": 0,
-    "state_jitter": 0,
-    "place_frequencies": 0,
-    "energy_states": 0,
-    "best_of": 0,
-}
+MINIMUM = dict(K=2, energy_K=2, data_seed=0, energy_states=0, best_of=0)
+MINIMUM |= dict(state_jitter=0, place_frequencies=0)
 
 
 @dataclass(frozen=True)
@@ -93,77 +88,70 @@ class Settings:
     def __post_init__(self) -> None:
         for field in fields(self):
             _check(field.name, getattr(self, field.name))
-        if not self.discount < 1:
-            raise CepnbError(f"discount {self.discount}: expected a number in (0, 1)")
-        if not self.energy_states and self.energy_K != self.K:
-            raise CepnbError(
-                f"energy_K {self.energy_K}: expected K, which is {self.K}, if energy_states is 0"
-            )
-        if self.labels == "state_value" and self.energy_K < 4:
-            raise CepnbError(
-                f"energy_K {self.energy_K}: expected at least 4 actions for labels 'state_value'"
-            )
-        if self.headline_scale not in self.scales:
-            raise CepnbError(
-                f"scales {self.scales}: expected headline_scale {self.headline_scale} among them"
-            )
+        K, states, scale = self.energy_K, self.energy_states, self.headline_scale
+        _require(self.discount < 1, f"discount {self.discount}", "a number in (0, 1)")
+        _require(states or K == self.K, f"energy_K {K}", f"K = {self.K}, or energy_states above 0")
+        enough = self.labels != "state_value" or K >= 4
+        _require(enough, f"energy_K {K}", "at least 4 actions for labels 'state_value'")
+        _require(scale in self.scales, f"scales {self.scales}", f"headline_scale {scale} as well")
+        for step in ("behaviour", "q", "energy"):
+            self.plan(step)
+
+    def plan(self, step: str) -> Plan:
+        """Return the training plan of "behaviour", "q" or "energy": steps and learning rates."""
+        steps, rate = getattr(self, f"{step}_steps"), getattr(self, f"{step}_rate")
+        final, every = getattr(self, f"{step}_final"), self.checkpoint_every
+        return Plan(steps, rate, final, checkpoint_every=every)
 
 
 def _check(name: str, value: object) -> None:
     """Raise `CepnbError` if a setting is outside `CHOICES` or below its minimum."""
     values = value if isinstance(value, tuple) else (value,)
-    if not values:
-        raise CepnbError(f"{name}: expected at least one value")
+    _require(values, f"{name} {value}", "at least one value")
+    least = MINIMUM.get(name, 1)
     for item in values:
         if name in CHOICES:
-            if item not in CHOICES[name]:
-                raise CepnbError(f"{name} '{item}': expected one of {', '.join(CHOICES[name])}")
+            valid, fix = item in CHOICES[name], f"one of {', '.join(CHOICES[name])}"
         elif isinstance(item, float):
-            zero = MINIMUM.get(name) == 0
-            if not (0 < item < math.inf or (zero and item == 0)):
-                limit = "0 or more" if zero else "above 0"
-                raise CepnbError(f"{name} {item}: expected a finite number {limit}")
-        elif not isinstance(item, bool) and item < MINIMUM.get(name, 1):
-            raise CepnbError(f"{name} {item}: expected at least {MINIMUM.get(name, 1)}")
+            valid = 0 < item < math.inf or item == least == 0
+            fix = "a finite number " + ("of at least 0" if least == 0 else "above 0")
+        else:
+            valid, fix = isinstance(item, bool) or item >= least, f"at least {least}"
+        _require(valid, f"{name} {item!r}", fix)
+
+
+def _require(valid: object, found: str, fix: str) -> None:
+    if not valid:
+        raise CepnbError(f"{found}: use {fix}")
 
 
 # What the small profiles change, tuned on training seeds from 100 on, which are not reported.
+_BOTH = dict(behaviour_embedding=64, behaviour_batch=256, behaviour_rate=1e-3, behaviour_final=0.01)
+_BOTH |= dict(state_jitter=0.2)  # the data is in thin tubes; outside them Q would be too high
+_BOTH |= dict(discount=0.98)  # the error of the minimum of two critics grows with the horizon
+_BOTH |= dict(q_depth=2, q_rate=1e-3, q_final=0.05, target_rate=0.01)
+_BOTH |= dict(beta=20.0, energy_batch=32, energy_rate=2e-3, energy_final=0.01, headline_scale=3.0)
 _SMALL = {  # setting: (ci, laptop)
     "transitions": (4_000, 100_000),
     "behaviour_widths": ((64, 32), (128, 64, 32)),
-    "behaviour_embedding": (64, 64),
     "behaviour_steps": (300, 12_000),
-    "behaviour_batch": (256, 256),
-    "behaviour_rate": (1e-3, 1e-3),
-    "behaviour_final": (0.01, 0.01),
     "K": (4, 12),
-    "state_jitter": (0.2, 0.2),  # the data is in thin tubes; outside them Q would be too high
     "sampler_steps": (5, 10),
-    "discount": (0.98, 0.98),  # the error of the minimum of two critics grows with the horizon
     "q_width": (32, 128),
-    "q_depth": (2, 2),
     "q_steps": (300, 14_000),
-    "q_rate": (1e-3, 1e-3),
-    "q_final": (0.05, 0.05),
-    "target_rate": (0.01, 0.01),
-    "beta": (20.0, 20.0),
     "energy_states": (1_000, 25_000),  # neighbouring states are similar: fewer states, larger K
     "energy_K": (8, 64),  # Eq. 20 is biased at small K
     "energy_width": (32, 128),
     "energy_depth": (2, 3),
     "energy_steps": (300, 12_000),
-    "energy_batch": (32, 32),
-    "energy_rate": (2e-3, 2e-3),
-    "energy_final": (0.01, 0.01),
     "episodes": (4, 100),
     "scales": ((1.0, 3.0), (1.0, 2.0, 3.0, 5.0)),
-    "headline_scale": (3.0, 3.0),
     "best_of": (4, 32),
     "checkpoint_every": (100, 1_000),
 }
 PROFILES = {
-    "ci": Settings(**{name: ci for name, (ci, _) in _SMALL.items()}),
-    "laptop": Settings(**{name: laptop for name, (_, laptop) in _SMALL.items()}),
+    "ci": Settings(**_BOTH, **{name: ci for name, (ci, _) in _SMALL.items()}),
+    "laptop": Settings(**_BOTH, **{name: laptop for name, (_, laptop) in _SMALL.items()}),
     "paper": Settings(),
 }
 
@@ -206,32 +194,17 @@ def qgpo_settings(
     if task not in TASKS:
         task = family_of(task)
     task_changes = TASKS[task] | PROFILE_TASKS.get((profile, task), {})
-    settings = replace(PROFILES[profile], **task_changes)
-    _refuse_unknown(changes)
-    return replace(settings, **changes)
+    return replace(PROFILES[profile], **task_changes | coerce(changes))
 
 
 def coerce(changes: dict[str, object]) -> dict[str, object]:
     """Convert settings read from TOML, JSON or the command line to their declared types.
 
     A list becomes a tuple, and a whole number becomes a float where a float is declared. Raises
-    `CepnbError` that names the setting and the expected type.
+    `CepnbError` on an unknown setting or a value of another type.
     """
-    _refuse_unknown(changes)
     types = {field.name: field.type for field in fields(Settings)}
-    converted = {}
-    for name, value in changes.items():
-        try:
-            converted[name] = msgspec.convert(value, types[name])
-        except msgspec.ValidationError:
-            items = get_args(types[name])
-            expected = f"a list of {items[0].__name__}" if items else types[name].__name__
-            raise CepnbError(f"{name}: found {value!r}, expected {expected}") from None
-    return converted
-
-
-def _refuse_unknown(changes: dict[str, object]) -> None:
-    known = [field.name for field in fields(Settings)]
-    unknown = sorted(set(changes) - set(known))
-    if unknown:
-        raise CepnbError(f"setting '{unknown[0]}': expected one of {', '.join(known)}")
+    for name in changes:
+        _require(name in types, f"setting '{name}'", f"one of {', '.join(types)}")
+    fix = "give it that type"
+    return {name: convert(value, types[name], name, fix) for name, value in changes.items()}

@@ -24,12 +24,10 @@ class TabularMDP:
 
     def __post_init__(self) -> None:
         if not 0 <= self.discount < 1:
-            raise CepnbError(f"discount {self.discount}: expected a number in [0, 1)")
+            raise CepnbError(f"discount {self.discount}: use a number in [0, 1)")
         total = self.behaviour.sum(1)
         if not bool((self.behaviour > 0).all()) or not torch.allclose(total, total.new_ones(())):
-            raise CepnbError(
-                "behaviour: expected positive probabilities that sum to one in every state"
-            )
+            raise CepnbError("behaviour: use positive probabilities that sum to one in every state")
 
     def value(self, policy: Float[Tensor, "S A"]) -> Float[Tensor, "S"]:
         """Solve V^π = (I − γ P_π)⁻¹ r_π, the value E[Σ_k γ^k r_k] under π(a|s)."""
@@ -43,37 +41,33 @@ class TabularMDP:
         return self.reward + self.discount * self.value(policy)[self.next_state]
 
     def tilted(self, q: Float[Tensor, "S A"], beta: float) -> Float[Tensor, "S A"]:
-        """Tilt the behaviour: π(a|s) = μ(a|s) e^{βQ(s,a)}/Z(s) (Section 4 of arXiv:2304.12824).
-
-        It maximises E_π[Q] − KL(π‖μ)/β.
-        """
+        """Tilt the behaviour: π = μ e^{βQ}/Z (Section 4), the maximiser of E_π[Q] − KL(π‖μ)/β."""
         return (self.behaviour.log() + beta * q).softmax(dim=1)
 
     def in_support_q(
-        self, beta: float, step: float = 0.2, tolerance: float = 1e-10, sweeps: int = 20_000
+        self, beta: float, step: float = 0.2, sweeps: int = 20_000
     ) -> Float[Tensor, "S A"]:
         """Iterate to a fixed point of Eq. 22: Q = r + γ Σ_a' π_Q(a'|s') Q(s', a'), π_Q = `tilted`.
 
-        The result is the action value of the policy that it tilts to. β = 0 gives Q^μ, β → ∞ the
-        best value within the support. The softmax mean is not a contraction (Littman & Szepesvári
-        1996; Asadi & Littman 2017): full steps (`step` 1) can cycle, and partial steps, as of a slow
-        target network, converge far more often. Raises `CepnbError` if they do not.
+        β = 0 gives Q^μ, β → ∞ the best value within the support. The softmax mean is not a
+        contraction (Littman & Szepesvári 1996; Asadi & Littman 2017): full steps (`step` 1) can
+        cycle; partial steps, as of a slow target network, converge far more often. Raises
+        `CepnbError` if they do not.
         """
         q = torch.zeros_like(self.reward)
         for _ in range(sweeps):
             soft_value = (self.tilted(q, beta) * q).sum(1)
             change = self.reward + self.discount * soft_value[self.next_state] - q
             q = q + step * change
-            if change.abs().max() < tolerance:
+            if change.abs().max() < 1e-10:
                 return q
-        raise CepnbError(
-            f"beta {beta:g}: Q has not settled after {sweeps} sweeps, still changing by {change.abs().max():.2g}"
+        found = (
+            f"Q has not settled after {sweeps} sweeps, still changing by {change.abs().max():.2g}"
         )
+        raise CepnbError(f"beta {beta:g}: {found}; use smaller steps or a smaller beta")
 
 
-def maze_mdp(
-    name: str = "umaze", discount: float = 0.9
-) -> tuple[TabularMDP, list[tuple[int, int]]]:
+def maze_mdp(name: str, discount: float) -> tuple[TabularMDP, list[tuple[int, int]]]:
     """Return the walk over the free cells of a maze, and the cells in the order of the states.
 
     Each of four actions moves to the neighbour in one of `DIRECTIONS`, or nowhere at a wall.
@@ -83,7 +77,7 @@ def maze_mdp(
     maze = layout(name)
     cells = maze.cells
     state_of = {cell: state for state, cell in enumerate(cells)}
-    target = state_of[tuple(int(c) for c in maze.target)]
+    target = state_of[tuple(map(int, maze.target))]
     rows = []
     for i, j in cells:
         neighbours = [(i + int(dx), j + int(dy)) for dx, dy in DIRECTIONS.tolist()]
@@ -94,9 +88,7 @@ def maze_mdp(
     return TabularMDP(next_state, reward, behaviour.expand(len(cells), 4), discount), cells
 
 
-def action_density(
-    behaviour: Float[Tensor, "A"], q: Float[Tensor, "A"], deviation: float = 0.15
-) -> GaussianMixture:
+def action_density(behaviour: Float[Tensor, "A"], q: Float[Tensor, "A"]) -> GaussianMixture:
     """Represent one state's actions as a mixture in the plane, with weights μ(a|s) and energies −Q.
 
     Each action is a Gaussian around one of `DIRECTIONS`. Tilting the mixture by β changes its weights
@@ -105,7 +97,7 @@ def action_density(
     return GaussianMixture(
         log_weights=behaviour.log().float(),
         means=DIRECTIONS.clone(),
-        deviations=torch.full((len(DIRECTIONS),), deviation),
+        deviations=torch.full((len(DIRECTIONS),), 0.15),
         energies=-q.float(),
     )
 

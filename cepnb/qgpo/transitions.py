@@ -73,18 +73,16 @@ def _tuned_rewards(dataset: OfflineDataset, tuning: str) -> Float[Tensor, "n"]:
         return dataset.rewards
     low, high = dataset.episode_returns.min().item(), dataset.episode_returns.max().item()
     if not high > low:
-        raise CepnbError(
-            f"{dataset.name}: every episode has a return of {low:g}, expected some that differ for return_range"
-        )
+        problem = f"every episode has a return of {low:g}"
+        raise CepnbError(f"{dataset.name}: {problem}; use another reward_tuning than return_range")
     return dataset.rewards * (1000 / (high - low))
 
 
 def with_jitter(data: Transitions, jitter: float, generator: torch.Generator) -> Transitions:
     """Append a jittered copy of each transition: s + δ and s' + δ with one δ ~ N(0, jitter² I).
 
-    Where data is in thin tubes, Q is unreliable outside them, but policies reach such states. The
-    copies state that the same action has the same effect and reward nearby (as in S4RL, Sinha et
-    al. 2021). Rows n to 2n and distinct states m to 2m are the copies.
+    Q is unreliable outside the data, but policies reach such states. The copies say that an action
+    has the same effect and reward nearby (as in S4RL, Sinha et al. 2021).
     """
     noise = jitter * torch.randn(data.distinct.shape, generator=generator, device=generator.device)
     return Transitions(

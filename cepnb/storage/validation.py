@@ -1,6 +1,7 @@
 """Validation of plain data (JSON, TOML, CSV) by declared msgspec types."""
 
 import sys
+from types import GenericAlias
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -11,7 +12,7 @@ T = TypeVar("T")
 Number = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]  # finite
 
 
-def convert(value: object, kind: type[T], source: object, fix: str) -> T:
+def convert(value: object, kind: type[T] | GenericAlias, source: object, fix: str) -> T:
     """Convert plain data to `kind`; raise `CepnbError` "SOURCE: KEY: PROBLEM; FIX" on a mismatch."""
     try:
         return msgspec.convert(value, kind)

@@ -87,7 +87,7 @@ class Inputs:
 
     @cached_property
     def q(self) -> TwinQ:
-        return critic_net(self.data, self.settings, 0)
+        return critic_net(*self.shape, self.settings, 0)
 
     @cached_property
     def energy(self) -> EnergyNet:

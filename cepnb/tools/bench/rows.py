@@ -65,7 +65,7 @@ def behaviour(inputs: Inputs, precision: str = "float32") -> Row:
 def critic_cep(inputs: Inputs) -> Row:
     """A training step of Q_ψ (Eq. 22) and one of f_φ (Eq. 20)."""
     settings, data, q, energy = inputs.settings, inputs.data, inputs.q, inputs.energy
-    target = critic_net(data, settings, 0).requires_grad_(False)
+    target = critic_net(*inputs.shape, settings, 0).requires_grad_(False)
     loss = critic_loss(q, target, data, inputs.support, settings)
     update = lambda: polyak_update(q, target, settings.target_rate)
     critic_step = _training_step(loss, {"q": q, "target": target}, settings.q_rate, update)

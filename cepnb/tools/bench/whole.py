@@ -17,9 +17,9 @@ from cepnb.diffusion.networks import TwinQ
 from cepnb.diffusion.training import Plan, StepLoss, seeded, training
 from cepnb.errors import CepnbError
 from cepnb.experiments.report import markdown_table
-from cepnb.qgpo.behaviour import behaviour_loss, behaviour_plan
-from cepnb.qgpo.critic import critic_loss, critic_plan, polyak_update, support_values
-from cepnb.qgpo.energy import energy_loss, energy_plan
+from cepnb.qgpo.behaviour import behaviour_loss
+from cepnb.qgpo.critic import critic_loss, polyak_update, support_values
+from cepnb.qgpo.energy import energy_loss
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
 from cepnb.tools.bench import timing
@@ -94,7 +94,7 @@ def _parts(inputs: Inputs, config: BenchConfig) -> list[Part]:
 
     net = inputs.eps.to(inputs.device)
     loss = behaviour_loss(net, data.states, data.actions, settings)
-    timer.train("behaviour", loss, {"net": net}, behaviour_plan(settings))
+    timer.train("behaviour", loss, {"net": net}, settings.plan("behaviour"))
 
     sample = lambda n: sample_support(net, states[:n], settings.K, settings, 0, progress=False)
     support = timer.label("support", sample, inputs.support)
@@ -103,14 +103,14 @@ def _parts(inputs: Inputs, config: BenchConfig) -> list[Part]:
     target = deepcopy(q).requires_grad_(False)
     loss = critic_loss(q, target, data, support, settings)
     update = lambda: polyak_update(q, target, settings.target_rate)
-    timer.train("critic", loss, {"q": q, "target": target}, critic_plan(settings), update)
+    timer.train("critic", loss, {"q": q, "target": target}, settings.plan("q"), update)
 
     values = lambda n: support_values(target, states[:n], support[:n])
     labels = timer.label("labels", values, inputs.support.sum(dim=2))
 
     energy = inputs.energy.to(inputs.device)
     loss = energy_loss("cep", energy, states, support, labels, settings)
-    timer.train("energy", loss, {"net": energy}, energy_plan(settings))
+    timer.train("energy", loss, {"net": energy}, settings.plan("energy"))
     return timer.parts
 
 
