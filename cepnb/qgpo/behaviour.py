@@ -1,5 +1,7 @@
 """Step 1: the behaviour policy μ_θ(a|s) as a state-conditioned diffusion model of actions."""
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,17 +18,18 @@ def train_behaviour(
     actions: Float[Tensor, "n da"],
     settings: Settings,
     seed: int,
-    **options: object,
+    checkpoint: Path | None = None,
+    progress: bool = True,
 ) -> EpsNet:
     """Train ε_θ(a_t, t, s) by noise prediction: imitation by diffusion (Section 4, arXiv:2304.12824).
 
     `states` are scaled, `actions` are in [-1, 1]. Training runs on the device of the states.
-    `options` are `checkpoint` and `progress` of `cepnb.diffusion.training.train`.
     """
     net = behaviour_net(states.shape[1], actions.shape[1], settings, seed).to(states.device)
     loss, plan = behaviour_loss(net, states, actions, settings), settings.plan("behaviour")
     generator = seeded(seed, "behaviour", states.device)
-    train(loss, {"net": net}, plan, generator, label="behaviour", **options)
+    options = {"label": "behaviour", "checkpoint": checkpoint, "progress": progress}
+    train(loss, {"net": net}, plan, generator, **options)
     return net
 
 

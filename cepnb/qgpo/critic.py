@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -19,19 +20,21 @@ def train_critic(
     support: Float[Tensor, "n K da"],
     settings: Settings,
     seed: int,
-    **options: object,
+    checkpoint: Path | None = None,
+    progress: bool = True,
 ) -> TwinQ:
     """Train the critic by in-support softmax Q-learning (Eq. 22); return its target network.
 
     `support` holds K actions for each row of `data.distinct`; no other action is evaluated at s'.
-    Training runs on the device of the support set. `options` are those of `train_behaviour`.
+    Training runs on the device of the support set.
     """
     q = critic_net(data.states.shape[1], data.actions.shape[1], settings, seed).to(support.device)
     target = deepcopy(q).requires_grad_(False)
-    options["after_step"] = lambda: polyak_update(q, target, settings.target_rate)
+    update_target = lambda: polyak_update(q, target, settings.target_rate)
     loss, modules = critic_loss(q, target, data, support, settings), {"q": q, "target": target}
     generator = seeded(seed, "critic", support.device)
-    train(loss, modules, settings.plan("q"), generator, label="critic", **options)
+    options = {"label": "critic", "checkpoint": checkpoint, "progress": progress}
+    train(loss, modules, settings.plan("q"), generator, after_step=update_target, **options)
     return target
 
 

@@ -1,5 +1,7 @@
 """Step 4: the intermediate energy f_φ(a_t, t, s) of E(s, a) = −Q(s, a), by CEP (Eq. 20) or regression."""
 
+from pathlib import Path
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,17 +24,19 @@ def train_energy(
     q: Float[Tensor, "n K"],
     settings: Settings,
     seed: int,
-    **options: object,
+    checkpoint: Path | None = None,
+    progress: bool = True,
 ) -> EnergyNet:
     """Train f_φ on the K support actions of each state, labelled by their frozen values `q`.
 
     `method` is one of `TRAINED_ENERGIES`; `contrast_loss` defines their losses. Training runs on
-    the device of the states. `options` are those of `train_behaviour`.
+    the device of the states.
     """
     net = energy_net(states.shape[1], support.shape[2], settings, seed).to(states.device)
     loss, plan = energy_loss(method, net, states, support, q, settings), settings.plan("energy")
     generator = seeded(seed, "energy", states.device)
-    train(loss, {"net": net}, plan, generator, label=f"energy ({method})", **options)
+    options = {"label": f"energy ({method})", "checkpoint": checkpoint, "progress": progress}
+    train(loss, {"net": net}, plan, generator, **options)
     return net
 
 

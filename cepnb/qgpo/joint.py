@@ -1,6 +1,7 @@
 """Steps 3 and 4 together: energies that follow Q_ψ while it trains, as in the paper's public code."""
 
 from copy import deepcopy
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -20,14 +21,14 @@ def train_joint(
     actions: Float[Tensor, "m energy_K da"],
     settings: Settings,
     seed: int,
-    **options: object,
+    checkpoint: Path | None = None,
+    progress: bool = True,
 ) -> nn.ModuleDict:
     """Train Q_ψ and an f_φ for each trained method of `settings.guidance` in one loop.
 
     Returns the target network as "q" and each f_φ under its method's name. A step is one step of
     the critic (Eq. 22) and one of each energy (Eq. 20), labelled by the current target network. It
     uses the number of steps and the learning rate of step 3. The energies do not change Q.
-    `options` are those of `train_behaviour`.
     """
     nets = joint_nets(states.shape[1], actions.shape[2], settings, seed).to(states.device)
     energies = {method: nets[method] for method in nets if method != "q"}
@@ -45,8 +46,9 @@ def train_joint(
         return total.unsqueeze(0)  # the batches differ in size, so their means are added
 
     modules, generator = {"q": q, "target": target} | energies, seeded(seed, "joint", states.device)
-    options["after_step"] = lambda: polyak_update(q, target, settings.target_rate)
-    train(step_loss, modules, settings.plan("q"), generator, label="critic and energies", **options)
+    update_target = lambda: polyak_update(q, target, settings.target_rate)
+    options = {"label": "critic and energies", "checkpoint": checkpoint, "progress": progress}
+    train(step_loss, modules, settings.plan("q"), generator, after_step=update_target, **options)
     return nets
 
 
