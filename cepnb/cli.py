@@ -109,7 +109,8 @@ def _qgpo(options: argparse.Namespace) -> None:
     from cepnb.datasets.registry import environment_of, evaluated_in, load_task
     from cepnb.diffusion.devices import device_named
     from cepnb.envs.registry import ENVIRONMENTS
-    from cepnb.qgpo.pipeline import run_qgpo, scores_text
+    from cepnb.experiments.report import scores_text
+    from cepnb.qgpo.pipeline import run_qgpo
     from cepnb.qgpo.settings import qgpo_settings
 
     profile, environment = profile_name(options.profile), options.environment
@@ -135,7 +136,8 @@ def _qgpo(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from cepnb.diffusion.devices import device_named
-    from cepnb.qgpo.pipeline import evaluate_run, scores_text
+    from cepnb.experiments.report import scores_text
+    from cepnb.qgpo.pipeline import evaluate_run
 
     device = device_named(options.device)
     metrics = evaluate_run(options.run, options.environment, device=device)

@@ -17,9 +17,10 @@ from cepnb.datasets.registry import load_dataset
 from cepnb.envs.base import Episodes
 from cepnb.envs.registry import episodes_of
 from cepnb.errors import CepnbError
+from cepnb.experiments.report import scores_text
 from cepnb.experiments.scores import rows_of
 from cepnb.qgpo import evaluation, pipeline
-from cepnb.qgpo.pipeline import Steps, configuration_of, evaluate_run, run_qgpo, scores_text
+from cepnb.qgpo.pipeline import Steps, configuration_of, evaluate_run, run_qgpo
 from cepnb.qgpo.record import cached_run, read_metrics
 from cepnb.qgpo.settings import Settings, coerce, qgpo_settings
 from cepnb.storage.files import load_tensors, read_json, save_tensors, write_json

@@ -63,6 +63,17 @@ def report(rows: list[Row]) -> str:
     return "\n\n".join(part for section in shown for part in section if part)
 
 
+def scores_text(records: list[dict]) -> str:
+    """Format score records as aligned text, one per line."""
+    lines = [f"{'method':<12}{'scale':>6}{'episodes':>10}{'return':>18}{'normalised':>18}"]
+    for r in records:
+        scale = "" if r["scale"] is None else f"{r['scale']:g}"
+        returns = f"{r['return_mean']:>10.1f} ± {r['return_se']:<5.1f}"
+        normalised = f"{r['normalised']:>10.1f} ± {r['normalised_se']:<5.1f}"
+        lines.append(f"{r['method']:<12}{scale:>6}{r['episodes']:>10}{returns}{normalised}")
+    return "\n".join(lines)
+
+
 def score_table(lines: Iterable[Line]) -> str:
     """Return the mean, the interval and the score of every seed for each line."""
     rows = []

@@ -287,14 +287,3 @@ def _read(path: Path) -> dict:
     if fault := left_out(path, metrics):
         raise CepnbError(fault)
     return metrics
-
-
-def scores_text(records: list[dict]) -> str:
-    """Format score records as aligned text, one per line."""
-    lines = [f"{'method':<12}{'scale':>6}{'episodes':>10}{'return':>18}{'normalised':>18}"]
-    for r in records:
-        scale = "" if r["scale"] is None else f"{r['scale']:g}"
-        returns = f"{r['return_mean']:>10.1f} ± {r['return_se']:<5.1f}"
-        normalised = f"{r['normalised']:>10.1f} ± {r['normalised_se']:<5.1f}"
-        lines.append(f"{r['method']:<12}{scale:>6}{r['episodes']:>10}{returns}{normalised}")
-    return "\n".join(lines)
