@@ -1,17 +1,17 @@
-"""`import cepnb.d4rl_compat` before `import d4rl` runs code written for D4RL without MuJoCo 2.1.
+"""Import this before d4rl: code written for D4RL then runs without MuJoCo 2.1.
 
 D4RL's maze2d, antmaze, hopper, halfcheetah, walker2d and ant then work through gym 0.23:
 `gym.make`, `env.seed`, `env.reset()`, the 4-tuple `env.step`, `env.get_dataset()`,
-`d4rl.qlearning_dataset(env)` and `env.get_normalized_score`. The modern `mujoco` package replaces
-`mujoco_py` unless MuJoCo 2.1 works. Downloads of published files resume. Additional names select
+`d4rl.qlearning_dataset(env)` and `env.get_normalized_score`. If MuJoCo 2.1 does not work, the modern
+`mujoco` package replaces `mujoco_py`. Downloads of published files resume. Additional names select
 the local data:
 
     maze2d-{umaze,medium,large}-local-v1 and -local-noisy-v1, such as maze2d-umaze-local-noisy-v1
     {hopper,halfcheetah,walker2d}-{medium,medium-replay,medium-expert}-local-v2
 
-For the original engine, `pip install free-mujoco-py d4rl` under Python 3.10, the newest version that
-free-mujoco-py supports; cepnb needs 3.11. The wheel contains MuJoCo 2.1 and compiles a binding at
-first import, which needs a C compiler and the headers of OpenGL and GLFW.
+To compare with the original engine, make a second environment without cepnb: `pip install
+free-mujoco-py d4rl` needs Python 3.10 or older, cepnb 3.11 or newer. The wheel contains MuJoCo 2.1
+and compiles a binding at first import, with a C compiler and the headers of OpenGL and GLFW.
 """
 
 import importlib

@@ -10,7 +10,6 @@ from playwright.sync_api import sync_playwright
 
 from cepnb.densities import benchmark
 from cepnb.densities.methods import guided_samples
-from cepnb.densities.toys import DENSITIES
 from cepnb.diffusion.training import seeded
 from cepnb.notebook import plots
 from cepnb.storage.files import atomic_path
@@ -23,8 +22,8 @@ BETAS = (0.0, 3.0, 10.0, 20.0)
 
 def densities() -> Figure:
     """Samples of six densities under rising β, guided by the shipped network for all β."""
-    made, axes = plots.figure(len(DENSITIES), len(BETAS), size=1.5)
-    for column, name in enumerate(DENSITIES):
+    made, axes = plots.figure(len(benchmark.SHIPPED), len(BETAS), size=1.5)
+    for column, name in enumerate(benchmark.SHIPPED):
         models = benchmark.shipped(name)
         for row, beta in enumerate(BETAS):
             panel = axes[row, column]

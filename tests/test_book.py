@@ -34,9 +34,9 @@ $$p_t=\frac1Z\,q_t\,e^{-\mathcal E_t} \tag{10}$$
     """
 import torch
 from cepnb.notebook import plots
-from cepnb.notebook.explorer.frames import ANY_BETA, Panel, Slider, beta_slider
-from cepnb.notebook.explorer.layers import Points
-from cepnb.notebook.explorer.widgets import BetaExplorer, Explorer
+from cepnb.notebook.sliders.frames import ANY_BETA, Panel, Slider, beta_slider
+from cepnb.notebook.sliders.layers import Points
+from cepnb.notebook.sliders.widgets import BetaExplorer, Explorer
 
 angle, beta = torch.linspace(0, 6.28, 500), beta_slider([1.0, 2.0, 3.0], 2.0)
 ring = torch.stack([angle.cos(), angle.sin()], dim=1)
@@ -296,7 +296,7 @@ def test_what_requires_a_new_execution(tmp_path: Path, monkeypatch: pytest.Monke
 WRONG = [
     ("x = 1\nx / 0", "cell 2: ZeroDivisionError: division by zero"),
     (
-        "from cepnb.notebook.explorer import frames, widgets\n"
+        "from cepnb.notebook.sliders import frames, widgets\n"
         "widgets.Explorer(lambda t: {}[t], frames.time_slider([1.0], 1.0), 'a line')",
         "cell 2: KeyError: 1.0",
     ),
@@ -306,7 +306,7 @@ WRONG = [
     ),
     (
         "from ipywidgets import IntSlider\nIntSlider()",
-        "cell 2: this widget needs a kernel; use an explorer of cepnb.notebook.explorer.widgets",
+        "cell 2: this widget needs a kernel; use an explorer of cepnb.notebook.sliders.widgets",
     ),
 ]
 

@@ -46,9 +46,46 @@ def random_mixture(seed: int, dim: int = 2) -> GaussianMixture:
 cases = given(st.integers(0, 10**6), st.floats(1e-3, 1.0), st.floats(0.0, 20.0))
 
 
+def integrals(
+    q: GaussianMixture, xt: torch.Tensor, time: torch.Tensor, beta: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Integrate over a grid of x_0: q_t(x_t), q(x_t, e^{−βE}) = ∫ q(x_t | x_0) q_0 e^{−βE}, and Z.
+
+    The spacing is an eighth of the smallest σ_t, where the sum of a Gaussian is exact in float64.
+    """
+    x0 = torch.linspace(-25, 25, 40_001, dtype=torch.float64).unsqueeze(1)
+    spacing = float(x0[1] - x0[0])
+    per_component = torch.exp(-0.5 * ((x0 - q.means[:, 0]) / q.deviations) ** 2) / (
+        q.deviations * math.sqrt(2 * math.pi)
+    )
+    by_component = per_component * q.log_weights.softmax(0)
+    q0 = by_component.sum(1)
+    energy = q.energies + x0 * q.linear + 0.5 * q.quadratic * x0**2
+    tilted = (by_component * torch.exp(-beta * energy)).sum(1)
+    alpha, sigma = SCHEDULE.alpha(time), SCHEDULE.sigma(time)
+    kernel = torch.exp(-0.5 * ((xt - alpha * x0.T) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
+    return spacing * kernel @ q0, spacing * kernel @ tilted, spacing * tilted.sum()
+
+
+XT = torch.tensor([[-1.5], [0.2], [2.0]], dtype=torch.float64)
+
+
 @cases
 def test_theorem_31(seed: int, t: float, beta: float) -> None:
-    """p_t ∝ q_t e^{−E_t} (Eq. 10) for p_t from noised p_0, and the scores satisfy Eq. 11."""
+    """Noise p_0 by quadrature: its density p_t is q_t e^{−E_t}/Z, all three in closed form (Eq. 10)."""
+    q, time = random_mixture(seed, dim=1), torch.tensor(t, dtype=torch.float64)
+    _, tilted, partition = integrals(q, XT, time, beta)
+    log_p = tilted.log() - partition.log()
+    theorem = q.log_q(XT, time) - q.intermediate_energy(XT, time, beta) - q.log_partition(beta)
+    valid = tilted > 1e-200  # the sums did not underflow
+    torch.testing.assert_close(theorem[valid], log_p[valid], rtol=1e-6, atol=1e-6)
+    closed = q.tilted(beta).log_q(XT, time)
+    torch.testing.assert_close(closed[valid], log_p[valid], rtol=1e-6, atol=1e-6)
+
+
+@cases
+def test_scores_are_gradients(seed: int, t: float, beta: float) -> None:
+    """∇log p_t = ∇log q_t − ∇E_t (Eq. 11), with ∇E_t by automatic differentiation."""
     q, time = random_mixture(seed), torch.tensor(t, dtype=torch.float64)
     p = q.tilted(beta)
     x = 3 * torch.randn(50, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -64,31 +101,14 @@ def test_theorem_31(seed: int, t: float, beta: float) -> None:
 
 @cases
 def test_against_quadrature_of_the_definition(seed: int, t: float, beta: float) -> None:
-    """q_t(x_t) and E_t(x_t) as the integrals of Theorem 3.1 over a grid of x_0.
-
-    The spacing is an eighth of the smallest σ_t, where the sum of a Gaussian is exact in float64.
-    """
+    """q_t(x_t), and E_t(x_t) as −log of the mean of e^{−βE} given x_t (Eq. 9)."""
     q, time = random_mixture(seed, dim=1), torch.tensor(t, dtype=torch.float64)
-    x0 = torch.linspace(-25, 25, 40_001, dtype=torch.float64).unsqueeze(1)
-    spacing = float(x0[1] - x0[0])
-    per_component = torch.exp(-0.5 * ((x0 - q.means[:, 0]) / q.deviations) ** 2) / (
-        q.deviations * math.sqrt(2 * math.pi)
-    )
-    weighted = per_component * q.log_weights.softmax(0)
-    xt = torch.tensor([[-1.5], [0.2], [2.0]], dtype=torch.float64)
-    alpha, sigma = SCHEDULE.alpha(time), SCHEDULE.sigma(time)
-    kernel = torch.exp(-0.5 * ((xt - alpha * x0.T) / sigma) ** 2) / (sigma * math.sqrt(2 * math.pi))
-    density = spacing * kernel @ weighted.sum(1)
-    energy = q.energies + x0 * q.linear + 0.5 * q.quadratic * x0**2
-    tilted = spacing * kernel @ (weighted * torch.exp(-beta * energy)).sum(1)
+    density, tilted, _ = integrals(q, XT, time, beta)
     valid = density > 1e-200  # the sums did not underflow
-    torch.testing.assert_close(q.log_q(xt, time)[valid], density.log()[valid], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(
-        q.intermediate_energy(xt, time, beta)[valid],
-        -(tilted / density).log()[valid],
-        rtol=1e-6,
-        atol=1e-6,
-    )
+    torch.testing.assert_close(q.log_q(XT, time)[valid], density.log()[valid], rtol=1e-6, atol=1e-6)
+    energy = -(tilted / density).log()
+    exact = q.intermediate_energy(XT, time, beta)
+    torch.testing.assert_close(exact[valid], energy[valid], rtol=1e-6, atol=1e-6)
 
 
 @given(st.integers(0, 10**6), st.floats(1e-3, 1.0))

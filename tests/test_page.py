@@ -7,9 +7,9 @@ import pytest
 import torch
 from playwright.sync_api import Browser, Page, expect
 
-from cepnb.notebook.explorer.frames import ANY_BETA, Panel, Slider, beta_slider
-from cepnb.notebook.explorer.layers import Arrows, Field, Points, cells
-from cepnb.notebook.explorer.widgets import BetaExplorer
+from cepnb.notebook.sliders.frames import ANY_BETA, Panel, Slider, beta_slider
+from cepnb.notebook.sliders.layers import Arrows, Field, Points, cells
+from cepnb.notebook.sliders.widgets import BetaExplorer
 
 BETAS = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0]
 INKS = """canvas => {

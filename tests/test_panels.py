@@ -6,9 +6,9 @@ import torch
 from cepnb.densities import benchmark
 from cepnb.densities.metrics import w2
 from cepnb.diffusion.training import seeded
-from cepnb.notebook.explorer.frames import Panel, beta_slider, time_slider
-from cepnb.notebook.explorer.layers import Arrows, Field, Points, arrow_places, cells
-from cepnb.notebook.explorer.panels import comparison_times, energy_frames, method_panels
+from cepnb.notebook.sliders.frames import Panel, beta_slider, time_slider
+from cepnb.notebook.sliders.layers import Arrows, Field, Points, arrow_places, cells
+from cepnb.notebook.sliders.panels import comparison_times, energy_frames, method_panels
 
 METHODS = ("exact", "cep_beta", "mse", "dps")
 BETA = beta_slider([1.0, 10.0], 1.0)

@@ -10,9 +10,8 @@ import torch
 from cepnb.datasets.registry import load_task
 from cepnb.experiments.step_reuse import (
     STEPS,
-    files_of,
     reuse_steps,
-    rounds,
+    saved_steps,
     settings_of,
     step_path,
 )
@@ -70,7 +69,7 @@ def test_the_table_is_what_the_steps_read(tmp_path: Path) -> None:
             "joint": lambda s: s.q,
             "energy_support": lambda s: s.contrast_actions,
         }
-        for step in files_of(settings) if index == 0 else files_of(settings)[-1:]:
+        for step in saved_steps(settings) if index == 0 else saved_steps(settings)[-1:]:
             run = run_step.get(step, lambda s: s.energy(step.removeprefix("energy_")))
             seen = settings.record()
             run(Steps(dataset, settings, 0, Run(tmp_path / f"{index}-{step}"), progress=False))
@@ -101,12 +100,12 @@ def test_rounds_train_shared_steps_once() -> None:
             "other data and beta": {"data_seed": 1, "beta": 3.0},
         }.items()
     }
-    assert rounds(options) == {
+    assert training_rounds(options) == {
         **dict.fromkeys(["base", "other data"], 0),
         **dict.fromkeys(["beta", "K", "scales", "other data and beta"], 1),
         "K_beta": 2,
     }
-    assert rounds({"base": base}) == {"base": 0} and rounds({}) == {}
+    assert training_rounds({"base": base}) == {"base": 0} and training_rounds({}) == {}
 
 
 def new_run(folder: Path, seed: int = 0, **changes: object) -> tuple[Run, Settings]:
@@ -148,7 +147,7 @@ def step_files(folder: Path) -> list[Path]:
 
 
 def test_every_step_of_a_run_has_a_file(finished: Path) -> None:
-    steps = files_of(qgpo_settings("ci", **TINY))
+    steps = saved_steps(qgpo_settings("ci", **TINY))
     assert step_files(finished) == sorted(step_path(finished, step) for step in steps)
 
 
@@ -203,7 +202,7 @@ def test_steps_after_reused_ones_are_the_same_bit_for_bit(
         ) == (name == "linked")
         trained(tmp_path / name, beta=3.0)
         assert Run(tmp_path / name).seconds.keys() == Run(alone).seconds.keys()
-        for step in files_of(qgpo_settings("ci")):
+        for step in saved_steps(qgpo_settings("ci")):
             found, expected = (step_path(folder, step) for folder in (tmp_path / name, alone))
             if found.suffix == ".npy":
                 assert found.read_bytes() == expected.read_bytes(), step

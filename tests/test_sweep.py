@@ -20,7 +20,7 @@ from cepnb.errors import CepnbError
 from cepnb.experiments import sweep
 from cepnb.experiments.report import report
 from cepnb.experiments.scores import load_scores
-from cepnb.experiments.step_reuse import rounds, step_path
+from cepnb.experiments.step_reuse import step_path, training_rounds
 from cepnb.experiments.sweep import Job, jobs_of, run_job, run_sweep
 from cepnb.experiments.sweep_file import read_sweep
 from cepnb.qgpo import pipeline
@@ -483,7 +483,7 @@ def test_the_documented_example(tmp_path: Path) -> None:
     path.write_text(text.split("```toml\n")[1].split("```")[0])
     read = read_sweep(path)
     assert len(jobs_of(read, tmp_path)) == 2 * 3 * 2 and read.profile == "laptop"
-    assert rounds(read.tasks[0].options) == {"base": 0, "unbiased": 1}
+    assert training_rounds(read.tasks[0].options) == {"base": 0, "unbiased": 1}
 
 
 def test_tasks_and_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

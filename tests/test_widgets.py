@@ -15,15 +15,15 @@ from nbclient import NotebookClient
 
 from cepnb.errors import CepnbError
 from cepnb.notebook import plots
-from cepnb.notebook.explorer.frames import (
+from cepnb.notebook.sliders.frames import (
     Panel,
     beta_slider,
     over_grid,
     panels_over_grid,
     scale_slider,
 )
-from cepnb.notebook.explorer.layers import LIMIT, MARGIN, Field, Points, Shaded
-from cepnb.notebook.explorer.widgets import BetaExplorer, Explorer, LiveExplorer
+from cepnb.notebook.sliders.layers import LIMIT, MARGIN, Field, Points, Shaded
+from cepnb.notebook.sliders.widgets import BetaExplorer, Explorer, LiveExplorer
 from cepnb.tools.book.execution import PollingManager
 from cepnb.tools.book.outputs import hidden_errors
 
@@ -259,7 +259,7 @@ FAILING = [
     "shown = widgets.LiveExplorer(frame, [frames.beta_slider([1.0, 0.0], 1.0)], 'd')\n"
     "display(shown); shown.move(beta=0.0)",
 ]
-IMPORTS = "import ipywidgets, torch; from cepnb.notebook.explorer import frames, layers, widgets"
+IMPORTS = "import ipywidgets, torch; from cepnb.notebook.sliders import frames, layers, widgets"
 RIGHT = "ipywidgets.interact(lambda x: x, x=(0, 2, 1));"
 
 

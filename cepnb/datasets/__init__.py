@@ -2,6 +2,8 @@
 
 - `dataset`: the type `OfflineDataset`
 - `registry`: datasets by name; add a source here
-- `hdf5`, `d4rl`, `minari`, `download`: files, D4RL's published files, Minari, resumable downloads
+- `hdf5`: files in D4RL's layout
+- `d4rl`: D4RL's published files, by name; `download` fetches and resumes
+- `minari`: Minari datasets
 - `local`: data made on this machine by the `waypoint` controller or the `agents` that `sac` trains
 """

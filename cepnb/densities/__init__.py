@@ -3,6 +3,7 @@
 - `mixtures`: q_t, E_t and p_t in closed form
 - `toys`: the paper's six densities; add another one here
 - `metrics`: W2, MMD, gradient error, intervals
-- `settings`, `methods`, `benchmark`: the sizes, the methods, and the table of all methods
+- `methods`: every method of the paper's Table 1; `settings` has their hyper-parameters
+- `benchmark`: the table of all methods on all densities
 - `own`: your own density from a sampler and an energy
 """

@@ -18,6 +18,7 @@ from cepnb.densities.settings import ToySettings, toy_settings
 from cepnb.densities.toys import DENSITIES
 from cepnb.diffusion.losses import check_beta
 from cepnb.diffusion.training import seeded
+from cepnb.errors import CepnbError
 from cepnb.storage.files import read_json, write_json
 from cepnb.storage.runs import Run
 
@@ -26,6 +27,7 @@ SHOWN = ("w2_ratio", "mmd_ratio", "energy_gradient_mse")  # numbers of a record 
 PICTURED = ("exact", "cep_self", "mse", "dps")  # methods in the figure of samples
 TIMES = torch.linspace(0.1, 0.9, 9)  # times at which gradients are compared
 CHECKPOINTS = Path(__file__).parents[1] / "assets" / "checkpoints"
+SHIPPED = tuple(name for name in DENSITIES if (CHECKPOINTS / name).exists())
 
 
 def shipped(name: str) -> Models:
@@ -33,7 +35,10 @@ def shipped(name: str) -> Models:
 
     This command trains them; the package keeps the settings and the two networks:
     `python -m cepnb toy --density NAME --method cep_beta --beta 1 --profile laptop --out DIR`
+    Raises `CepnbError` on a density without networks.
     """
+    if name not in SHIPPED:
+        raise CepnbError(f"density '{name}' has no networks here; use one of {', '.join(SHIPPED)}")
     return Models(name, "laptop", 0, CHECKPOINTS, progress=False)
 
 

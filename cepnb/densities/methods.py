@@ -1,6 +1,6 @@
 """The methods of Table 1 (arXiv:2304.12824) on one density: training, guidance and sampling.
 
-All energies trained at one β differ in the loss alone.
+At one β all energies share network, samples and steps; only the loss differs.
 """
 
 import math

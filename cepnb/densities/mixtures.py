@@ -1,7 +1,7 @@
 """Exact answers in closed form for mixtures of Gaussians or boxes.
 
-Noise maps components to components, and so does the factor e^{−βE}, so q_t, p_0 and p_t are mixtures
-too. They give the intermediate energy E_t = log q_t − log p_t − log Z (Theorem 3.1,
+Noise, or the factor e^{−βE}, turns each component into one of the same kind, so q_t, p_0 and p_t are
+mixtures too. They give the intermediate energy E_t = log q_t − log p_t − log Z (Theorem 3.1,
 arXiv:2304.12824).
 """
 
@@ -38,7 +38,7 @@ class Density:
         raise NotImplementedError
 
     def energy(self, x: Points, width: float = 0.0) -> Values:
-        """Return E[E | x_0 = x]; with `width` > 0 its smooth form E[E | x_0 + N(0, width² I) = x]."""
+        """Return the mean energy at x_0 = x; with `width` > 0 the mean given x_0 + N(0, width² I) = x."""
         one = torch.ones((), dtype=x.dtype)
         joint = self.log_weights + self._log_components(x, one, width**2 * one)
         return joint.softmax(-1) @ self.energies

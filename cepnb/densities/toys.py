@@ -1,6 +1,6 @@
 """The paper's six toy densities (arXiv:2304.12824) as mixtures in about [−4, 4]², E from 0 to 1.
 
-A curve with Gaussian noise is a mixture of Gaussians at nodes along the curve, enough for six digits.
+Gaussians at points along a curve approximate a curve with Gaussian noise, to six digits of log q_t.
 To add a density, write a function that returns a mixture and name it in `DENSITIES`.
 """
 

@@ -4,7 +4,7 @@ Read in this order:
 
 - `schedule`: the forward process (Eq. 8)
 - `features`, `networks`: inputs and networks ε_θ, f_φ, Q_ψ
-- `losses`: noise prediction, CEP (Eqs. 12, 13, 20), MSE, the softmax target (Eq. 22)
+- `losses`: noise prediction, CEP (Eqs. 12, 13, 19, 20), MSE, the softmax target (Eq. 22)
 - `guidance`: the guided score (Eq. 11) and DPS
 - `samplers`: DPM-Solver++ and ancestral sampling
 - `training`: one loop for every loss

@@ -1,6 +1,6 @@
 """The losses: pure functions that return one value per example or group of K samples.
 
-f ≈ +E_t, and `beta_energy` is β E(x_0), for policies −β Q(s, a). Equations are those of
+f approximates E_t, not −E_t. `beta_energy` is β E(x_0); for a policy E = −Q, so it is −β Q(s, a). Equations are those of
 arXiv:2304.12824.
 """
 

@@ -1,4 +1,4 @@
-"""Samplers of the reverse process: generators of x at decreasing times, for any ε."""
+"""Samplers of the reverse process: generators that yield x at each time, for any noise prediction."""
 
 import math
 from collections import deque

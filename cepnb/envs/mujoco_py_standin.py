@@ -1,7 +1,7 @@
 """A stand-in for `mujoco_py` on the modern `mujoco`: the parts that D4RL and gym 0.23 use.
 
-`d4rl_package.prepare_environments` installs it under the name `mujoco_py` without MuJoCo 2.1. The
-engine is newer than the one that made D4RL's data; the models' constants are the same.
+If MuJoCo 2.1 is missing, `d4rl_package.prepare_environments` installs it under the name `mujoco_py`.
+The engine is newer than the one that made D4RL's data; the models' constants are the same.
 """
 
 import xml.etree.ElementTree as xml

@@ -48,7 +48,7 @@ def settings_of(step: str) -> frozenset[str]:
     return frozenset(names.split()).union(*map(settings_of, earlier_steps))
 
 
-def files_of(settings: Settings) -> list[str]:
+def saved_steps(settings: Settings) -> list[str]:
     """Return the steps of a run that write a file, in order."""
     steps = ["behaviour", "support"]
     if settings.energy_states:
@@ -64,14 +64,14 @@ def step_path(folder: Path, step: str) -> Path:
     return folder / (f"{step}.npy" if step.endswith("support") else f"{step}.safetensors")
 
 
-def rounds(options: dict[str, Settings]) -> dict[str, int]:
+def training_rounds(options: dict[str, Settings]) -> dict[str, int]:
     """Number the round of each option, such that later rounds reuse every shared step instead of training it again."""
     trained_in: dict[tuple, int] = {}  # a step and its settings → the round that trains it
     numbers = {}
     for option, settings in options.items():
         steps = [
             (step, *(getattr(settings, name) for name in sorted(settings_of(step))))
-            for step in files_of(settings)
+            for step in saved_steps(settings)
         ]
         numbers[option] = 1 + max(trained_in.get(step, -1) for step in steps)
         for step in steps:
@@ -88,7 +88,7 @@ def reuse_steps(run: Run, settings: Settings, others: Iterable[Path]) -> list[st
     """
     others, reused = list(others), []
     wanted = read_json(run.folder / "settings.json")
-    for step in files_of(settings):
+    for step in saved_steps(settings):
         path = step_path(run.folder, step)
         for other in others:
             source = step_path(other, step)

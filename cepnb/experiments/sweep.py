@@ -1,4 +1,4 @@
-"""Run a sweep: QGPO for all of tasks × seeds × options in parallel, one folder a run, one table of scores."""
+"""Run QGPO for each task, seed and option in parallel; each run has a folder, all scores one table."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from cepnb.diffusion.devices import device_named
 from cepnb.errors import CepnbError
 from cepnb.experiments.executor import run_jobs
 from cepnb.experiments.scores import Row, grouped, rows_of, write_scores
-from cepnb.experiments.step_reuse import reuse_steps, rounds
+from cepnb.experiments.step_reuse import reuse_steps, training_rounds
 from cepnb.experiments.sweep_file import Sweep
 from cepnb.qgpo.pipeline import configuration_of, run_qgpo
 from cepnb.qgpo.record import left_out, open_run, read_metrics, refuse_other
@@ -88,7 +88,7 @@ def jobs_of(
     """Return all runs of a sweep, in the order of the table."""
     jobs = []
     for task in sweep.tasks:
-        round_of = rounds(task.options)
+        round_of = training_rounds(task.options)
         for seed in sweep.seeds:
             for option, settings in task.options.items():
                 run = task.dataset, task.environment, option, settings, sweep.profile, seed

@@ -1,6 +1,6 @@
 """What the notebooks show: sliders, figures, films, and checks of exercises.
 
-- `explorer`: the β slider and all other sliders, with their JavaScript
+- `sliders`: the β slider (`sliders/widgets.py`) and all others, with their JavaScript
 - `plots`, `score_plots`, `film`: figures in one style
 - `exercises`: checks of a reader's answers
 """

@@ -1,4 +1,4 @@
-"""Step 1: the behaviour policy μ_θ(a|s) as a state-conditioned diffusion model of actions."""
+"""Step 1: the behaviour policy μ_θ(a|s), a diffusion model of actions (network: `EpsNet`)."""
 
 from pathlib import Path
 

@@ -71,7 +71,7 @@ def contrast_loss(
     settings: Settings,
     generator: torch.Generator,
 ) -> Float[Tensor, "batch"] | Float[Tensor, "batch k"]:
-    """In-support contrastive energy prediction (Eq. 20, arXiv:2304.12824), or a regression.
+    """In-support contrastive energy prediction (Eqs. 19–20, arXiv:2304.12824), or a regression.
 
     The K actions of a state are noised at one t. E = −Q, taken relative to the state's mean.
 

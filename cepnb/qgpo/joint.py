@@ -1,4 +1,4 @@
-"""Steps 3 and 4 together: energies that follow Q_ψ while it trains, as in the paper's public code."""
+"""Steps 3 and 4 together: energies train on the current Q_ψ, as in the paper's public code."""
 
 from copy import deepcopy
 from pathlib import Path

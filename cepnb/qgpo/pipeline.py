@@ -1,4 +1,4 @@
-"""QGPO end to end: five steps in a folder; finished steps are loaded, partial ones resume."""
+"""QGPO end to end: five steps, each saved in the run's folder, so an interrupted run resumes."""
 
 import math
 import platform

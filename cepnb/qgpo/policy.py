@@ -1,4 +1,4 @@
-"""Step 5: policies that sample actions from μ_θ, from π ∝ μ e^{βQ} by guidance, or as the best of several."""
+"""Step 5: three policies: the behaviour μ_θ, the guided π ∝ μ e^{βQ}, and the best of several by Q."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Decision problems that are solved exactly: a table of states and actions, and a maze as one."""
+"""Small Markov decision processes that are solved exactly, and a maze as one of them."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Training data as the networks use it: scaled states, each distinct one once, and jittered copies."""
+"""Training data as the networks use it: scaled states without repeats, and jittered copies."""
 
 from dataclasses import dataclass
 

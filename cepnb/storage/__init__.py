@@ -1,7 +1,6 @@
 """Files that are complete or absent, and folders of results.
 
 - `files`: atomic writes, JSON and safetensors
-- `validation`: plain data checked by declared types
 - `runs`: a folder of results whose finished steps are loaded, not repeated
 - `arrays`: tensors larger than memory
 - `validation`: plain data checked against declared types

@@ -1,7 +1,7 @@
 """Run the paper's public code, imported from a local checkout, on the same inputs as `rows`.
 
-That code expects a GPU, and D4RL with MuJoCo 2.1. So the device of the inputs replaces its default
-device "cuda", and stand-ins for `gym` and `d4rl` return our dataset.
+That code expects a GPU, and D4RL with MuJoCo 2.1. Our device replaces its default "cuda", and
+stand-ins for `gym` and `d4rl` return our dataset.
 """
 
 import importlib

@@ -126,8 +126,8 @@ def maze(inputs: Inputs) -> Row:
 
 def frames(inputs: Inputs) -> Row:
     """Packing an explorer: energy, its gradient and samples of four methods over β and t."""
-    from cepnb.notebook.explorer.frames import Panel, beta_slider, pack, time_slider
-    from cepnb.notebook.explorer.layers import Arrows, Field, Points
+    from cepnb.notebook.sliders.frames import Panel, beta_slider, pack, time_slider
+    from cepnb.notebook.sliders.layers import Arrows, Field, Points
 
     values = [index / 8 for index in range(9)]
     sliders = beta_slider(values, 0.0), time_slider(values, 0.0)

@@ -21,13 +21,13 @@ from traitlets import Type
 
 from cepnb.errors import CepnbError
 from cepnb.experiments.executor import run_jobs
-from cepnb.notebook.explorer import IN_PAGE
+from cepnb.notebook.sliders import IN_PAGE
 from cepnb.profiles import profile_name
 from cepnb.storage.files import write_text
 from cepnb.tools.book.outputs import hidden_errors, without_kernel
 
 PACKAGE = Path(__file__).parents[2]
-DISPLAY_ONLY = ("tools/book", "notebook/explorer/static")  # do not affect what a notebook computes
+DISPLAY_ONLY = ("tools/book", "notebook/sliders/static")  # do not affect what a notebook computes
 POLL_SECONDS = 1.0
 
 

@@ -58,5 +58,5 @@ def _removable(output: NotebookNode, models: dict[str, dict], cell: int) -> bool
     if "FloatProgressModel" in names:
         return True
     raise CepnbError(
-        f"cell {cell}: this widget needs a kernel; use an explorer of cepnb.notebook.explorer.widgets"
+        f"cell {cell}: this widget needs a kernel; use an explorer of cepnb.notebook.sliders.widgets"
     )

@@ -17,7 +17,7 @@ from sphinx.errors import SphinxError
 from sphinx.util.docutils import docutils_namespace
 
 from cepnb.errors import CepnbError
-from cepnb.notebook.explorer.widgets import STATIC, page_script
+from cepnb.notebook.sliders.widgets import STATIC, page_script
 from cepnb.profiles import profile_name
 from cepnb.storage.files import write_text
 from cepnb.tools.book import conf

@@ -20,9 +20,9 @@ import traitlets
 from matplotlib.figure import Figure
 
 from cepnb.errors import CepnbError
-from cepnb.notebook.explorer import IN_PAGE
-from cepnb.notebook.explorer.frames import Panel, Slider, pack, panels_over_grid
 from cepnb.notebook.plots import figure, image, png
+from cepnb.notebook.sliders import IN_PAGE
+from cepnb.notebook.sliders.frames import Panel, Slider, pack, panels_over_grid
 from cepnb.qgpo.settings import profile_name
 
 STATIC = Path(__file__).parent / "static"

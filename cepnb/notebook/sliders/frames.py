@@ -1,4 +1,4 @@
-"""Sliders and panels of an explorer, and their layers packed into few bytes for the page."""
+"""Sliders and panels, and how their frames are packed for the page."""
 
 import base64
 import itertools
@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from cepnb.errors import CepnbError
-from cepnb.notebook.explorer.layers import LIMIT, MARGIN, Layer
 from cepnb.notebook.plots import square
+from cepnb.notebook.sliders.layers import LIMIT, MARGIN, Layer
 
 ANY_BETA = "exact at any β"
 ALL_BETA = "one network for all β"

@@ -8,7 +8,8 @@ from cepnb.densities.methods import Models
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
 from cepnb.diffusion.samplers import dpm_solver_pp
 from cepnb.diffusion.training import seeded
-from cepnb.notebook.explorer.frames import (
+from cepnb.notebook.plots import METHOD_LABELS
+from cepnb.notebook.sliders.frames import (
     ALL_BETA,
     ANY_BETA,
     Panel,
@@ -16,8 +17,7 @@ from cepnb.notebook.explorer.frames import (
     over_grid,
     panels_over_grid,
 )
-from cepnb.notebook.explorer.layers import LIMIT, Arrows, Field, Points, arrow_places, cells
-from cepnb.notebook.plots import METHOD_LABELS
+from cepnb.notebook.sliders.layers import LIMIT, Arrows, Field, Points, arrow_places, cells
 
 VALIDITY = {  # the methods of `method_panels`, which all have an answer at any β
     "exact": ANY_BETA,
