@@ -343,6 +343,6 @@ def test_qgpo_on_a_file_in_d4rls_layout(
         == 2
     )
     assert (
-        "states and actions of width (27, 8), expected (29, 8) for antmaze-umaze"
+        "states and actions have widths (27, 8), those of antmaze-umaze have (29, 8)"
         in capsys.readouterr().err
     )

@@ -14,6 +14,7 @@ from cepnb.experiments.step_reuse import (
     saved_steps,
     settings_of,
     step_path,
+    training_rounds,
 )
 from cepnb.qgpo.pipeline import Steps, configuration_of
 from cepnb.qgpo.settings import Settings, qgpo_settings
