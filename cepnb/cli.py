@@ -24,7 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cepnb", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="cepnb", description="Contrastive energy prediction and QGPO."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable, text: str) -> Callable:
@@ -37,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--environment", help=f"{ENVIRONMENT_HELP} (default: by the dataset's name)")
     add("--profile", help=PROFILE_HELP)
     add("--seed", type=int, default=0, help="seed of training and evaluation (default 0)")
-    add("--out", type=Path, required=True, help="folder of the run; an unfinished run resumes")
+    add("--out", type=_path, required=True, help="folder of the run; an unfinished run resumes")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
     add("--device", default="cpu", help=DEVICE_HELP)
     add("--no-evaluation", action="store_true", help="train only; no simulator is needed")
@@ -53,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = command("sweep", _sweep, "run QGPO for many tasks, seeds and options in parallel")
     add("config", type=Path, metavar="CONFIG", help="TOML file, see docs/options.md")
-    add("--out", type=Path, help="folder of runs and tables, resumed (default: runs/NAME)")
+    add("--out", type=_path, help="folder of runs and tables, resumed (default: runs/NAME)")
     add("--workers", type=int, default=os.cpu_count() or 1, help="parallel runs (default: cores)")
     add("--cluster", metavar="ADDRESS", help="Dask scheduler that runs the jobs, tcp://HOST:PORT")
     add("--device", default="cpu", help=f"{DEVICE_HELP}, shared by all workers")
@@ -69,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, action="append", help="seed (default 0); --table takes several")
     add("--scale", type=float, default=1.0, help="guidance scale s (default 1, which is exact)")
     add("--profile", help=PROFILE_HELP)
-    add("--out", type=Path, help="folder of networks and records, resumed (default: in the cache)")
+    add("--out", type=_path, help="folder of networks and records, resumed (default: in the cache)")
     add("--json", action="store_true", help="print the record as JSON")
 
     add = command("data", _data, "generate a local dataset at first use and print its path")
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--environment", required=True, help="hopper, halfcheetah or walker2d")
     add("--steps", type=int, help="environment steps (default: as for the packaged agents)")
     add("--seed", type=int, default=0, help="seed of training (default 0)")
-    add("--out", type=Path, required=True, help="folder of NAME.safetensors and checkpoints")
+    add("--out", type=_path, required=True, help="folder of NAME.safetensors and checkpoints")
 
     add = command("bench", _bench, "time the package against the machine's limits")
     add("--peer", type=Path, metavar="PATH", help=PEER_HELP)
@@ -100,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--compile", dest="compiled", action="store_true", help="compile the networks")
     add("--tf32", action="store_true", help="allow TensorFloat-32 matrix products")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting")
-    add("--out", type=Path, help="folder of bench_run.json and bench_run.md")
+    add("--out", type=_path, help="folder of bench_run.json and bench_run.md")
     add("--json", action="store_true", help="print the record as JSON")
     return parser
 
@@ -121,8 +123,9 @@ def _qgpo(options: argparse.Namespace) -> None:
     settings = qgpo_settings(profile, environment, **_changes(options.set))
     _check_seed(options.seed)
     device = device_named(options.device)
-    place = environment or "any environment"
-    dataset = load_task(options.dataset, place, settings.transitions, settings.data_seed)
+    dataset = load_task(options.dataset, environment, settings.transitions, settings.data_seed)
+    if environment is None:
+        print("no --environment: training with the settings of maze2d, changed by --set")
     task = dataset, environment, settings, profile, options.seed, options.out
     metrics = run_qgpo(*task, device=device, evaluation=not options.no_evaluation)
     if options.no_evaluation:
@@ -163,7 +166,7 @@ def _sweep(options: argparse.Namespace) -> None:
         raise CepnbError(f"--workers {options.workers}: use at least 1")
     sweep = read_sweep(options.config)
     folder = options.out or Path("runs") / options.config.stem
-    if options.cluster:
+    if options.cluster is not None:
         folder = folder.absolute()  # the workers' current folder may be another one
     else:
         device_named(options.device)
@@ -290,6 +293,13 @@ def _bench_run(options: argparse.Namespace) -> None:
         write_json(options.out / "bench_run.json", record)
         write_text(options.out / "bench_run.md", whole_markdown(record) + "\n")
     print(json.dumps(record, indent=2) if options.json else whole_markdown(record))
+
+
+def _path(text: str) -> Path:
+    """Convert an option to a path; an empty one, as of an unset variable, is an error."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    return Path(text)
 
 
 def _check_seed(seed: int) -> None:

@@ -41,7 +41,7 @@ def refusal(**changes: object) -> str:
         ),
         (
             ["--dataset", "nowhere.hdf5"],
-            "dataset 'nowhere.hdf5': the name gives no environment; add one",
+            "dataset 'nowhere.hdf5': the name gives no environment; add --environment",
         ),
         (
             ["--dataset", "nowhere.hdf5", "--environment", "maze2d-umaze"],
@@ -86,8 +86,8 @@ def refusal(**changes: object) -> str:
             "guidance 'cfg': use one of cep, mse, exp_mse, dps",
         ),
         (["--set", "guidance=cep"], refusal(guidance="cep")),
-        (["--set", "name=1"], "setting 'name': use one of transitions, "),
-        (["--set", "family=1"], "setting 'family': use one of transitions, "),
+        (["--set", "name=1"], "setting 'name': use one of "),
+        (["--set", "family=1"], "setting 'family': use one of "),
         (["--set", "beta={[]: 1}"], refusal(beta="{[]: 1}")),
         (
             ["--set", "behaviour_widths=(-5,)"],
@@ -97,7 +97,7 @@ def refusal(**changes: object) -> str:
             ["--dataset", "x" * 300 + ".hdf5", "--environment", "maze2d-umaze"],
             "OSError: [Errno 36] File name too long",
         ),
-        (["--set", "betta=3"], "setting 'betta': use one of transitions, "),
+        (["--set", "betta=3"], "setting 'betta': use one of beta"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -82,6 +82,23 @@ def test_own_density_raises_on_wrong_functions(sampler, energy, message: str) ->
         own_density(sampler, energy, 10)
 
 
+@pytest.mark.parametrize(
+    "sampler, energy, message",
+    [
+        (lambda n: torch.zeros(n, 2), linear, r"sampler: .*; let it take \(count, generator\)"),
+        (gaussian, lambda: torch.zeros(10), r"energy: .*; let it take \(x\)"),
+    ],
+)
+def test_own_density_raises_on_wrong_arguments(sampler, energy, message: str) -> None:
+    with pytest.raises(CepnbError, match=message):
+        own_density(sampler, energy, 10)
+
+
+def test_an_energy_that_changes_its_argument_leaves_the_points() -> None:
+    own = own_density(gaussian, lambda x: x.mul_(0)[..., 0], 10)
+    assert own.means.abs().min() > 0 and own.sample(5)[0].abs().min() > 0
+
+
 @pytest.fixture(scope="module")
 def fitted() -> FittedGuidance:
     settings = replace(toy_settings("ci"), score_steps=STEPS, steps=STEPS)
@@ -157,3 +174,16 @@ def test_any_dimension_has_exact_answers() -> None:
     )
     x = torch.zeros(4, 3)
     assert own.intermediate_energy_gradient(x, torch.tensor(0.5), 1.0).shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    "n, scale, message",
+    [
+        (-1, 1.0, "n -1: use a number of samples, 0 or more"),
+        (5, 1e300, "samples at scale 1e\\+300 are not finite; use a smaller scale"),
+    ],
+)
+def test_bad_samples_are_refused(fitted: FittedGuidance, n, scale, message: str) -> None:
+    with pytest.raises(CepnbError, match=message):
+        fitted.sample(n, scale=scale)
+    assert fitted.sample(0).shape == (0, 2)

@@ -458,7 +458,7 @@ def test_a_trained_folder_is_scored_later_without_its_data(
     monkeypatch.setattr(pipeline, "score", None)  # later calls read the stored scores
     assert evaluate_run(tmp_path, "maze2d-umaze", progress=False) == found
     assert run(tmp_path) == found == trained() == trained("maze2d-umaze")
-    with pytest.raises(CepnbError, match="belongs to maze2d-umaze, not maze2d-medium"):
+    with pytest.raises(CepnbError, match="trained for maze2d-umaze, not maze2d-medium"):
         evaluate_run(tmp_path, "maze2d-medium", progress=False)
     metrics = read_json(tmp_path / "metrics.json")
     for damage, reason in (
@@ -477,13 +477,13 @@ def test_settings_of_files_and_the_command_line_are_converted() -> None:
     assert found == {"scales": (1.0, 3.0), "beta": 3.0, "K": 5, "guidance": ("cep",), "labels": "x"}
     assert type(found["beta"]) is float and type(found["scales"][0]) is float
     for changes, reason in (
-        ({"beta": "3"}, "^beta: expected `float`, got `str`; give it that type$"),
-        ({"K": True}, "^K: expected `int`, got `bool`; give it that type$"),
+        ({"beta": "3"}, "^beta: expected `float`, got `str`; write True or False"),
+        ({"K": True}, "^K: expected `int`, got `bool`; write True or False"),
         (
             {"scales": [1, True]},
-            r"^scales: \[1\]: expected `float`, got `bool`; give it that type$",
+            r"^scales: \[1\]: expected `float`, got `bool`; write True or False",
         ),
-        ({"betta": 3}, "^setting 'betta': use one of transitions, "),
+        ({"betta": 3}, "^setting 'betta': use one of beta"),
     ):
         with pytest.raises(CepnbError, match=reason):
             coerce(changes)

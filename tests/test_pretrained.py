@@ -87,6 +87,24 @@ def test_a_policy_returns_actions_of_the_kind_and_shape_of_its_observations(
         assert not np.array_equal(first, second)
 
 
+def test_a_policy_takes_every_kind_of_array(exported: Path) -> None:
+    observations = np.random.default_rng(0).normal(size=(6, 4))
+    expected = load_policy(exported)(observations)
+    read_only = observations.copy()
+    read_only.setflags(write=False)
+    for same in (
+        observations.tolist(),
+        list(observations),
+        read_only,
+        observations[::-1][::-1],
+        observations.astype(">f8"),
+        observations.astype(np.longdouble),
+    ):
+        assert np.array_equal(load_policy(exported)(same), expected)
+    assert load_policy(exported)(np.zeros((0, 4))).shape == (0, 2)
+    assert load_policy(exported)(torch.zeros(3, 0, 4)).shape == (3, 0, 2)
+
+
 def test_a_policy_is_the_policy_of_the_evaluation(steps: Steps, exported: Path) -> None:
     """Observations are scaled inside; the scale defaults to the headline scale."""
     observations = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
@@ -104,13 +122,19 @@ def test_bad_observations_and_arguments_are_refused(exported: Path) -> None:
         (np.zeros(5), r"^observations have shape \(5,\); use \(..., 4\)$"),
         (np.zeros(()), r"^observations have shape \(\); use \(..., 4\)$"),
         (np.full((2, 4), np.nan), "^observations are not finite; check the environment$"),
+        (np.full((2, 4), 3e38), "^actions are not finite; use a smaller scale"),
+        (None, "^observations are no array of numbers|^observations have shape"),
+        ("four", "^observations are no array of numbers"),
+        ([[1.0, 2.0], [3.0]], "^observations are no array of numbers"),
     ):
         with pytest.raises(CepnbError, match=reason):
             policy(observations)
     methods = "behaviour, cep, mse, dps, best_of_k"
     with pytest.raises(CepnbError, match=f"has no 'exp_mse'; use one of {methods}$"):
         load_policy(exported, "exp_mse")
-    with pytest.raises(CepnbError, match="^scale -1.0: use a finite number of at least 0$"):
+    with pytest.raises(
+        CepnbError, match="^scale -1.0 is no guidance scale; use a finite number, 0 or more$"
+    ):
         load_policy(exported, scale=-1.0)
 
 
@@ -120,12 +144,12 @@ def test_a_damaged_or_unfinished_run_is_named(steps: Steps, tmp_path: Path) -> N
     stored = read_json(run / "settings.json")
     write_json(run / "settings.json", stored | {"settings": {"K": "many"}})
     with pytest.raises(
-        CepnbError, match="settings.json: .*K: expected `int`, got `str`; give it that type"
+        CepnbError, match="settings.json: .*K: expected `int`, got `str`; write True or False"
     ):
         export_policy(run, path)
     write_json(run / "settings.json", stored)
     (run / "energy_cep.safetensors").unlink()
-    with pytest.raises(CepnbError, match="energy_cep.safetensors: not a complete"):
+    with pytest.raises(CepnbError, match="energy_cep.safetensors: not found"):
         export_policy(run, path)
     assert not path.exists()
 

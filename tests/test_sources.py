@@ -263,7 +263,7 @@ def test_runs_reject_actions_outside_the_environments_range(minari_folder: Path)
     for name in (f"{minari_folder}/other.hdf5", "minari/test/pusher-v0"):
         with pytest.raises(
             CepnbError,
-            match=rf"^dataset '{name}': actions reach [12]\S*, but 'maze2d-umaze' takes \[-1, 1\]; rescale them$",
+            match=rf"^dataset '{name}': actions reach [12]\S*, but environments take \[-1, 1\]; rescale them$",
         ):
             load_task(name, "maze2d-umaze", chosen.transitions, chosen.data_seed)
         load_dataset(name, 0, 0, episode_limit=300)

@@ -401,7 +401,7 @@ def refusal(**changes: object) -> str:
         (
             '["local/maze2d-umaze"]',
             '["nowhere.hdf5"]',
-            "datasets: dataset 'nowhere.hdf5': the name gives no environment; add one",
+            "datasets: dataset 'nowhere.hdf5': the name gives no environment; add --environment",
         ),
         (
             '["local/maze2d-umaze"]',

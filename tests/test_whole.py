@@ -131,6 +131,7 @@ def test_the_time_of_the_papers_code_is_extrapolated(
         timer.parts.append(Part(part, plan.steps, "steps", 1, 1.0, float(plan.steps)))
 
     monkeypatch.setattr(whole, "Peer", PeerStandIn)
+    monkeypatch.setattr(whole, "check_checkout", lambda path: path)
     monkeypatch.setattr(timing, "now", now)
     monkeypatch.setattr(whole._Timer, "train", train)
     settings = qgpo_settings("paper", **SMALL)

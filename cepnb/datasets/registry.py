@@ -67,20 +67,24 @@ def evaluated_in(name: str, environment: str | None = None) -> str:
         raise CepnbError(f"dataset '{name}': {problem}; name an environment to evaluate in")
     environment = environment or environment_of(name)
     if environment is None:
-        raise CepnbError(f"dataset '{name}': the name gives no environment; add one")
+        raise CepnbError(f"dataset '{name}': the name gives no environment; add --environment")
     family_of(environment)
     return environment
 
 
-def load_task(name: str, environment: str, transitions: int, data_seed: int) -> OfflineDataset:
+def load_task(
+    name: str, environment: str | None, transitions: int, data_seed: int
+) -> OfflineDataset:
     """Load the dataset of a run; a local one has `transitions` rows made with `data_seed`.
 
     Raises `CepnbError` as `load_dataset` does, and on actions outside the environments' [-1, 1], as
     in some of Minari's datasets.
     """
-    dataset = load_dataset(name, transitions, data_seed, published_limit(environment))
+    dataset = load_dataset(
+        name, transitions, data_seed, environment and published_limit(environment)
+    )
     largest = dataset.actions.abs().max().item()
     if largest > 1 + OVERSHOOT:
-        problem = f"actions reach {largest:g}, but '{environment}' takes [-1, 1]"
+        problem = f"actions reach {largest:g}, but environments take [-1, 1]"
         raise CepnbError(f"dataset '{name}': {problem}; rescale them")
     return dataset

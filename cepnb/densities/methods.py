@@ -178,7 +178,7 @@ def toy_energy_net(
 
 def check_scale(scale: float) -> None:
     """Raise `CepnbError` unless the guidance scale is finite and not negative."""
-    if not 0 <= scale < math.inf:
+    if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
         raise CepnbError(f"scale {scale} is no guidance scale; use a finite number, 0 or more")
 
 

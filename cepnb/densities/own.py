@@ -1,5 +1,6 @@
 """Your own density from a sampler and an energy: reweighted samples, and guidance by CEP."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
@@ -35,7 +36,7 @@ class SampledDensity(GaussianMixture):
     def sample(self, count: int, generator: torch.Generator | None = None) -> Samples:
         """Draw new pairs (x_0, E) from the sampler."""
         x = self.sampler(count, generator)
-        return x, self.energy_function(x).detach()
+        return x, self.energy_function(x.clone()).detach()
 
     def energy(self, x: Points, width: float = 0.0) -> Values:
         """Return E(x); if `width` > 0, its mean over points near x with Gaussian weights."""
@@ -64,12 +65,18 @@ class FittedGuidance:
     def sample(self, n: int, *, seed: int = 0, scale: float = 1.0) -> Float[Tensor, "n 2"]:
         """Draw n samples of p_0 ∝ q_0 e^{−βE} by DPM-Solver++ under the guided score (Eq. 11).
 
-        `scale` = 1 is exact guidance, 0 samples q_0. Raises `CepnbError` unless 0 ≤ scale < ∞.
+        `scale` = 1 is exact guidance, 0 samples q_0. Raises `CepnbError` unless n ≥ 0 is an integer
+        and 0 ≤ scale < ∞, and on samples that are not finite.
         """
         check_scale(scale)
+        if not isinstance(n, int) or n < 0:
+            raise CepnbError(f"n {n}: use a number of samples, 0 or more")
         settings, start = replace(self.settings, samples=n), seeded(seed, "fitted guidance")
         gradient = energy_gradient(self.energy)
-        return guided_samples(self.eps, gradient, self.density, settings, start, scale)
+        x = guided_samples(self.eps, gradient, self.density, settings, start, scale)
+        if not x.isfinite().all():
+            raise CepnbError(f"samples at scale {scale:g} are not finite; use a smaller scale")
+        return x
 
 
 def own_density(
@@ -79,11 +86,20 @@ def own_density(
 
     `sampler(count, generator)` returns (count, dim); `energy(x)` maps (*batch, dim) to (*batch,).
     The exact answers are sums over `count` points, drawn once with `generator`. Raises `CepnbError`
-    unless both functions return tensors of these shapes with finite numbers.
+    unless both functions take these arguments and return tensors of these shapes with finite
+    numbers.
     """
+    for name, function, arguments in (
+        ("sampler", sampler, "(count, generator)"),
+        ("energy", energy, "(x)"),
+    ):
+        try:
+            inspect.signature(function).bind(*arguments.split(","))
+        except TypeError as error:
+            raise CepnbError(f"{name}: {error}; let it take {arguments}") from error
     x = sampler(count, generator)
     _check_values("sampler", x, count, axes=2)
-    energies = energy(x)
+    energies = energy(x.clone())  # a function may change its argument in place
     _check_values("energy", energies, count, axes=1)
     zeros = torch.zeros(count, dtype=x.dtype)
     return SampledDensity(

@@ -102,7 +102,7 @@ def softmax_q_target(
 
 def check_beta(beta: float) -> None:
     """Raise `CepnbError` unless 0 < β < ∞."""
-    if not 0 < beta < math.inf:
+    if not isinstance(beta, (int, float)) or not 0 < beta < math.inf:
         raise CepnbError(f"beta {beta}: use a finite number above 0")
 
 

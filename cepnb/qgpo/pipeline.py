@@ -16,7 +16,7 @@ from cepnb.datasets.dataset import OfflineDataset, check_rewards_vary, digest
 from cepnb.diffusion.guidance import EnergyFunction
 from cepnb.diffusion.networks import EpsNet, TwinQ
 from cepnb.diffusion.training import Module, draw, seeded
-from cepnb.envs.registry import episodes_of
+from cepnb.envs.registry import episodes_of, family_of
 from cepnb.errors import CepnbError
 from cepnb.qgpo.behaviour import behaviour_net, train_behaviour
 from cepnb.qgpo.critic import critic_net, support_values, train_critic
@@ -222,13 +222,16 @@ def evaluate_run(
     A folder that is scored already only returns its metrics. Raises `CepnbError` if training is not
     finished, if the folder belongs to another environment, and on faults as `run_qgpo` does.
     """
+    family_of(environment)
     path = folder / "metrics.json"
+    if not (folder / "settings.json").exists():
+        raise CepnbError(f"{folder}: is not the folder of a run; name the folder given to --out")
     if not path.exists():
         raise CepnbError(f"{folder}: has no metrics.json; finish the training first")
     metrics = read_metrics(path, scored=False)
     if metrics.get("environment", environment) != environment:
-        problem = f"belongs to {metrics['environment']}, not {environment}"
-        raise CepnbError(f"{path}: {problem}; use another folder")
+        problem = f"trained for {metrics['environment']}, not {environment}"
+        raise CepnbError(f"{path}: {problem}; train another run for {environment}")
     if "evaluation" in metrics["seconds"] or metrics["scores"]:
         return _read(path)
     networks = load_networks(folder, device)

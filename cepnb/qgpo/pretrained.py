@@ -1,21 +1,18 @@
 """Trained policies: load them from a run's folder, an exported file or the package; export them.
 
-    policy = load_policy("hopper-medium-replay")
-    action = policy(observation)
-
-The shipped file was exported from a run of `python -m cepnb qgpo --dataset
-local/hopper-medium-replay --profile laptop --seed 0`.
+The shipped policy: `python -m cepnb qgpo --dataset local/hopper-medium-replay --profile laptop`.
 """
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from numpy import ndarray as Array
 from torch import Tensor
 
+from cepnb.densities.methods import check_scale
 from cepnb.diffusion.guidance import EnergyFunction
 from cepnb.diffusion.networks import EpsNet, TwinQ
 from cepnb.diffusion.training import Module, seeded
@@ -67,21 +64,31 @@ class TrainedPolicy:
         self._scaling = networks.scaling
         self._generator = seeded(seed, "policy")
 
-    def __call__(self, observations: Array | Tensor) -> Array | Tensor:
+    def __call__(self, observations: object) -> Array | Tensor:
         """Sample an action in [-1, 1] per observation: (..., ds) → (..., da), float32.
 
-        Returns a tensor for a tensor, else a NumPy array. Raises `CepnbError` on observations of
-        another width, or that are not finite.
+        Returns a tensor for a tensor, else a NumPy array. Raises `CepnbError` on observations that
+        are not numbers, of another width, or not finite, and on actions that are not finite.
         """
-        states = torch.as_tensor(observations, dtype=torch.float32)
-        width = len(self._scaling.mean)
+        is_tensor, width = isinstance(observations, Tensor), len(self._scaling.mean)
+        try:
+            numbers = observations if is_tensor else np.array(observations, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise CepnbError(
+                f"observations are no array of numbers ({in_a_line(error)})"
+            ) from error
+        states = torch.as_tensor(numbers, dtype=torch.float32)
         if states.ndim == 0 or states.shape[-1] != width:
             raise CepnbError(f"observations have shape {tuple(states.shape)}; use (..., {width})")
         if not states.isfinite().all():
             raise CepnbError("observations are not finite; check the environment")
         flat = self._scaling(states.cpu().reshape(-1, width))
-        actions = self._policy(flat, self._generator).clamp(-1, 1).reshape(*states.shape[:-1], -1)
-        is_tensor = isinstance(observations, Tensor)
+        actions = self._policy(flat, self._generator).clamp(-1, 1)
+        if not actions.isfinite().all():
+            raise CepnbError(
+                "actions are not finite; use a smaller scale or check the observations"
+            )
+        actions = actions.reshape(*states.shape[:-1], actions.shape[-1])
         return actions.to(observations.device) if is_tensor else actions.numpy()
 
 
@@ -98,8 +105,7 @@ def load_policy(
     if method not in networks.methods:
         raise CepnbError(f"{path}: has no '{method}'; use one of {', '.join(networks.methods)}")
     scale = networks.settings.headline_scale if scale is None else scale
-    if not 0 <= scale < math.inf:
-        raise CepnbError(f"scale {scale}: use a finite number of at least 0")
+    check_scale(scale)
     return TrainedPolicy(networks, method, scale, seed)
 
 

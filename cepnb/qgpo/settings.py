@@ -1,5 +1,6 @@
 """Hyper-parameters of QGPO: one flat dataclass, three profiles, and what each task changes."""
 
+import difflib
 import math
 from dataclasses import dataclass, fields, replace
 
@@ -205,6 +206,7 @@ def coerce(changes: dict[str, object]) -> dict[str, object]:
     """
     types = {field.name: field.type for field in fields(Settings)}
     for name in changes:
-        _require(name in types, f"setting '{name}'", f"one of {', '.join(types)}")
-    fix = "give it that type"
+        near = difflib.get_close_matches(name, types, n=3, cutoff=0.5) or types
+        _require(name in types, f"setting '{name}'", f"one of {', '.join(near)}")
+    fix = "write True or False, 3, 0.5, name, or ('one', 'two')"
     return {name: convert(value, types[name], name, fix) for name, value in changes.items()}

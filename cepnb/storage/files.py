@@ -91,6 +91,8 @@ def read_json(path: str | Path) -> object:
 
 def unreadable(path: str | Path, kind: str, error: Exception) -> CepnbError:
     """Return the error for a file that is missing or damaged, in one line."""
+    if isinstance(error, FileNotFoundError) or not Path(path).exists():
+        return CepnbError(f"{path}: not found; check the path")
     reason = str(error).splitlines()[0]
     return CepnbError(f"{path}: not a complete {kind} file ({reason}); restore or remake it")
 

@@ -194,14 +194,20 @@ def quiet() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def _importable(path: Path, inputs: Inputs) -> Iterator[None]:
-    """Make the checkout importable, with stand-ins for `gym` and `d4rl`; restore all modules."""
+def check_checkout(path: Path) -> Path:
+    """Return the folder with the paper's modules; raise `CepnbError` if it is missing."""
     root, file = path / "Offline_RL_2D", "diffusion_SDE/schedule.py"
     if not (root / file).is_file():
         raise CepnbError(
             f"{path}: {root.name}/{file} is missing; give a checkout of the paper's code"
         )
+    return root
+
+
+@contextmanager
+def _importable(path: Path, inputs: Inputs) -> Iterator[None]:
+    """Make the checkout importable, with stand-ins for `gym` and `d4rl`; restore all modules."""
+    root = check_checkout(path)
     columns = {name: getattr(inputs.dataset, name).numpy() for name in COLUMNS}
     gym, d4rl = ModuleType("gym"), ModuleType("d4rl")
     gym.make = lambda name: None

@@ -24,7 +24,7 @@ from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
 from cepnb.tools.bench import timing
 from cepnb.tools.bench.inputs import SUPPORT_STATES, Inputs
-from cepnb.tools.bench.peer import Peer, quiet
+from cepnb.tools.bench.peer import Peer, check_checkout, quiet
 from cepnb.tools.bench.timing import Call
 
 MIN_COUNT = 10  # steps, states and peer calls that are measured at least
@@ -78,6 +78,8 @@ def whole_run(
     labels; times do not depend on their values.
     """
     device = device_named(config.device)
+    if peer:
+        check_checkout(peer)  # before the long timing
     with tempfile.TemporaryDirectory() as folder, _matrix_precision(config.tf32):
         inputs = Inputs(Path(folder), settings, dataset, device)
         parts = _parts(inputs, config)
