@@ -224,8 +224,8 @@ def evaluate_run(
     """
     family_of(environment)
     path = folder / "metrics.json"
-    if not (folder / "settings.json").exists():
-        raise CepnbError(f"{folder}: is not the folder of a run; name the folder given to --out")
+    if not folder.is_dir():
+        raise CepnbError(f"{folder}: is no folder; name the folder that the run was given as --out")
     if not path.exists():
         raise CepnbError(f"{folder}: has no metrics.json; finish the training first")
     metrics = read_metrics(path, scored=False)
