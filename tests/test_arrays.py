@@ -222,7 +222,7 @@ def damaged(tmp_path: Path) -> dict[str, Callable[[], object]]:
     ones = torch.ones(1, 2)
     too_many = lambda first: iter([ones] * 4)
     return {
-        "none: not a complete .npy file": lambda: open_array(tmp_path / "none"),
+        "none: not found; check the path": lambda: open_array(tmp_path / "none"),
         "torn: not a complete .npy file": lambda: open_array(tmp_path / "torn"),
         "short.npy: not a complete .npy file": lambda: open_array(tmp_path / "short.npy"),
         "pickled.npy: not a complete .npy": lambda: open_array(tmp_path / "pickled.npy"),
