@@ -42,11 +42,7 @@ def sample_actions(
 
 def behaviour_policy(eps: EpsFunction, action_dim: int, settings: Settings) -> Policy:
     """Return the policy a ~ μ_θ(·|s)."""
-
-    def act(states: Float[Tensor, "n ds"], generator: torch.Generator) -> Float[Tensor, "n da"]:
-        return sample_actions(eps, states, action_dim, settings, generator).squeeze(1)
-
-    return act
+    return lambda s, generator: sample_actions(eps, s, action_dim, settings, generator).squeeze(1)
 
 
 def guided_policy(

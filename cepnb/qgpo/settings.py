@@ -13,8 +13,7 @@ from cepnb.storage.validation import convert
 
 SCHEDULE = VPSchedule()  # of all diffusion models of QGPO
 
-# Limits that `Settings` checks: allowed words, and the minimum of a number. Without an entry, whole
-# numbers are at least 1 and real numbers above 0.
+# Allowed words and minima. Without an entry, whole numbers are at least 1 and real ones above 0.
 CHOICES = {
     "reward_tuning": ("none", "return_range", "minus_one"),
     "behaviour_precision": ("float32", "bfloat16"),
@@ -156,9 +155,8 @@ PROFILES = {
     "paper": Settings(),
 }
 
-# What a family changes, or an environment with an entry of its own. Locomotion and AntMaze use β and
-# β_Q of the paper, and no jitter, because their data covers the neighbourhood of its states. The
-# AntMaze settings are untested.
+# What a family or an environment changes. Locomotion and AntMaze use β and β_Q of the paper, and no
+# jitter, because their data covers the neighbourhood of its states. AntMaze's are untested.
 _PAPER = dict(beta=3.0, beta_q=1.0, discount=0.99, state_jitter=0.0, headline_scale=1.0)
 TASKS = {
     "maze2d": {},

@@ -14,8 +14,7 @@ from cepnb.qgpo.policy import BLOCK, sample_actions
 from cepnb.qgpo.settings import Settings
 from cepnb.storage.arrays import open_array, write_array
 
-# Actions per chunk. Each chunk has its own random stream, so a resumed set is the same set. GPUs
-# take larger chunks to stay busy.
+# Actions per chunk. Each chunk has its own random stream, so a partial set resumes bit for bit.
 CHUNK, GPU_CHUNK = 24_576, 262_144
 
 
