@@ -52,7 +52,7 @@ $(READY): requirements.lock pyproject.toml .jupyterlab.json
 	@test -e $(READY) || $(PYTHON) -m venv --clear .venv
 	@rm -f $(READY)
 	@echo "installing the versions of requirements.lock into .venv (a few minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@mkdir -p $(LAB_SETTINGS) && cp .jupyterlab.json $(LAB_SETTINGS)/overrides.json
 	@touch $(READY)
