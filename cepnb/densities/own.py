@@ -89,14 +89,8 @@ def own_density(
     unless both functions take these arguments and return tensors of these shapes with finite
     numbers.
     """
-    for name, function, arguments in (
-        ("sampler", sampler, "(count, generator)"),
-        ("energy", energy, "(x)"),
-    ):
-        try:
-            inspect.signature(function).bind(*arguments.split(","))
-        except TypeError as error:
-            raise CepnbError(f"{name}: {error}; let it take {arguments}") from error
+    _check_arguments("sampler", sampler, "count", "generator")
+    _check_arguments("energy", energy, "x")
     x = sampler(count, generator)
     _check_values("sampler", x, count, axes=2)
     energies = energy(x.clone())  # a function may change its argument in place
@@ -142,6 +136,15 @@ def fit_guidance(
     return FittedGuidance(
         eps.requires_grad_(False), f.requires_grad_(False), density, beta, settings
     )
+
+
+def _check_arguments(name: str, function: Callable, *arguments: str) -> None:
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        raise CepnbError(f"{name}: {error}; let it take ({', '.join(arguments)})") from error
+    except ValueError:  # a built-in function has no signature to check
+        pass
 
 
 def _check_values(name: str, values: object, count: int, axes: int) -> None:

@@ -80,7 +80,8 @@ def left_out(path: Path, metrics: dict) -> str:
 
 def open_run(folder: Path, configuration: dict) -> Run:
     """Open the folder of a run; raises `CepnbError` as `refuse_other`."""
-    refuse_other(folder, configuration)
+    if (folder / "metrics.json").exists():
+        read_metrics(folder / "metrics.json", scored=False)
     return Run(folder, configuration, _completion(configuration))
 
 
