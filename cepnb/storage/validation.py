@@ -1,10 +1,12 @@
-"""Validation of plain data (JSON, TOML, CSV) by declared msgspec types."""
+"""Validation: plain data (JSON, TOML, CSV) by declared msgspec types; finite numbers; shapes."""
 
 import sys
 from types import GenericAlias
 from typing import Annotated, TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import ArrayLike
 
 from cepnb.errors import CepnbError
 
@@ -21,3 +23,27 @@ def convert(value: object, kind: type[T] | GenericAlias, source: object, fix: st
         key = place.strip(".`")
         where = f"{source}: {key}" if key else f"{source}"
         raise CepnbError(f"{where}: {problem[0].lower()}{problem[1:]}; {fix}") from error
+
+
+def check_finite(what: str, values: ArrayLike, fix: str) -> None:
+    """Raise `CepnbError` "WHAT: n of m values are not finite; FIX" on NaN and infinities.
+
+    `values` are numbers, arrays or tensors on the CPU. Call it before a clamp, a comparison or a
+    solver that would hide such values.
+    """
+    finite = np.isfinite(np.asarray(values))
+    if not finite.all():
+        found = f"{finite.size - int(finite.sum())} of {finite.size} values"
+        raise CepnbError(f"{what}: {found} are not finite; {fix}")
+
+
+def check_same_shape(**arrays: object) -> None:
+    """Raise `CepnbError` unless all arrays or tensors, given by name, have the first one's shape.
+
+    Call it where arithmetic would broadcast them silently.
+    """
+    (first, reference), *others = arrays.items()
+    for name, array in others:
+        if tuple(array.shape) != tuple(reference.shape):
+            found = f"{name} has shape {tuple(array.shape)}"
+            raise CepnbError(f"{found}; use that of {first}, {tuple(reference.shape)}")
