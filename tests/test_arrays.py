@@ -183,8 +183,30 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(CepnbError, match=r"set.npy: could not be written \(No space left on dev"):
         write(tmp_path / "set.npy")
     monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
     write(tmp_path / "set.npy")
     assert [file.name for file in tmp_path.iterdir()] == ["set.npy"]
+
+
+def test_an_array_larger_than_the_free_space_is_refused_before_it_is_allocated(
+    tmp_path: Path,
+) -> None:
+    path, shape = tmp_path / "set.npy", (2**40, 10**6, 2)
+    with pytest.raises(CepnbError, match=r"set.npy: needs 8.8e\+09 GB, but .* GB are free; free"):
+        write_array(path, shape, torch.float32, ROWS, chunks)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_partial_array_that_cannot_be_counted_is_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, value: object) -> None:
+        raise CepnbError(f"{path}: could not be written")
+
+    monkeypatch.setattr(arrays, "write_json", refuse)
+    with pytest.raises(CepnbError, match="set.npy.progress: could not be written"):
+        write(tmp_path / "set.npy")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_partial_array_of_another_layout_is_refused(tmp_path: Path) -> None:

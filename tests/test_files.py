@@ -1,5 +1,6 @@
 """Files are complete or absent, and files that are read are checked."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import stat
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,8 @@ from cepnb.errors import CepnbError
 from cepnb.profiles import profile_name
 from cepnb.qgpo.settings import PROFILES, qgpo_settings
 from cepnb.storage import files
+from cepnb.storage.runs import Run
+from cepnb.storage.validation import check_seed, check_shape
 
 
 def test_an_exception_keeps_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -93,6 +97,102 @@ def test_failed_reads_and_writes_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(CepnbError, match=reason) as caught:
             work()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "number, fix",
+    [
+        (errno.ENOSPC, "free space or use another folder"),
+        (errno.EACCES, "allow writing or use another folder"),
+        (errno.EROFS, "use a folder on a disk that is not read-only"),
+        (errno.ENAMETOOLONG, "use a shorter name"),
+    ],
+)
+def test_each_refused_write_has_its_own_fix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, fix: str
+) -> None:
+    """Also where a library's exception has the system's number in its text only."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    def library_refuses(*_: object, **__: object) -> None:
+        raise files.SafetensorError(f"I/O error: {os.strerror(number)} (os error {number})")
+
+    for place, fails in (("tempfile.mkstemp", refuse), ("save_file", library_refuses)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"cepnb.storage.files.{place}", fails)
+            with pytest.raises(CepnbError, match=f"a: could not be written .*; {fix}$"):
+                files.save_tensors(tmp_path / "a", {"x": torch.zeros(1)})
+
+
+def test_names_in_the_way_of_a_write_are_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    in_the_way = "a file has the name of a folder; rename it or use another folder"
+    for path, fix in (
+        (tmp_path / "file" / "a", in_the_way),
+        (tmp_path, "a folder has this name; use another name"),
+        (tmp_path / ("a" * 300), "use a shorter name"),
+    ):
+        for work in (lambda: files.write_json(path, 1), lambda: files.check_writable(path)):
+            with pytest.raises(CepnbError, match=rf"could not be written \(.*\); {fix}$"):
+                work()
+    run = Run(tmp_path / "file" / "run")
+    with pytest.raises(CepnbError, match=f"step: could not be written .*; {in_the_way}$"):
+        run.ensure(run.folder / "step", lambda: None)
+
+
+def test_space_and_rights_are_checked_without_writing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "new" / "folder" / "a"
+    files.check_writable(path, 1000)
+    with pytest.raises(CepnbError, match=r"a: needs 1e\+09 GB, but .* GB are free; free space"):
+        files.check_writable(path, 10**18)
+    assert not list(tmp_path.iterdir())
+
+    def refuse(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("cepnb.storage.files.tempfile.TemporaryFile", refuse)
+    with pytest.raises(CepnbError, match="written .Permission denied.; allow writing or use"):
+        files.check_writable(path)
+
+
+def test_the_cache_needs_a_home_or_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a home folder, the library that finds it returns a path that begins with "~"."""
+    monkeypatch.delenv("CEPNB_CACHE")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name: f"~/.cache/{name}")
+    with pytest.raises(CepnbError, match="no home folder is known; set CEPNB_CACHE to a folder"):
+        files.cache_dir()
+
+
+def test_json_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text('{"a": 1}', encoding="utf-8-sig")
+    assert files.read_json(tmp_path / "a") == {"a": 1}
+
+
+def test_trained_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    """The last step can break weights after its loss was recorded."""
+    net = torch.nn.Linear(2, 1)
+    with torch.no_grad():
+        net.weight[0, 1] = torch.nan
+    run = Run(tmp_path)
+    expected = "critic.safetensors: trained weights 'weight': 1 of 2 values are not finite; use a"
+    with pytest.raises(CepnbError, match=expected):
+        run.module("critic", lambda: net, lambda checkpoint: net)
+    assert not (tmp_path / "critic.safetensors").exists()
+
+
+def test_shapes_and_seeds_are_checked(as_users_call_it: None) -> None:
+    check_shape("x", torch.zeros(3, 2), "n", 2)
+    for array, shape in ((torch.zeros(3), ("n", 2)), (torch.zeros(3, 1), ("n", 2))):
+        with pytest.raises(CepnbError, match=r"^x: shape is \(3,( 1)?\); use \(n, 2\)$"):
+            check_shape("x", array, *shape)
+    assert type(check_seed(np.int64(3))) is int and check_seed(2**31 - 1) == 2**31 - 1
+    for seed in (-1, 2**31, 1.0, True, "1", None, np.arange(2)):
+        with pytest.raises(CepnbError, match="^seed .*: use an integer from 0 to 2147483647$"):
+            check_seed(seed)
 
 
 def test_tensors_are_saved_and_loaded(tmp_path: Path) -> None:

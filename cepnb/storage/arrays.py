@@ -1,5 +1,6 @@
 """Tensors larger than memory: .npy files that are written chunk by chunk and read by memory map."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,13 +12,13 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from cepnb.errors import CepnbError
-from cepnb.storage.files import read_json, unreadable, write_json
+from cepnb.storage.files import check_writable, read_json, unreadable, unwritable, write_json
 
 DTYPES = {torch.float32: np.dtype("float32"), torch.float16: np.dtype("float16")}
 
 
 def write_array(
-    path: Path,
+    path: str | Path,
     shape: tuple[int, ...],
     dtype: torch.dtype,
     chunk_rows: int,
@@ -28,18 +29,25 @@ def write_array(
     `chunks(first)` yields the chunks from number `first` on: tensors of `chunk_rows` rows (the last
     may be shorter). NAME.progress counts the chunks in NAME.partial. A later call with the same
     arguments resumes after the last counted chunk, bit for bit. Raises `CepnbError` if the partial
-    file holds another array, the chunks do not fill the shape or the disk is full.
+    file holds another array, the chunks do not fill the shape or the disk lacks space.
     """
+    path = Path(path)
     partial, counter = (path.with_name(f"{path.name}.{end}") for end in ("partial", "progress"))
     layout = {"shape": list(shape), "dtype": DTYPES[dtype].name, "chunk_rows": chunk_rows}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (partial.exists() and counter.exists()):
-            open_memmap(partial, "w+", DTYPES[dtype], shape).flush()
-            if hasattr(os, "posix_fallocate"):  # a mapped write to a full disk kills the process
-                with partial.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
-            write_json(counter, {"layout": layout, "chunks": 0})
+            partial.unlink(missing_ok=True)
+            check_writable(path, math.prod(shape) * DTYPES[dtype].itemsize)
+            try:
+                open_memmap(partial, "w+", DTYPES[dtype], shape).flush()
+                if hasattr(os, "posix_fallocate"):  # a mapped write to a full disk kills us
+                    with partial.open("r+b") as file:
+                        os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
+                write_json(counter, {"layout": layout, "chunks": 0})
+            except (OSError, CepnbError):
+                partial.unlink(missing_ok=True)  # it would fill the disk
+                raise
         progress = read_json(counter)
         if progress["layout"] != layout:
             raise CepnbError(f"{partial}: holds a part of another array; delete it")
@@ -63,13 +71,10 @@ def write_array(
         partial.replace(path)
         counter.unlink()
     except OSError as error:
-        message = (
-            f"{path}: could not be written ({error.strerror}); free space or use another folder"
-        )
-        raise CepnbError(message) from error
+        raise unwritable(path, error) from error
 
 
-def open_array(path: Path) -> Tensor:
+def open_array(path: str | Path) -> Tensor:
     """Open a .npy file of float32 or float16 as a read-only, memory-mapped tensor.
 
     Indexing reads rows from the disk, so the array may exceed the memory. Writing into the tensor

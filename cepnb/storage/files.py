@@ -1,8 +1,11 @@
 """Files that are complete or absent: atomic writes, JSON and safetensors. Nothing is unpickled."""
 
+import errno
 import glob
 import json
 import os
+import re
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,11 +22,31 @@ from cepnb.errors import CepnbError
 # The exceptions that h5py raises on damaged files.
 HDF5_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)
 STALE = 24 * 3600  # seconds after which a temporary file belongs to a killed write
+# How to fix a refused write, by the system's error number.
+WRITE_FIXES = {
+    errno.ENOSPC: "free space or use another folder",
+    errno.EDQUOT: "free space or use another folder",
+    errno.EFBIG: "allow larger files or use another folder",
+    errno.EACCES: "allow writing or use another folder",
+    errno.EPERM: "allow writing or use another folder",
+    errno.EROFS: "use a folder on a disk that is not read-only",
+    errno.ENOTDIR: "a file has the name of a folder; rename it or use another folder",
+    errno.EEXIST: "a file has the name of a folder; rename it or use another folder",
+    errno.EISDIR: "a folder has this name; use another name",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ENOENT: "check the path",
+}
 
 
 def cache_dir() -> Path:
-    """Return the folder of generated data: `$CEPNB_CACHE`, else the user's cache folder."""
-    return Path(os.environ.get("CEPNB_CACHE") or platformdirs.user_cache_dir("cepnb"))
+    """Return the folder of generated data: `$CEPNB_CACHE`, else the user's cache folder.
+
+    Raises `CepnbError` if neither is known.
+    """
+    folder = Path(os.environ.get("CEPNB_CACHE") or platformdirs.user_cache_dir("cepnb"))
+    if folder.parts[:1] == ("~",):
+        raise CepnbError(f"{folder}: no home folder is known; set CEPNB_CACHE to a folder")
+    return folder
 
 
 @contextmanager
@@ -49,12 +72,39 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)  # mkstemp creates private files
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        message = f"{path}: could not be written ({reason}); free space or use another folder"
-        raise CepnbError(message) from error
+        raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: str | Path, error: Exception) -> CepnbError:
+    """Return the error for a refused write, in one line: the system's reason and its fix."""
+    number, reason = getattr(error, "errno", None), getattr(error, "strerror", None)
+    text = str(error).partition("\n")[0]
+    if number is None and (found := re.search(r"(?:os error|errno =) (\d+)", text)):
+        number = int(found[1])  # of safetensors and h5py
+    fix = WRITE_FIXES.get(number, "use another folder")
+    return CepnbError(f"{path}: could not be written ({reason or text}); {fix}")
+
+
+def check_writable(path: str | Path, size: int = 0) -> None:
+    """Check before long work that `size` bytes can be written to `path`; create nothing.
+
+    Raises `CepnbError` if the folder refuses files or the disk has less free space.
+    """
+    path = Path(path).absolute()
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in path.parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if size > free:
+        needed = f"needs {size / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free"
+        raise CepnbError(f"{path}: {needed}; free space, use another folder or store less")
 
 
 def _delete_stale(path: Path) -> None:
@@ -84,7 +134,7 @@ def write_text(path: str | Path, text: str) -> None:
 def read_json(path: str | Path) -> object:
     """Read JSON; raise `CepnbError` if the file is missing, not JSON or too deeply nested."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise unreadable(path, "JSON", error) from error
 

@@ -9,7 +9,15 @@ from filelock import FileLock
 from torch import nn
 
 from cepnb.errors import CepnbError
-from cepnb.storage.files import load_module, load_tensors, read_json, save_tensors, write_json
+from cepnb.storage.files import (
+    load_module,
+    load_tensors,
+    read_json,
+    save_tensors,
+    unwritable,
+    write_json,
+)
+from cepnb.storage.validation import check_finite
 
 Complete = Callable[[dict], dict]  # adds the defaults of missing entries to a stored configuration
 
@@ -22,9 +30,9 @@ class Run:
     """
 
     def __init__(
-        self, folder: Path, configuration: dict | None = None, complete: Complete = dict
+        self, folder: str | Path, configuration: dict | None = None, complete: Complete = dict
     ) -> None:
-        self.folder = folder
+        self.folder = folder = Path(folder)
         if configuration is not None:
             settings = folder / "settings.json"
             for path in (settings, folder / "metrics.json"):
@@ -51,8 +59,12 @@ class Run:
     def ensure(self, path: Path, make: Callable[[], None]) -> Path:
         """Call `make` if the file `path` is missing, while other processes wait; return `path`."""
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._lock:  # reentrant: a step may need another step
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lock = self._lock.acquire()
+            except OSError as error:
+                raise unwritable(path, error) from error
+            with lock:  # reentrant: a step may need another step
                 if not path.exists():
                     make()
         return path
@@ -60,12 +72,19 @@ class Run:
     def module(
         self, step: str, build: Callable[[], nn.Module], fit: Callable[[Path], nn.Module]
     ) -> nn.Module:
-        """Return a frozen network: load it, or train it by `fit(checkpoint)` and save it."""
+        """Return a frozen network: load it, or train it by `fit(checkpoint)` and save it.
+
+        Raises `CepnbError` if trained weights are not finite; then nothing is saved.
+        """
         path = self.folder / f"{step}.safetensors"
         checkpoint = self.folder / f"{step}.checkpoint.safetensors"
 
         def make() -> None:
-            save_tensors(path, self.timed(step, lambda: fit(checkpoint)).state_dict())
+            weights = self.timed(step, lambda: fit(checkpoint)).state_dict()
+            for name, tensor in weights.items():
+                what = f"{path}: trained weights '{name}'"
+                check_finite(what, tensor, "use a lower learning rate and another folder")
+            save_tensors(path, weights)
 
         self.ensure(path, make)
         checkpoint.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
-"""Validation: plain data (JSON, TOML, CSV) by declared msgspec types; finite numbers; shapes."""
+"""Validation: plain data (JSON, TOML, CSV) by declared msgspec types; numbers, shapes and seeds."""
 
+import operator
 import sys
 from types import GenericAlias
 from typing import Annotated, TypeVar
@@ -28,9 +29,11 @@ def convert(value: object, kind: type[T] | GenericAlias, source: object, fix: st
 def check_finite(what: str, values: ArrayLike, fix: str) -> None:
     """Raise `CepnbError` "WHAT: n of m values are not finite; FIX" on NaN and infinities.
 
-    `values` are numbers, arrays or tensors on the CPU. Call it before a clamp, a comparison or a
-    solver that would hide such values.
+    `values` are numbers, arrays or tensors. Call it before a clamp, a comparison or a solver that
+    would hide such values.
     """
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
     finite = np.isfinite(np.asarray(values))
     if not finite.all():
         found = f"{finite.size - int(finite.sum())} of {finite.size} values"
@@ -47,3 +50,23 @@ def check_same_shape(**arrays: object) -> None:
         if tuple(array.shape) != tuple(reference.shape):
             found = f"{name} has shape {tuple(array.shape)}"
             raise CepnbError(f"{found}; use that of {first}, {tuple(reference.shape)}")
+
+
+def check_shape(name: str, array: object, *shape: int | str) -> None:
+    """Raise `CepnbError` unless an array or a tensor has this shape; a text allows any length."""
+    found = tuple(array.shape)
+    sizes = zip(found, shape)
+    if len(found) != len(shape) or any(n != m for n, m in sizes if not isinstance(m, str)):
+        expected = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
+        raise CepnbError(f"{name}: shape is {found}; use {expected}")
+
+
+def check_seed(seed: object) -> int:
+    """Return a seed as an integer; raise `CepnbError` unless it is one from 0 to 2147483647."""
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 2**31:
+        raise CepnbError(f"seed {seed}: use an integer from 0 to 2147483647")
+    return number
