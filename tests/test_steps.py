@@ -2,18 +2,25 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from cepnb.datasets.dataset import OfflineDataset
 from cepnb.diffusion.guidance import dps_energy, energy_gradient
 from cepnb.diffusion.schedule import VPSchedule, expand_as
+from cepnb.diffusion.training import initialised
 from cepnb.errors import CepnbError
+from cepnb.qgpo.behaviour import behaviour_loss, behaviour_net
+from cepnb.qgpo.critic import critic_loss, support_values
 from cepnb.qgpo.diagnostics import q_gains, summed_energy
-from cepnb.qgpo.energy import energy_loss, train_energy
+from cepnb.qgpo.energy import contrast_loss, energy_loss, train_energy
 from cepnb.qgpo.joint import train_joint
+from cepnb.qgpo.policy import best_of_policy, sample_actions
 from cepnb.qgpo.settings import qgpo_settings
-from cepnb.qgpo.transitions import Transitions, with_jitter
+from cepnb.qgpo.support import sample_support
+from cepnb.qgpo.transitions import Scaling, Transitions, prepare, with_jitter
 
 SCHEDULE = VPSchedule()
 
@@ -188,3 +195,116 @@ def test_joint_training_ends_where_staged_training_does() -> None:
     truth = (-2 * beta * alpha * deviation**2 / (alpha**2 * deviation**2 + sigma**2)).item()
     found = energy_gradient(nets["cep"])(at, t, torch.zeros(50, 1)).mean().item()
     assert found == pytest.approx(truth, rel=0.15)  # βQ deviates by 1.2 over μ: K = 16 costs little
+
+
+def example(**changes: object) -> Transitions:
+    parts = dict(
+        states=torch.zeros(6, 4),
+        actions=torch.zeros(6, 2),
+        rewards=torch.zeros(6),
+        terminals=torch.zeros(6, dtype=torch.bool),
+        next_row=torch.arange(6),
+        distinct=torch.zeros(6, 4),
+    )
+    return Transitions(**parts | changes)
+
+
+def test_shapes_that_would_broadcast_in_a_loss_are_refused(as_users_call_it: None) -> None:
+    data, support, values = example(), torch.zeros(6, 4, 2), torch.zeros(6, 4)
+    chosen, g, actions = qgpo_settings("ci"), torch.Generator(), data.actions
+    flat = lambda at, t, s=None: at.sum(-1, keepdim=True)  # (batch, K, 1) instead of (batch, K)
+    contrast = lambda f, q: contrast_loss("mse", f, data.states, support, q, chosen, g)
+    net = lambda *_: torch.zeros(4, 2)
+    for work, reason in (
+        (lambda: example(rewards=torch.zeros(6, 1)), r"rewards: shape is \(6, 1\); use \(6,\)"),
+        (lambda: example(terminals=torch.zeros(6, 1)), r"terminals: shape is \(6, 1\)"),
+        (lambda: example(states=torch.zeros(4)), r"states: shape is \(4,\); use \(n, ds\)"),
+        (lambda: example(distinct=torch.zeros(6, 1)), r"distinct: shape .*; use \(m, 4\)"),
+        (
+            lambda: critic_loss(None, None, data, support[:5], chosen),
+            r"support: shape is \(5, 4, 2\); use \(6, K, 2\)",
+        ),
+        (
+            lambda: critic_loss(Columns(), Columns(), data, support, chosen)(g),
+            r"Q has shape \(256, 1\); use that of rewards, \(256,\)",
+        ),
+        (
+            lambda: behaviour_loss(net, data.states, torch.zeros(7, 2), chosen),
+            r"actions: shape is \(7, 2\); use \(6, da\)",
+        ),
+        (
+            lambda: energy_loss("cep", flat, data.states, support, values[..., None], chosen),
+            r"Q: shape is \(6, 4, 1\); use \(6, 4\)",
+        ),
+        (lambda: contrast(flat, values), r"f has shape \(6, 4, 1\); use that of labels"),
+        (
+            lambda: train_joint(data, support, data.states, support[:1], chosen, 0),
+            r"actions: shape is \(1, 4, 2\); use \(6, energy_K, da\)",
+        ),
+        (
+            lambda: support_values(lambda s, a: a, data.states, support),
+            r"Q: shape is \(6, 4, 2\); use \(6, 4\)",
+        ),
+        (
+            lambda: sample_actions(net, data.states[0], 2, chosen, g),
+            r"states: shape is \(4,\); use \(n, ds\)",
+        ),
+        (
+            lambda: Scaling(torch.zeros(4), torch.ones(4))(torch.zeros(6, 1)),
+            r"observations: shape is \(6, 1\); use \(6, 4\)",
+        ),
+        (
+            lambda: summed_energy(support, values[:1]),
+            r"beta_q: shape is \(1, 4\); use \(6, 4\)",
+        ),
+        (
+            lambda: summed_energy(support, values)(actions[:, None][:1], torch.tensor(0.5)),
+            r"a_t: shape is \(1, 1, 2\); use \(6, k, 2\)",
+        ),
+    ):
+        with pytest.raises(CepnbError, match=reason):
+            work()
+
+
+class Columns(torch.nn.Module):
+    """Q as columns of shape (batch, 1)."""
+
+    def forward(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        return (s.sum(-1) + a.sum(-1))[..., None] if s.ndim == 2 else s.sum(-1) + a.sum(-1)
+
+    def both(self, s: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self(s, a), self(s, a)
+
+
+def test_values_that_are_not_finite_stop_a_step_and_are_named(tmp_path: Path) -> None:
+    data, chosen = example(), qgpo_settings("ci", beta=1e30, K=4)
+    q = torch.full((6, 4), 1e10) * torch.arange(4.0)
+    reason = "labels βQ: 24 of 24 values are not finite; use a smaller beta"
+    with pytest.raises(CepnbError, match=f"^energy .cep.: {reason}$"):
+        train_energy("cep", data.states, torch.zeros(6, 4, 2), q, chosen, 0)
+    net = initialised(0, "broken", lambda: behaviour_net(4, 2, chosen, 0)).requires_grad_(False)
+    net.out.bias[0] = math.nan
+    reason = "support: chunk 0 of the actions: 48 of 48 values are not finite; train the"
+    for path in (None, tmp_path / "set.npy"):
+        with pytest.raises(CepnbError, match=reason):
+            sample_support(net, data.states, 4, chosen, 0, path, progress=False)
+    broken = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    broken[0, 0] = math.nan  # a deviation of NaN must not count as that of a constant coordinate
+    ends = data.terminals, torch.tensor([1.0, 2.0])
+    dataset = OfflineDataset("own", broken, data.actions, torch.arange(6.0), broken, *ends)
+    with pytest.raises(CepnbError, match="own: deviations of observations: 1 of 4 values are not"):
+        prepare(dataset)
+    near = replace(dataset, observations=data.states, next_observations=data.states)
+    close = torch.tensor([0.0, 1e-42])
+    with pytest.raises(CepnbError, match="own: tuned rewards: 6 of 6 values are not finite"):
+        prepare(replace(near, episode_returns=close, rewards=1 + near.rewards), "return_range")
+
+
+def test_the_best_action_of_unknown_values_is_unknown(as_users_call_it: None) -> None:
+    """The maximum must not pick an action whose Q is NaN and pass it on as the best one."""
+    chosen = qgpo_settings("ci")
+    eps = lambda x, t, s=None: torch.zeros_like(x)
+    q = lambda s, a: torch.where(s[..., 0] > 0, a.sum(-1) * math.nan, a.sum(-1))
+    states = torch.tensor([[1.0], [-1.0]])
+    actions = best_of_policy(eps, q, 2, chosen)(states, torch.Generator().manual_seed(0))
+    assert actions[0].isnan().all() and actions[1].isfinite().all()

@@ -1,5 +1,7 @@
 """Tabular problems, checked by their definitions, by brute force and by guided sampling."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -98,3 +100,15 @@ def test_bad_tables_are_refused() -> None:
         TabularMDP(mdp.next_state, mdp.reward, mdp.behaviour, 1.0)
     with pytest.raises(CepnbError, match="behaviour: use positive probabilities"):
         TabularMDP(mdp.next_state, mdp.reward, mdp.behaviour - 0.5, 0.9)
+
+
+def test_rewards_and_policies_that_do_not_fit_are_refused(as_users_call_it: None) -> None:
+    mdp = random_mdp(0, states=3)
+    broken = mdp.reward.clone()
+    broken[0, 0] = torch.nan
+    with pytest.raises(CepnbError, match="^reward: 1 of 9 values are not finite; use finite"):
+        replace(mdp, reward=broken)
+    with pytest.raises(CepnbError, match=r"^Q has shape \(3,\); use that of behaviour"):
+        mdp.tilted(mdp.reward[0], 1.0)
+    with pytest.raises(CepnbError, match=r"^policy has shape \(1, 3\); use that of"):
+        mdp.value(mdp.behaviour[:1])

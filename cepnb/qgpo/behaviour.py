@@ -11,6 +11,7 @@ from cepnb.diffusion.losses import noise_prediction
 from cepnb.diffusion.networks import EpsNet, in_bfloat16
 from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train
 from cepnb.qgpo.settings import SCHEDULE, Settings
+from cepnb.storage.validation import check_shape
 
 
 def train_behaviour(
@@ -40,6 +41,8 @@ def behaviour_loss(
     settings: Settings,
 ) -> StepLoss:
     """Return the loss of one step: ‖ε_θ(a_t, t, s) − ε‖² of `settings.behaviour_batch` pairs."""
+    check_shape("states", states, "n", "ds")
+    check_shape("actions", actions, len(states), "da")
     predict = in_bfloat16(net) if settings.behaviour_precision == "bfloat16" else net
 
     def step_loss(generator: torch.Generator) -> Float[Tensor, "batch"]:

@@ -13,6 +13,7 @@ from cepnb.diffusion.networks import TwinQ
 from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train, unpacked
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import Transitions
+from cepnb.storage.validation import check_same_shape, check_shape
 
 
 def train_critic(
@@ -46,6 +47,7 @@ def critic_loss(
     Q'_i is the minimum of the two target networks at support action i of s'. The squared error is
     averaged over both networks, one value per transition of `settings.q_batch`.
     """
+    check_shape("support", support, len(data.distinct), "K", data.actions.shape[1])
     pools = data.states, data.actions, data.rewards, data.terminals, data.next_row
 
     def step_loss(generator: torch.Generator) -> Float[Tensor, "batch"]:
@@ -55,6 +57,7 @@ def critic_loss(
             next_q = target(next_s.unsqueeze(1), next_actions)
             goal = softmax_q_target(reward, terminal, next_q, settings.beta_q, settings.discount)
         q1, q2 = q.both(s, a)
+        check_same_shape(rewards=reward, Q=q1)
         return ((q1 - goal).square() + (q2 - goal).square()) / 2
 
     return step_loss
@@ -80,5 +83,8 @@ def support_values(
     rows: int = 16_384,
 ) -> Float[Tensor, "n K"]:
     """Compute Q of K actions per state, `rows` states at a time: the labels of Eq. 20."""
+    check_shape("support", support, len(states), "K", "da")
     parts = zip(states.split(rows), support.split(rows), strict=True)
-    return torch.cat([q(s.unsqueeze(1), unpacked(actions)) for s, actions in parts])
+    values = torch.cat([q(s.unsqueeze(1), unpacked(actions)) for s, actions in parts])
+    check_shape("Q", values, *support.shape[:2])
+    return values

@@ -10,6 +10,7 @@ from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradien
 from cepnb.qgpo.critic import support_values
 from cepnb.qgpo.policy import BLOCK, sample_actions
 from cepnb.qgpo.settings import SCHEDULE, Settings
+from cepnb.storage.validation import check_shape
 
 GUIDED = 8  # guided actions per state
 CHUNK = 250  # states whose sums over all draws are in memory together
@@ -72,10 +73,12 @@ def summed_energy(
     It takes a_t of shape (n, k, da) in the same n states, and converges to the intermediate energy
     as the number of draws grows. For one state, a `GaussianMixture` of point masses is the same.
     """
+    check_shape("beta_q", beta_q, *actions.shape[:2])
 
     def energy(
         at: Float[Tensor, "n k da"], t: Tensor, s: Tensor | None = None
     ) -> Float[Tensor, "n k"]:
+        check_shape("a_t", at, len(actions), "k", actions.shape[-1])
         alpha, sigma = SCHEDULE.coefficients(t, at)
         distance = ((at / alpha).unsqueeze(-2) - actions.unsqueeze(-3)).square().sum(dim=-1)
         log_w = (-distance * (alpha / sigma) ** 2 / 2).log_softmax(dim=-1)

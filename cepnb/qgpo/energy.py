@@ -12,6 +12,7 @@ from cepnb.diffusion.networks import EnergyNet, TwinQ
 from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import SCHEDULE, Settings
+from cepnb.storage.validation import check_finite, check_same_shape, check_shape
 
 TRAINED_ENERGIES = ("cep", "mse", "exp_mse")
 CEILING = 10.0  # largest exponent β(Q − V(s)) of a label; beyond it e^x could overflow
@@ -30,8 +31,10 @@ def train_energy(
     """Train f_φ on the K support actions of each state, labelled by their frozen values `q`.
 
     `method` is one of `TRAINED_ENERGIES`; `contrast_loss` defines their losses. Training runs on
-    the device of the states.
+    the device of the states. Raises `CepnbError` if labels are not finite, as for a large β.
     """
+    labels = settings.beta * (q - q.mean(dim=1, keepdim=True))
+    check_finite(f"energy ({method}): labels βQ", labels, "use a smaller beta")
     net = energy_net(states.shape[1], support.shape[2], settings, seed).to(states.device)
     loss, plan = energy_loss(method, net, states, support, q, settings), settings.plan("energy")
     generator = seeded(seed, "energy", states.device)
@@ -50,10 +53,14 @@ def energy_loss(
 ) -> StepLoss:
     """Return the loss of one step: `contrast_loss` of `settings.energy_batch` random states.
 
-    Raises `CepnbError` on an unknown method.
+    Raises `CepnbError` on an unknown method and on shapes that differ.
     """
     if method not in TRAINED_ENERGIES:
         raise CepnbError(f"method '{method}': use one of {', '.join(TRAINED_ENERGIES)}")
+
+    check_shape("states", states, "n", "ds")
+    check_shape("support", support, len(states), "K", "da")
+    check_shape("Q", q, *support.shape[:2])
 
     def step_loss(generator: torch.Generator) -> Tensor:
         s, a, values = draw(generator, settings.energy_batch, states, support, q)
@@ -95,6 +102,7 @@ def contrast_loss(
     eps = torch.randn(a.shape, generator=generator, device=a.device)
     at = SCHEDULE.add_noise(a, t, eps)
     f, beta_energy = net(at, t, s.unsqueeze(1)), -beta * contrasted
+    check_same_shape(labels=contrasted, f=f)
     if method == "mse":
         return mse(f, beta_energy)
     if method == "cep" and not halved:

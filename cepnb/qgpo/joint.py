@@ -12,6 +12,7 @@ from cepnb.qgpo.critic import critic_loss, critic_net, polyak_update
 from cepnb.qgpo.energy import TRAINED_ENERGIES, contrast_loss, energy_net
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import Transitions
+from cepnb.storage.validation import check_shape
 
 
 def train_joint(
@@ -30,6 +31,7 @@ def train_joint(
     the critic (Eq. 22) and one of each energy (Eq. 20), labelled by the current target network. It
     uses the number of steps and the learning rate of step 3. The energies do not change Q.
     """
+    check_shape("actions", actions, len(states), "energy_K", "da")
     nets = joint_nets(states.shape[1], actions.shape[2], settings, seed).to(states.device)
     energies = {method: nets[method] for method in nets if method != "q"}
     target = nets["q"].requires_grad_(False)

@@ -11,6 +11,7 @@ from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradien
 from cepnb.diffusion.networks import TwinQ
 from cepnb.diffusion.samplers import dpm_solver_pp, last
 from cepnb.qgpo.settings import SCHEDULE, Settings
+from cepnb.storage.validation import check_shape
 
 BLOCK = 2048  # actions per network call whose hidden values fit into a CPU's cache
 
@@ -29,8 +30,10 @@ def sample_actions(
     """Sample K independent actions per state by DPM-Solver++ (2M), clipped if the settings say so.
 
     `block` limits the actions per network call, with the same random numbers. It requires an `eps`
-    that treats all rows alike (no scale per state).
+    that treats all rows alike (no scale per state). Raises `CepnbError` unless `states` has a row
+    per state.
     """
+    check_shape("states", states, "n", "ds")
     start = torch.randn((len(states), K, action_dim), generator=generator, device=states.device)
     times = SCHEDULE.times(settings.sampler_steps)
     parts = max(1, math.ceil(len(states) * K / block)) if block else 1
@@ -61,13 +64,17 @@ def guided_policy(
 
 
 def best_of_policy(eps: EpsFunction, q: TwinQ, action_dim: int, settings: Settings) -> Policy:
-    """Return the policy that takes the highest Q of `settings.best_of` actions of μ_θ (as in SfBC)."""
+    """Return the policy that takes the highest Q of `settings.best_of` actions of μ_θ (as in SfBC).
+
+    Where a Q is not a number, so is the action.
+    """
 
     def act(states: Float[Tensor, "n ds"], generator: torch.Generator) -> Float[Tensor, "n da"]:
         count = settings.best_of
         actions = sample_actions(eps, states, action_dim, settings, generator, count, BLOCK)
         with torch.no_grad():
-            best = q(states.unsqueeze(1), actions).argmax(dim=1)
-        return actions.take_along_dim(best[:, None, None], dim=1).squeeze(1)
+            highest, best = q(states.unsqueeze(1), actions).max(dim=1)
+        chosen = actions.take_along_dim(best[:, None, None], dim=1).squeeze(1)
+        return chosen.masked_fill(highest.isnan().unsqueeze(1), math.nan)
 
     return act

@@ -9,6 +9,7 @@ from torch import Tensor
 from cepnb.densities.mixtures import GaussianMixture
 from cepnb.envs.maze import layout
 from cepnb.errors import CepnbError
+from cepnb.storage.validation import check_finite, check_same_shape
 
 DIRECTIONS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])  # four moves
 
@@ -25,12 +26,16 @@ class TabularMDP:
     def __post_init__(self) -> None:
         if not 0 <= self.discount < 1:
             raise CepnbError(f"discount {self.discount}: use a number in [0, 1)")
+        parts = {"reward": self.reward, "next_state": self.next_state, "behaviour": self.behaviour}
+        check_same_shape(**parts)
+        check_finite("reward", self.reward, "use finite rewards")
         total = self.behaviour.sum(1)
         if not bool((self.behaviour > 0).all()) or not torch.allclose(total, total.new_ones(())):
             raise CepnbError("behaviour: use positive probabilities that sum to one in every state")
 
     def value(self, policy: Float[Tensor, "S A"]) -> Float[Tensor, "S"]:
         """Solve V^π = (I − γ P_π)⁻¹ r_π, the value E[Σ_k γ^k r_k] under π(a|s)."""
+        check_same_shape(behaviour=self.behaviour, policy=policy)
         identity = torch.eye(len(policy), dtype=policy.dtype)
         transition = (policy.unsqueeze(2) * identity[self.next_state]).sum(1)
         reward = (policy * self.reward).sum(1)
@@ -42,6 +47,7 @@ class TabularMDP:
 
     def tilted(self, q: Float[Tensor, "S A"], beta: float) -> Float[Tensor, "S A"]:
         """Tilt the behaviour: π = μ e^{βQ}/Z (Section 4), the maximiser of E_π[Q] − KL(π‖μ)/β."""
+        check_same_shape(behaviour=self.behaviour, Q=q)
         return (self.behaviour.log() + beta * q).softmax(dim=1)
 
     def in_support_q(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cepnb.datasets.dataset import OfflineDataset, distinct_states
 from cepnb.errors import CepnbError
+from cepnb.storage.validation import check_finite, check_shape
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Scaling:
     deviation: Float[Tensor, "ds"]
 
     def __call__(self, observations: Float[Tensor, "*batch ds"]) -> Float[Tensor, "*batch ds"]:
+        check_shape("observations", observations, *observations.shape[:-1], len(self.mean))
         return (observations - self.mean).div_(self.deviation)
 
 
@@ -27,7 +29,7 @@ class Transitions:
 
     `distinct[next_row[i]]` is the state after transition i. Most next states are also the next row,
     so there are about n distinct states instead of 2n. `prepare` makes `states` a view of the first
-    n rows of `distinct`.
+    n rows of `distinct`. Raises `CepnbError` on other shapes: they could broadcast in a loss.
     """
 
     states: Float[Tensor, "n ds"]
@@ -36,6 +38,13 @@ class Transitions:
     terminals: Bool[Tensor, "n"]
     next_row: Int[Tensor, "n"]
     distinct: Float[Tensor, "m ds"]
+
+    def __post_init__(self) -> None:
+        check_shape("states", self.states, "n", "ds")
+        check_shape("actions", self.actions, n := len(self.states), "da")
+        for name in ("rewards", "terminals", "next_row"):
+            check_shape(name, getattr(self, name), n)
+        check_shape("distinct", self.distinct, "m", self.states.shape[1])
 
     def to(self, device: torch.device) -> "Transitions":
         """Copy all tensors to a device."""
@@ -47,10 +56,13 @@ def prepare(dataset: OfflineDataset, reward_tuning: str = "none") -> tuple[Trans
 
     A coordinate that never changes is only centred. `reward_tuning` follows the reference settings:
     "return_range" multiplies rewards by 1000/(max − min episode return) (locomotion), "minus_one"
-    subtracts 1 (AntMaze), "none" keeps them. Raises `CepnbError` if all returns are equal.
+    subtracts 1 (AntMaze), "none" keeps them. Raises `CepnbError` if all returns are equal, and on
+    deviations and rewards that are not finite.
     """
-    observations = dataset.observations
+    observations, rewards = dataset.observations, _tuned_rewards(dataset, reward_tuning)
     deviation = observations.std(dim=0)
+    for what, values in (("deviations of observations", deviation), ("tuned rewards", rewards)):
+        check_finite(f"{dataset.name}: {what}", values, "rescale the data or remove such rows")
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
     scaling = Scaling(observations.mean(dim=0), deviation)
     distinct, next_row = distinct_states(dataset)
@@ -58,7 +70,7 @@ def prepare(dataset: OfflineDataset, reward_tuning: str = "none") -> tuple[Trans
     data = Transitions(
         states=scaled[: len(observations)],
         actions=dataset.actions,
-        rewards=_tuned_rewards(dataset, reward_tuning),
+        rewards=rewards,
         terminals=dataset.terminals,
         next_row=next_row,
         distinct=scaled,
