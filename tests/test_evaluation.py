@@ -11,8 +11,10 @@ import torch
 from cepnb.cli import main
 from cepnb.envs.maze import MazeEnv
 from cepnb.errors import CepnbError
+from cepnb.experiments.report import scores_text
+from cepnb.notebook.score_plots import score_figure
 from cepnb.qgpo import evaluation
-from cepnb.qgpo.evaluation import PolicyBatch, evaluate, rollout
+from cepnb.qgpo.evaluation import PolicyBatch, evaluate, rollout, score_record
 from cepnb.qgpo.transitions import Scaling
 from cepnb.storage.files import read_json
 
@@ -184,3 +186,26 @@ def test_a_value_that_is_not_finite_is_a_fault_and_keeps_the_scores(
     )
     found = read_json(tmp_path / "metrics.json")
     assert len(found["scores"]) == 6 and not {"q_mean", "beta_times_q_spread"} & set(found)
+
+
+def test_one_episode_has_no_standard_error() -> None:
+    one = score_record("cep", 3.0, torch.tensor([10.0]), "maze2d-umaze")
+    assert "return_se" not in one and "normalised_se" not in one
+    assert one["return_mean"] == 10.0 and one["normalised"] == pytest.approx(-10.035, abs=1e-3)
+    line = scores_text([one]).splitlines()[1]
+    assert line.split() == ["cep", "3", "1", "10.0", "±", "–", "-10.0", "±", "–"]
+    two = score_record("cep", 3.0, torch.tensor([10.0, 12.0]), "maze2d-umaze")
+    assert two["return_se"] == pytest.approx(1.0) and "± 1.0 " in scores_text([two])
+    assert score_figure([one, two]).axes
+
+
+def test_actions_and_rewards_of_another_shape_are_refused() -> None:
+    """A policy's column of actions would fill both coordinates."""
+    column = lambda states, generator: states[:, :1]
+    env, g = Failing("well", 2, 0), torch.Generator()
+    with pytest.raises(CepnbError, match=r"actions of the policy: shape is \(2, 1\); use \(2, 2\)"):
+        rollout(lambda rows: column, env, SCALING, g, progress=False)
+    step = env.step
+    env.step = lambda actions: (step(actions)[0], np.zeros((2, 1)), *step(actions)[2:])
+    with pytest.raises(CepnbError, match=r"step 1 gives rewards: shape is \(2, 1\); use \(2,\)"):
+        rollout(lambda rows: push(torch.ones(len(rows))), env, SCALING, g, progress=False)

@@ -68,9 +68,11 @@ def scores_text(records: list[dict]) -> str:
     lines = [f"{'method':<12}{'scale':>6}{'episodes':>10}{'return':>18}{'normalised':>18}"]
     for r in records:
         scale = "" if r["scale"] is None else f"{r['scale']:g}"
-        returns = f"{r['return_mean']:>10.1f} ± {r['return_se']:<5.1f}"
-        normalised = f"{r['normalised']:>10.1f} ± {r['normalised_se']:<5.1f}"
-        lines.append(f"{r['method']:<12}{scale:>6}{r['episodes']:>10}{returns}{normalised}")
+        line = f"{r['method']:<12}{scale:>6}{r['episodes']:>10}"
+        for mean, error in (("return_mean", "return_se"), ("normalised", "normalised_se")):
+            spread = f"{r[error]:.1f}" if error in r else "–"  # one episode has no error
+            line += f"{r[mean]:>10.1f} ± {spread:<5}"
+        lines.append(line)
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ def score_figure(records: list[dict]) -> Figure:
     """Plot each method's normalised score over s, with standard errors over episodes."""
     keys = ("method", "scale", "normalised", "normalised_se")
     made, ((axes,),) = figure(size=4.2)
-    _scale_panel(axes, [tuple(record[key] for key in keys) for record in records])
+    _scale_panel(axes, [tuple(record.get(key, math.nan) for key in keys) for record in records])
     axes.set_ylabel(SCORE)
     axes.legend(**OUTSIDE)
     return made

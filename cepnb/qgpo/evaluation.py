@@ -18,6 +18,7 @@ from cepnb.errors import CepnbError
 from cepnb.qgpo.policy import Policy
 from cepnb.qgpo.record import Score
 from cepnb.qgpo.transitions import Scaling
+from cepnb.storage.validation import check_shape
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,11 @@ def rollout(
 
     `policy_of` returns the policy of the given rows; rows whose episode ended get no more actions,
     and their path stays at the end. The policy runs on the generator's device, the simulation on
-    the CPU. Raises `CepnbError` on actions, observations or rewards that are not finite, and if an
-    episode lasts longer than `env.max_steps`.
+    the CPU. Raises `CepnbError` on actions, observations or rewards that are not finite or have
+    another shape, and if an episode lasts longer than `env.max_steps`.
     """
-    states, path = _finite(env, "reset gives observations", env.reset()), []
+    widths = env.count, env.state_dim
+    states, path = _finite(env, "reset gives observations", env.reset(), *widths), []
     returns, alive = torch.zeros(env.count), torch.ones(env.count, dtype=torch.bool)
     actions = torch.zeros(env.count, env.action_dim)
     numbers = range(1, env.max_steps + 1)
@@ -51,10 +53,12 @@ def rollout(
         path.append(states)
         rows = alive.nonzero().squeeze(1)
         observed = scaling(states[rows]).to(generator.device)
-        actions[rows] = policy_of(rows)(observed, generator).cpu()
+        chosen = policy_of(rows)(observed, generator).cpu()
+        check_shape("actions of the policy", chosen, len(rows), env.action_dim)
+        actions[rows] = chosen
         observation, reward, terminated, truncated = env.step(actions.double().numpy())
-        states = _finite(env, f"step {step} gives observations", observation)
-        returns += _finite(env, f"step {step} gives rewards", reward) * alive
+        states = _finite(env, f"step {step} gives observations", observation, *widths)
+        returns += _finite(env, f"step {step} gives rewards", reward, env.count) * alive
         alive &= ~torch.as_tensor(terminated | truncated)
         if not alive.any():
             return returns, torch.stack(path)
@@ -62,9 +66,10 @@ def rollout(
     raise CepnbError(f"{env.name}: {running}; truncate them in its `step`")
 
 
-def _finite(env: Episodes, event: str, values: Array) -> Tensor:
-    """Convert to float32; raise `CepnbError` naming the environment and the event if not finite."""
+def _finite(env: Episodes, event: str, values: Array, *shape: int) -> Tensor:
+    """Convert to float32; raise `CepnbError` naming the event on another shape and non-finite values."""
     numbers = torch.as_tensor(values, dtype=torch.float32)
+    check_shape(f"{env.name}: {event}", numbers, *shape)
     if not numbers.isfinite().all():
         raise CepnbError(f"{env.name}: {event} that are not finite; fix its simulator")
     return numbers
@@ -131,12 +136,18 @@ def _returns(
 def score_record(
     method: str, scale: float | None, returns: Float[Tensor, "episodes"], environment: str
 ) -> dict:
-    """Return a `cepnb.qgpo.record.Score` as a dictionary: means and standard errors of episodes."""
+    """Return a `cepnb.qgpo.record.Score` as a dictionary: means and standard errors of episodes.
+
+    One episode has no standard error.
+    """
     mean = returns.mean().item()
-    error = returns.std().item() / math.sqrt(len(returns)) if len(returns) > 1 else 0.0
-    normalised, higher = (normalised_score(f"local/{environment}", x) for x in (mean, mean + error))
-    errors = dict(return_mean=mean, return_se=error, normalised_se=higher - normalised)
-    return msgspec.to_builtins(Score(method, scale, normalised, len(returns), **errors))
+    normalised = normalised_score(f"local/{environment}", mean)
+    score = Score(method, scale, normalised, len(returns), return_mean=mean)
+    if len(returns) > 1:
+        score.return_se = returns.std().item() / math.sqrt(len(returns))
+        higher = normalised_score(f"local/{environment}", mean + score.return_se)
+        score.normalised_se = higher - normalised
+    return msgspec.to_builtins(score)
 
 
 def policy_name(method: str, scale: float | None) -> str:

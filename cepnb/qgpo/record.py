@@ -17,7 +17,10 @@ from cepnb.storage.validation import Number, convert
 
 
 class Score(msgspec.Struct):
-    """Score of one policy in the simulator, averaged over episodes; `_se` is a standard error."""
+    """Score of one policy in the simulator, averaged over episodes; `_se` is a standard error.
+
+    One episode has no standard error.
+    """
 
     method: str  # "behaviour", "best_of_k" or an energy of `Settings.guidance`
     scale: Number | None  # guidance scale s; None without guidance
