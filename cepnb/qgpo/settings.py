@@ -13,7 +13,7 @@ from cepnb.storage.validation import convert
 
 SCHEDULE = VPSchedule()  # of all diffusion models of QGPO
 
-# Allowed words and minima. Without an entry, whole numbers are at least 1 and real ones above 0.
+# Allowed words and limits. Without an entry, whole numbers are from 1 to 2³¹ − 1 and real ones above 0.
 CHOICES = {
     "reward_tuning": ("none", "return_range", "minus_one"),
     "behaviour_precision": ("float32", "bfloat16"),
@@ -25,13 +25,16 @@ CHOICES = {
 }
 MINIMUM = dict(K=2, energy_K=2, data_seed=0, energy_states=0, best_of=0)
 MINIMUM |= dict(state_jitter=0, place_frequencies=0)
+MAXIMUM = dict(target_rate=1.0, beta=1e30, beta_q=1e30)  # float32 holds βQ up to 3e38
+FIX = "write True or False, 3, 0.5, name, or ('one', 'two')"
 
 
 @dataclass(frozen=True)
 class Settings:
     """Hyper-parameters of QGPO; the defaults are the reference settings of arXiv:2304.12824.
 
-    Raises `CepnbError` on a value outside its limits.
+    Values may be NumPy or torch scalars, and lists; they become plain numbers and tuples. Raises
+    `CepnbError` on a value of another type or outside its limits.
     """
 
     # Data
@@ -87,13 +90,20 @@ class Settings:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            _check(field.name, getattr(self, field.name))
+            value = convert(_plain(getattr(self, field.name)), field.type, field.name, FIX)
+            object.__setattr__(self, field.name, value)
+            _check(field.name, value)
         K, states, scale = self.energy_K, self.energy_states, self.headline_scale
         _require(self.discount < 1, f"discount {self.discount}", "a number in (0, 1)")
         _require(states or K == self.K, f"energy_K {K}", f"K = {self.K}, or energy_states above 0")
         enough = self.labels != "state_value" or K >= 4
         _require(enough, f"energy_K {K}", "at least 4 actions for labels 'state_value'")
         _require(scale in self.scales, f"scales {self.scales}", f"headline_scale {scale} as well")
+        for name in ("scales", "guidance"):
+            values = getattr(self, name)
+            _require(len(set(values)) == len(values), f"{name} {values}", "each value once")
+        every, record = self.checkpoint_every, Plan.record_every
+        _require(every % record == 0, f"checkpoint_every {every}", f"a multiple of {record}")
         for step in ("behaviour", "q", "energy"):
             self.plan(step)
 
@@ -105,7 +115,7 @@ class Settings:
 
 
 def _check(name: str, value: object) -> None:
-    """Raise `CepnbError` if a setting is outside `CHOICES` or below its minimum."""
+    """Raise `CepnbError` if a setting is outside `CHOICES` or its limits."""
     values = value if isinstance(value, tuple) else (value,)
     _require(values, f"{name} {value}", "at least one value")
     least = MINIMUM.get(name, 1)
@@ -118,6 +128,16 @@ def _check(name: str, value: object) -> None:
         else:
             valid, fix = isinstance(item, bool) or item >= least, f"at least {least}"
         _require(valid, f"{name} {item!r}", fix)
+        if not isinstance(item, str):
+            most = MAXIMUM.get(name, math.inf if isinstance(item, float) else 2**31 - 1)
+            _require(item <= most, f"{name} {item!r}", f"at most {most}")
+
+
+def _plain(value: object) -> object:
+    """Convert NumPy and torch scalars and arrays, also in lists, to plain numbers and lists."""
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _require(valid: object, found: str, fix: str) -> None:
@@ -206,5 +226,4 @@ def coerce(changes: dict[str, object]) -> dict[str, object]:
     for name in changes:
         near = difflib.get_close_matches(name, types, n=3, cutoff=0.5) or types
         _require(name in types, f"setting '{name}'", f"one of {', '.join(near)}")
-    fix = "write True or False, 3, 0.5, name, or ('one', 'two')"
-    return {name: convert(value, types[name], name, fix) for name, value in changes.items()}
+    return {name: convert(_plain(value), types[name], name, FIX) for name, value in changes.items()}
