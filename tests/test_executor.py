@@ -33,6 +33,8 @@ def work(job: tuple[Path, str]) -> None:
             raise CepnbError("K 1: expected at least 2")
         case "bug":
             raise KeyError("not foreseen")
+        case "no memory":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         case "long story":
             raise CepnbError("long " * 100_000)
         case "endless":
@@ -51,7 +53,9 @@ def test_each_job_ends_in_its_own_way_and_the_others_continue(
     tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     jobs = jobs_ending(
-        tmp_path, "killed once", "killed", "bad input", "long story", "bug", "well", "well again"
+        tmp_path,
+        *("killed once", "killed", "bad input", "long story", "bug", "no memory"),
+        *("well", "well again"),
     )
     ended = []
     failures = run_jobs(work, jobs, 2, ended.append)
@@ -60,6 +64,7 @@ def test_each_job_ends_in_its_own_way_and_the_others_continue(
         "killed": f"its process was killed {TRIES} times, the last by SIGKILL",
         "bad input": "K 1: expected at least 2",
         "bug": "KeyError: 'not foreseen'",
+        "no memory": "RuntimeError: DefaultCPUAllocator: can't allocate memory; use fewer rows or stat",
     }
     assert attempts(jobs) == {
         "killed once": 2,
@@ -67,10 +72,11 @@ def test_each_job_ends_in_its_own_way_and_the_others_continue(
         "bad input": 1,
         "long story": 1,
         "bug": 1,
+        "no memory": 1,
         "well": 1,
         "well again": 1,
     }
-    assert len({pid for path, _ in jobs for pid in path.read_text().split()}) == 7 + TRIES
+    assert len({pid for path, _ in jobs for pid in path.read_text().split()}) == 8 + TRIES
     assert sorted(ended) == sorted(jobs)
     printed = capfd.readouterr().err
     assert printed.count("Traceback") == 1 and "not foreseen" in printed  # of the bug alone

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from tqdm.auto import tqdm
 
-from cepnb.errors import CepnbError, in_a_line
+from cepnb.errors import CepnbError, in_a_line, out_of_memory
 
 Job = TypeVar("Job")
 Work = Callable[[Job], object]
@@ -39,7 +39,7 @@ def run_jobs(
     address `cluster` (tcp://HOST:PORT); these need this package and the same files. `work` is a module-level function
     and a job is plain data, because both are pickled. Return values are dropped.
 
-    A job fails if `work` raises; the others continue. Exceptions other than `CepnbError` also print their traceback.
+    A job fails if `work` raises; the others continue. Exceptions other than `CepnbError` and a lack of memory also print their traceback.
     A job whose process is killed restarts, up to `TRIES` attempts in all, so `work` should resume its files. `ended(job)`
     runs in this process after each job. An exception in this process, such as `KeyboardInterrupt`, ends all jobs.
 
@@ -60,7 +60,7 @@ def _attempt(work: Work, job: Job) -> str | None:
     try:
         work(job)
     except Exception as error:
-        if not isinstance(error, CepnbError):
+        if not isinstance(error, CepnbError) and not out_of_memory(error):
             traceback.print_exc()
         return in_a_line(error)
     return None
