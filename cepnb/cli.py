@@ -2,8 +2,10 @@
 
 import argparse
 import ast
+import io
 import json
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +20,12 @@ PEER_HELP = "checkout of the paper's public code, timed as well"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return its exit status: 0 done, 2 bad input or a failed write or run, 130 interrupted."""
+    """Run one command; return its exit status: 0 done, 2 bad input or a failed write or run, 130 interrupted.
+
+    Without `arguments`, those of this process: its output then replaces characters that its encoding lacks.
+    """
+    if arguments is None and isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     options = _parser().parse_args(arguments)
     return exit_status("cepnb", lambda: options.command(options))
 
@@ -112,8 +119,10 @@ def _qgpo(options: argparse.Namespace) -> None:
     from cepnb.diffusion.devices import device_named
     from cepnb.envs.registry import ENVIRONMENTS
     from cepnb.experiments.report import scores_text
-    from cepnb.qgpo.pipeline import run_qgpo
+    from cepnb.qgpo.pipeline import check_evaluation, run_qgpo
     from cepnb.qgpo.settings import qgpo_settings
+    from cepnb.storage.files import check_writable
+    from cepnb.storage.validation import check_seed
 
     profile, environment = profile_name(options.profile), options.environment
     if not options.no_evaluation:
@@ -121,8 +130,12 @@ def _qgpo(options: argparse.Namespace) -> None:
     elif environment is None and environment_of(options.dataset) in ENVIRONMENTS:
         environment = environment_of(options.dataset)
     settings = qgpo_settings(profile, environment, **_changes(options.set))
-    _check_seed(options.seed)
+    check_seed(options.seed)
     device = device_named(options.device)
+    if not (options.out / "metrics.json").exists():  # before a dataset is downloaded or made
+        check_writable(options.out / "settings.json")
+        if not options.no_evaluation:
+            check_evaluation(environment)
     dataset = load_task(options.dataset, environment, settings.transitions, settings.data_seed)
     if environment is None:
         print("no --environment: training with the settings of maze2d, changed by --set")
@@ -166,9 +179,7 @@ def _sweep(options: argparse.Namespace) -> None:
         raise CepnbError(f"--workers {options.workers}: use at least 1")
     sweep = read_sweep(options.config)
     folder = options.out or Path("runs") / options.config.stem
-    if options.cluster is not None:
-        folder = folder.absolute()  # the workers' current folder may be another one
-    else:
+    if options.cluster is None:
         device_named(options.device)
     rows, failures = run_sweep(sweep, folder, options.workers, options.device, options.cluster)
     if rows:
@@ -188,15 +199,19 @@ def _report(options: argparse.Namespace) -> None:
 def _toy(options: argparse.Namespace) -> None:
     from cepnb.densities.benchmark import record
     from cepnb.densities.methods import METHODS, Models
-    from cepnb.storage.files import cache_dir
+    from cepnb.storage.files import cache_dir, check_writable
+    from cepnb.storage.validation import check_seed
 
     profile = profile_name(options.profile)
     folder, seeds = options.out or cache_dir() / "toys" / profile, options.seed or [0]
     for seed in seeds:
-        _check_seed(seed)
+        check_seed(seed)
+    _refuse_repeats("--seed", seeds)
+    _refuse_repeats("--method", options.method or [])
     for method in options.method or []:
         if method not in METHODS:
             raise CepnbError(f"method '{method}': use one of {', '.join(METHODS)}")
+    check_writable(folder / "table.md")
     if options.table:
         methods = options.method or METHODS
         return _toy_table(profile, seeds, folder, methods)
@@ -248,8 +263,11 @@ def _data(options: argparse.Namespace) -> None:
 
 def _agent(options: argparse.Namespace) -> None:
     from cepnb.datasets.sac import make_history
+    from cepnb.storage.files import check_writable
+    from cepnb.storage.validation import check_seed
 
-    _check_seed(options.seed)
+    check_seed(options.seed)
+    check_writable(options.out / "checkpoint")
     print(make_history(options.environment, options.steps, options.seed, options.out))
 
 
@@ -278,13 +296,15 @@ def _bench(options: argparse.Namespace) -> None:
 def _bench_run(options: argparse.Namespace) -> None:
     from cepnb.datasets.registry import load_dataset
     from cepnb.qgpo.settings import qgpo_settings
-    from cepnb.storage.files import write_json, write_text
+    from cepnb.storage.files import check_writable, write_json, write_text
     from cepnb.tools.bench.whole import BenchConfig, whole_markdown, whole_run
 
     settings = qgpo_settings("paper", **_changes(options.set))
     config = BenchConfig(
         **{field.name: getattr(options, field.name) for field in fields(BenchConfig)}
     )
+    if options.out:
+        check_writable(options.out / "bench_run.json")
     dataset = None
     if options.dataset:
         dataset = load_dataset(options.dataset, settings.transitions, settings.data_seed)
@@ -302,15 +322,17 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def _check_seed(seed: int) -> None:
-    if not 0 <= seed < 2**31:
-        raise CepnbError(f"seed {seed}: use an integer from 0 to 2147483647")
+def _refuse_repeats(option: str, values: list) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise CepnbError(f"{option} {value}: given {values.count(value)} times; give it once")
 
 
 def _changes(assignments: list[str]) -> dict[str, object]:
     """Convert --set options to settings. A value is a Python literal; other text is a string."""
     from cepnb.qgpo.settings import coerce
 
+    _refuse_repeats("--set", [assignment.partition("=")[0] for assignment in assignments])
     changes = {}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")

@@ -1,5 +1,6 @@
 """The command line: bad input prints one line, exits with status 2 and writes nothing."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
+from test_report import csv_with
 
 from cepnb.cli import main
 from cepnb.datasets.dataset import OfflineDataset
@@ -98,6 +101,9 @@ def refusal(**changes: object) -> str:
             "OSError: [Errno 36] File name too long",
         ),
         (["--set", "betta=3"], "setting 'betta': use one of beta"),
+        (["--set", "K=4", "--set", "K=8"], "--set K: given 2 times; give it once"),
+        (["--set", "target_rate=2"], "target_rate 2.0: use at most 1.0"),
+        (["--set", "scales=(3.0, 3.0)"], "scales (3.0, 3.0): use each value once"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -255,3 +261,80 @@ def test_export_writes_a_policy(
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "policy.safetensors")]) == 0
     assert calls == [(tmp_path / "run", tmp_path / "policy.safetensors")]
     assert capsys.readouterr().out == f"{tmp_path / 'policy.safetensors'}\n"
+
+
+def test_repeated_options_are_refused(capsys: pytest.CaptureFixture) -> None:
+    for arguments, repeated in (
+        (["--seed", "1", "--seed", "1"], "--seed 1"),
+        (["--method", "mse", "--method", "cep", "--method", "mse"], "--method mse"),
+    ):
+        line = complaint(["toy", "--table", "--profile", "ci", *arguments], capsys)
+        assert line == f"{repeated}: given 2 times; give it once"
+
+
+def test_output_folders_are_checked_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in (
+        "cepnb.densities.benchmark.table",
+        "cepnb.densities.benchmark.record",
+        "cepnb.datasets.sac.make_history",
+        "cepnb.tools.bench.whole.whole_run",
+        "cepnb.qgpo.pretrained._read_run",
+        "cepnb.datasets.registry.load_task",
+    ):
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("work starts"))
+    (tmp_path / "file").write_text("in the way")
+    out = ["--out", str(tmp_path / "file" / "out")]
+    for arguments, fix in (
+        (["toy", "--table", "--profile", "ci", *out], "a file has the name of a folder"),
+        (["toy", "--density", "moons", "--method", "mse", "--beta", "3", *out], "a file has the"),
+        (["agent", "--environment", "hopper", *out], "a file has the name of a folder"),
+        (["bench-run", "--device", "cpu", *out], "a file has the name of a folder"),
+        ([*UMAZE, *out], "a file has the name of a folder"),
+        (["export", "run", str(tmp_path)], "a folder has this name; use another name"),
+    ):
+        line = complaint(arguments, capsys)
+        assert line.startswith(str(tmp_path)) and f"); {fix}" in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB."),
+    ],
+)
+def test_a_lack_of_memory_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(pretrained, "export_policy", fails)
+    line = complaint(["export", "run", "file"], capsys)
+    assert line.endswith("; use fewer rows or states, a smaller K or a smaller batch")
+    monkeypatch.setattr(pretrained, "export_policy", lambda *_: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size|size mismatch|1D tensors"):
+        main(["export", "run", "file"])  # a bug
+
+
+def test_output_that_the_encoding_lacks_is_replaced(tmp_path: Path) -> None:
+    """In latin-1 there is no minus sign, which every report prints."""
+    table = csv_with(scale="1.0") + csv_with(scale="1.0", method="mse").splitlines()[1]
+    (tmp_path / "scores.csv").write_text(table, encoding="utf-8")
+    for encoding, minus in (("latin-1", "?"), ("utf-8", "−")):
+        done = subprocess.run(
+            [sys.executable, "-m", "cepnb", "report", str(tmp_path)],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+        )
+        assert done.returncode == 0, done.stderr
+        assert f"| base | cep {minus} mse | 1 | 0.0 | 0.0 |" in done.stdout.decode(encoding)
+    help_text = subprocess.run(
+        [sys.executable, "-OO", "-m", "cepnb", "toy", "--help"],  # also without docstrings
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+    )
+    assert help_text.returncode == 0 and b"inverse temperature ? > 0" in help_text.stdout

@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import shutil
 import signal
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from killing import kills_until_done
@@ -388,9 +390,7 @@ def test_constant_rewards_and_other_widths_are_refused(tmp_path: Path) -> None:
         match=r"wide: states and actions have widths \(8, 2\), those of maze2d-umaze have \(4, 2\)",
     ):
         run_qgpo(wide, "maze2d-umaze", ci(), "ci", 0, tmp_path, progress=False)
-    with pytest.raises(
-        CepnbError, match="^checkpoint_every 150: use a multiple of record_every, 100$"
-    ):
+    with pytest.raises(CepnbError, match="^checkpoint_every 150: use a multiple of 100$"):
         run(tmp_path, checkpoint_every=150)
     with pytest.raises(CepnbError, match="environment 'maze2d-tiny': use one of maze2d-umaze"):
         run_qgpo(data, "maze2d-tiny", ci(), "ci", 0, tmp_path, progress=False)
@@ -491,3 +491,113 @@ def test_settings_of_files_and_the_command_line_are_converted() -> None:
         qgpo_settings("ci", "maze3d")
     assert qgpo_settings("ci") == qgpo_settings("ci", "maze2d-medium")
     assert qgpo_settings("ci", "hopper") == qgpo_settings("ci", "locomotion")
+
+
+def test_settings_of_numpy_and_torch_become_plain(as_users_call_it: None) -> None:
+    found = Settings(
+        beta=np.float32(3), K=np.int64(16), scales=np.array([1.0, 2.0]), guidance=["cep"]
+    )
+    assert found == Settings(beta=3.0, scales=(1.0, 2.0), guidance=("cep",))
+    assert Settings(beta=torch.tensor(2.0), best_of=torch.tensor(0)).beta == 2.0
+    kinds = (found.beta, found.K, found.scales, found.scales[0])
+    assert [type(value) for value in kinds] == [float, int, tuple, float]
+    json.dumps(asdict(found))
+    assert type(Settings(beta=5).beta) is float and ci(q_rate=np.float64(1e-3)).q_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    "changes, reason",
+    [
+        ({"K": True}, "K: expected `int`, got `bool`; write True or False, 3"),
+        ({"q_rate": np.bool_(True)}, "q_rate: expected `float`, got `bool`; write"),
+        ({"clip_actions": 1}, "clip_actions: expected `bool`, got `int`; write"),
+        ({"K": 4.5}, "K: expected `int`, got `float`; write"),
+        ({"beta": "3"}, "beta: expected `float`, got `str`; write"),
+        ({"beta": np.ones(2)}, "beta: expected `float`, got `array`; write"),
+        ({"beta": np.float32("nan")}, "beta nan: use a finite number above 0"),
+        ({"beta": 1e38}, r"beta 1e\+38: use at most 1e\+30"),
+        ({"beta_q": 1e31}, r"beta_q 1e\+31: use at most 1e\+30"),
+        ({"target_rate": 1.5}, "target_rate 1.5: use at most 1.0"),
+        ({"q_steps": 10**400}, "q_steps 10+: use at most 2147483647"),
+        ({"q_steps": 2**31}, "q_steps 2147483648: use at most 2147483647"),
+        ({"scales": (1.0, 1.0, 3.0)}, r"scales \(1.0, 1.0, 3.0\): use each value once"),
+        ({"guidance": ("cep", "cep")}, r"guidance \('cep', 'cep'\): use each value once"),
+    ],
+)
+def test_settings_from_python_are_checked_as_those_of_files(
+    changes: dict, reason: str, as_users_call_it: None
+) -> None:
+    for build in (Settings, ci):
+        with pytest.raises(CepnbError, match=f"^{reason}"):
+            build(**changes)
+    assert Settings(behaviour_widths=(64, 64)).behaviour_widths == (64, 64)
+
+
+def test_a_run_takes_plain_arguments_and_refuses_others(
+    unbroken: tuple[Path, dict], tmp_path: Path, as_users_call_it: None
+) -> None:
+    folder, metrics = unbroken
+    data, chosen = dataset(ci()), ci()
+    task = data, "maze2d-umaze", chosen
+    options = {"progress": False, "device": "cpu"}
+    assert run_qgpo(*task, "ci", np.int64(0), str(folder), **options) == metrics
+    assert evaluate_run(str(folder), "maze2d-umaze", **options) == metrics
+    for profile, seed, device, reason in (
+        ("zz", 0, "cpu", "profile 'zz' is unknown; use one of ci, laptop, paper"),
+        ("ci", -1, "cpu", "seed -1: use an integer from 0 to 2147483647"),
+        ("ci", 0, "tpu", "--device tpu: use cpu or cuda"),
+    ):
+        with pytest.raises(CepnbError, match=reason):
+            run_qgpo(*task, profile, seed, tmp_path / "new", progress=False, device=device)
+    if not torch.cuda.is_available():
+        with pytest.raises(CepnbError, match="finds no GPU; use --device cpu"):
+            evaluate_run(folder, "maze2d-umaze", device=torch.device("cuda"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", ["scores", "simulator", "rights", "space", "packages"])
+def test_a_run_checks_before_training_what_it_needs_at_its_end(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "/home/nobody/.d4rl")
+
+    settings, data = ci(), dataset(ci())
+    home = r"maze2d-umaze: cannot be evaluated here \(PermissionError: .*d4rl'\); set HOME"
+    if broken == "scores":
+        monkeypatch.setattr(pipeline, "normalised_score", fail)
+    elif broken == "simulator":
+        monkeypatch.setattr(pipeline, "episodes_of", fail)
+    elif broken == "rights":
+        monkeypatch.setattr("cepnb.storage.files.tempfile.TemporaryFile", fail)
+    elif broken == "packages":
+        monkeypatch.setattr(pipeline, "version", fail)
+    else:
+        settings = ci(K=2**30, energy_K=8)
+    reason = {
+        "scores": home,
+        "simulator": home,
+        "rights": r"written \(Permission denied\); allow writing or use another folder",
+        "space": r"settings.json: needs .* GB, but .* GB are free; free space, use another folder",
+        "packages": "Permission denied",
+    }[broken]
+    monkeypatch.setattr(pipeline, "Steps", lambda *_: pytest.fail("training starts"))
+    with pytest.raises((CepnbError, PermissionError), match=reason):
+        run_qgpo(data, "maze2d-umaze", settings, "ci", 0, tmp_path / "run", progress=False)
+    assert broken == "packages" or not list(tmp_path.iterdir())
+
+
+def test_an_evaluation_checks_its_folder_and_environment_first(
+    unbroken: tuple[Path, dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = {key: value for key, value in unbroken[1].items() if key != "environment"}
+    seconds = {key: value for key, value in metrics["seconds"].items() if key != "evaluation"}
+    write_json(tmp_path / "metrics.json", metrics | {"scores": [], "seconds": seconds})
+    monkeypatch.setattr(pipeline, "load_networks", lambda *_: pytest.fail("networks are loaded"))
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "normalised_score", lambda *_: 1 / 0)
+        with pytest.raises(CepnbError, match=r"cannot be evaluated here \(ZeroDivisionError: "):
+            evaluate_run(tmp_path, "maze2d-umaze", progress=False)
+    (tmp_path / "seconds.json").mkdir()
+    with pytest.raises(CepnbError, match="seconds.json: could not be written .*; a folder has"):
+        evaluate_run(tmp_path, "maze2d-umaze", progress=False)

@@ -188,3 +188,20 @@ def test_the_shipped_policy_hops_farther_than_its_behaviour() -> None:
     assert networks.methods == ["behaviour", "cep"]  # the file has no critic
     action = load_policy("hopper-medium-replay")(np.zeros(11))
     assert action.shape == (3,)
+
+
+def test_plain_paths_devices_and_seeds(
+    steps: Steps, exported: Path, tmp_path: Path, as_users_call_it: None
+) -> None:
+    path, observations = tmp_path / "again.safetensors", np.zeros(4)
+    export_policy(str(steps.run.folder), str(path))
+    assert path.read_bytes() == exported.read_bytes()
+    actions = load_policy(str(path), seed=np.int64(3))(observations)
+    assert np.array_equal(actions, load_policy(path, seed=3)(observations))
+    assert load_networks(str(path), "cpu").seed == 3
+    with pytest.raises(CepnbError, match="^seed -1: use an integer from 0 to 2147483647$"):
+        load_policy(path, seed=-1)
+    with pytest.raises(CepnbError, match="^--device tpu: use cpu or cuda$"):
+        load_networks(path, "tpu")
+    with pytest.raises(CepnbError, match="written .*; a folder has this name; use another name"):
+        export_policy(steps.run.folder, tmp_path)

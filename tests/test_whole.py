@@ -34,12 +34,12 @@ SMALL = dict(
     q_steps=50,
     energy_steps=80,
 )
-SET = [text for name, value in SMALL.items() for text in ("--set", f"{name}={value!r}")]
 PARTS = ["behaviour", "support", "critic", "labels", "energy"]
 
 
-def run(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
-    status = main(["bench-run", "--device", "cpu", *SET, *arguments])
+def run(capsys: pytest.CaptureFixture, *arguments: str, **changes: object) -> tuple[int, str, str]:
+    settings = [f"--set={name}={value!r}" for name, value in (SMALL | changes).items()]
+    status = main(["bench-run", "--device", "cpu", *settings, *arguments])
     return status, *capsys.readouterr()
 
 
@@ -63,7 +63,7 @@ def test_a_full_run_is_measured_and_written(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_a_fraction_is_measured_and_extrapolated(capsys: pytest.CaptureFixture) -> None:
-    status, printed, _ = run(capsys, "--fraction", "0.3", "--set", "energy_steps=90")
+    status, printed, _ = run(capsys, "--fraction", "0.3", energy_steps=90)
     lines = printed.splitlines()
     assert status == 0
     assert lines[2].startswith("| behaviour | 40 steps | 12 |")

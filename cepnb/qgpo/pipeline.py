@@ -16,22 +16,25 @@ from cepnb.datasets.dataset import OfflineDataset, check_rewards_vary, digest
 from cepnb.diffusion.guidance import EnergyFunction
 from cepnb.diffusion.networks import EpsNet, TwinQ
 from cepnb.diffusion.training import Module, draw, seeded
+from cepnb.envs.d4rl_package import normalised_score
 from cepnb.envs.registry import episodes_of, family_of
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, in_a_line
+from cepnb.profiles import profile_name
 from cepnb.qgpo.behaviour import behaviour_net, train_behaviour
 from cepnb.qgpo.critic import critic_net, support_values, train_critic
 from cepnb.qgpo.diagnostics import q_gains
 from cepnb.qgpo.energy import energy_net, policy_dps_energy, train_energy
 from cepnb.qgpo.evaluation import PolicyBatch, evaluate, policy_name
 from cepnb.qgpo.joint import joint_nets, train_joint
-from cepnb.qgpo.pretrained import CPU, Networks, load_networks
+from cepnb.qgpo.pretrained import CPU, Networks, device_of, load_networks
 from cepnb.qgpo.record import left_out, open_run, read_metrics
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
 from cepnb.qgpo.transitions import Transitions, prepare, with_jitter
 from cepnb.storage.arrays import open_array
-from cepnb.storage.files import read_json, save_tensors, write_json
+from cepnb.storage.files import check_writable, read_json, save_tensors, write_json
 from cepnb.storage.runs import Run
+from cepnb.storage.validation import check_seed
 
 Maker = Callable[..., Module]  # builds or trains a network
 
@@ -179,43 +182,80 @@ def _check_widths(name: str, widths: tuple[int, int], environment: str, seed: in
         raise CepnbError(f"{name}: {problem}; use another environment")
 
 
+def check_evaluation(environment: str) -> None:
+    """Reset an environment once and look up its reference scores, which an evaluation needs.
+
+    Raises `CepnbError`, whatever the simulator or the d4rl package raises.
+    """
+    try:
+        episodes_of(environment, 1, 0).reset()
+        normalised_score(f"local/{environment}", 0.0)
+    except CepnbError:
+        raise
+    except Exception as error:
+        problem = f"cannot be evaluated here ({in_a_line(error)})"
+        fix = "set HOME to a folder that you may write, or repair the installation"
+        raise CepnbError(f"{environment}: {problem}; {fix}") from error
+
+
+def stored_bytes(folder: Path, dataset: OfflineDataset, settings: Settings) -> int:
+    """Return about how many bytes the missing support sets of a run in `folder` will take."""
+    rows = len(dataset.rewards) * (2 if settings.state_jitter else 1)
+    sets = {"support": rows * settings.K}
+    sets["energy_support"] = settings.energy_states * settings.energy_K
+    missing = (n for step, n in sets.items() if not (folder / f"{step}.npy").exists())
+    size = getattr(torch, settings.support_storage).itemsize * dataset.actions.shape[1]
+    partial = sum(path.stat().st_size for path in folder.glob("*.npy.partial"))
+    return sum(missing) * size - partial
+
+
 def run_qgpo(
     dataset: OfflineDataset,
     environment: str | None,
     settings: Settings,
     profile: str,
     seed: int,
-    folder: Path,
+    folder: str | Path,
     progress: bool = True,
-    device: torch.device = CPU,
+    device: str | torch.device = CPU,
     evaluation: bool = True,
 ) -> dict:
     """Run all five steps in `folder`; return the contents of `metrics.json` (`record.Metrics`).
 
     Networks run on `device`, simulations on the CPU. A partial run resumes. With `evaluation` False
     nothing is scored and `environment` may be None; `evaluate_run` scores the folder later. Raises
-    `CepnbError` if the folder holds another run, and, after all is written, on `faults`: actions
-    that are not finite, or a failing environment. To score again, delete `metrics.json`.
+    `CepnbError` before training if the folder holds another run, refuses files or lacks space, or
+    if the evaluation cannot work here; and, after all is written, on `faults`: actions that are not
+    finite, or a failing environment. To score again, delete `metrics.json`.
     """
     if evaluation and environment is None:
         raise CepnbError("environment is missing; name one, or train with evaluation=False")
+    folder, device, seed = Path(folder), device_of(device), check_seed(seed)
+    profile, path = profile_name(profile), folder / "metrics.json"
+    if evaluation and not path.exists():
+        check_evaluation(environment)
     configuration = configuration_of(dataset, environment, settings, profile, seed, device.type)
-    run, path = open_run(folder, configuration), folder / "metrics.json"
+    if not path.exists():
+        check_writable(folder / "settings.json", stored_bytes(folder, dataset, settings))
+    run = open_run(folder, configuration)
     if path.exists():
         return evaluate_run(folder, environment, progress, device) if evaluation else _read(path)
+    packages = {name: version(name) for name in ("torch", "mujoco", "numpy")}
     steps = Steps(dataset, settings, seed, run, progress, device)
     networks, scores, faults = steps.networks, [], []
     if evaluation:
         scores, faults = run.timed("evaluation", lambda: score(networks, environment, progress))
     diagnostics, not_finite = diagnose(steps)
-    packages = {name: version(name) for name in ("torch", "mujoco", "numpy")}
     metrics = configuration | {"versions": {"python": platform.python_version()} | packages}
     metrics |= {"threads": torch.get_num_threads(), "seconds": run.seconds} | diagnostics
     return _written(path, metrics | {"scores": scores}, faults + not_finite)
 
 
 def evaluate_run(
-    folder: Path, environment: str, progress: bool = True, device: torch.device = CPU
+    folder: str | Path,
+    environment: str,
+    progress: bool = True,
+    device: str | torch.device = CPU,
 ) -> dict:
     """Score the policies of a trained folder without its dataset; return its `metrics.json`.
 
@@ -223,6 +263,7 @@ def evaluate_run(
     finished, if the folder belongs to another environment, and on faults as `run_qgpo` does.
     """
     family_of(environment)
+    folder, device = Path(folder), device_of(device)
     path = folder / "metrics.json"
     if not folder.is_dir():
         raise CepnbError(f"{folder}: is no folder; name the folder that the run was given as --out")
@@ -234,6 +275,8 @@ def evaluate_run(
         raise CepnbError(f"{path}: {problem}; train another run for {environment}")
     if "evaluation" in metrics["seconds"] or metrics["scores"]:
         return _read(path)
+    check_writable(folder / "seconds.json")
+    check_evaluation(environment)
     networks = load_networks(folder, device)
     widths = len(networks.scaling.mean), networks.eps.out.out_features
     _check_widths(str(folder), widths, environment, networks.seed)

@@ -13,6 +13,7 @@ from numpy import ndarray as Array
 from torch import Tensor
 
 from cepnb.densities.methods import check_scale
+from cepnb.diffusion.devices import device_named
 from cepnb.diffusion.guidance import EnergyFunction
 from cepnb.diffusion.networks import EpsNet, TwinQ
 from cepnb.diffusion.training import Module, seeded
@@ -23,7 +24,15 @@ from cepnb.qgpo.energy import TRAINED_ENERGIES, energy_net, policy_dps_energy
 from cepnb.qgpo.policy import Policy, behaviour_policy, best_of_policy, guided_policy
 from cepnb.qgpo.settings import Settings, coerce
 from cepnb.qgpo.transitions import Scaling
-from cepnb.storage.files import load_module, load_tensors, read_json, save_tensors, under
+from cepnb.storage.files import (
+    check_writable,
+    load_module,
+    load_tensors,
+    read_json,
+    save_tensors,
+    under,
+)
+from cepnb.storage.validation import check_seed
 
 SHIPPED = Path(__file__).parents[1] / "assets/policies"
 CPU = torch.device("cpu")
@@ -99,8 +108,9 @@ def load_policy(
 
     `path` is as in `load_networks`, `method` one of `Networks.methods`. `scale` is the guidance scale
     s; None is the run's headline scale. The same seed gives the same actions. Raises `CepnbError` on
-    a missing or damaged path, an unknown method, or a scale below 0.
+    a missing or damaged path, an unknown method, a scale below 0, or another seed than 0 to 2³¹ − 1.
     """
+    seed = check_seed(seed)
     networks = load_networks(path)
     if method not in networks.methods:
         raise CepnbError(f"{path}: has no '{method}'; use one of {', '.join(networks.methods)}")
@@ -109,16 +119,27 @@ def load_policy(
     return TrainedPolicy(networks, method, scale, seed)
 
 
-def export_policy(run: Path, path: Path) -> None:
+def export_policy(run: str | Path, path: str | Path) -> None:
     """Write the networks, observation scaling and settings of a trained run as one file."""
+    run = Path(run)
+    check_writable(path)
     tensors, configuration = _read_run(run)
     _networks(tensors, configuration, run, CPU)  # raises `CepnbError` on damaged tensors
     save_tensors(path, tensors, {"run": json.dumps(configuration)})
 
 
-def load_networks(path: str | Path, device: torch.device = CPU) -> Networks:
+def device_of(device: str | torch.device) -> torch.device:
+    """Return a device given by name or as itself; raise `CepnbError` if it is missing or unknown."""
+    if not isinstance(device, torch.device):
+        return device_named(device)
+    if device.type == "cuda":
+        device_named("cuda")  # raises without a GPU
+    return device
+
+
+def load_networks(path: str | Path, device: str | torch.device = CPU) -> Networks:
     """Load networks from a run's folder, an exported file or the name of a shipped policy."""
-    path = Path(path)
+    path, device = Path(path), device_of(device)
     if path.is_dir():
         return _networks(*_read_run(path), path, device)
     file = path if path.exists() else SHIPPED / f"{path}.safetensors"
