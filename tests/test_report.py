@@ -609,6 +609,9 @@ def test_data_and_device_are_compared_where_recorded(tmp_path: Path) -> None:
                 ("faults", "x", "expected `array | null`, got `str`"),
                 ("rows", "[" * 1000, "expected `int`, got `str`"),
                 ("normalised", "1" + "0" * 400, "number out of range"),
+                ("gain", "NaN", "expected `float` >= -1.7976931348623157e+308"),
+                ("q_mean", "Infinity", "expected `float` <= 1.7976931348623157e+308"),
+                ("normalised_se", "NaN", "expected `float` >= -1.7976931348623157e+308"),
             ]
         ),
         ("scores.csv", csv_with(method=""), "line 2: object missing required field `faults`; name"),
@@ -625,9 +628,11 @@ def test_damaged_files(
 
 
 def test_the_csv_without_damage_loads(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    (tmp_path / "scores.csv").write_text(csv_with())
-    assert main(["report", str(tmp_path)]) == 0
-    assert "| local/maze2d-umaze | base | cep | 3 | 1 | 1.5 | 1.5 |" in capsys.readouterr().out
+    for encoding in ("utf-8", "utf-8-sig"):  # with a byte-order mark, as spreadsheets write it
+        (tmp_path / "scores.csv").write_text(csv_with(), encoding=encoding)
+        assert main(["report", str(tmp_path)]) == 0
+        assert "| local/maze2d-umaze | base | cep | 3 | 1 | 1.5 | 1.5 |" in capsys.readouterr().out
+    assert load_scores([str(tmp_path)]) == load_scores([tmp_path])
 
 
 def test_the_report_includes_runs_that_the_table_lacks(

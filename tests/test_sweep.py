@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from cepnb.cli import main
 from cepnb.errors import CepnbError
@@ -418,7 +419,13 @@ def refusal(**changes: object) -> str:
             '["local/maze2d-umaze", "local/maze2d-umaze"]',
             "datasets: 'local-maze2d-umaze' occurs 2 times; list it once",
         ),
+        (
+            '["local/maze2d-umaze"]',
+            '["local/maze2d-umaze", {dataset = "local/maze2d-umaze", environment = "maze2d-umaze"}]',
+            "datasets: 'local/maze2d-umaze in maze2d-umaze' occurs 2 times; list it once",
+        ),
         ("[0, 1]", "[0, 0]", "seeds: 0 occurs 2 times; list it once"),
+        ("[1, 3.0]", "[1, 3, 3.0]", "options.base: scales (1.0, 3.0, 3.0): use each value once"),
         ("[0, 1]", "[0, true]", "seeds[1]: expected `int`, got `bool`; see"),
         ("[0, 1]", "[0, -1]", "seeds[1]: expected `int` >= 0; see"),
         ("[0, 1]", "3", "seeds: expected `array`, got `int`; see"),
@@ -435,7 +442,7 @@ def refusal(**changes: object) -> str:
         (
             "beta = 3",
             "checkpoint_every = 150",
-            "options.beta_3: checkpoint_every 150: use a multiple of record_every, 100",
+            "options.beta_3: checkpoint_every 150: use a multiple of 100",
         ),
         (
             "beta = 3",
@@ -505,3 +512,49 @@ def test_tasks_and_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ]
     with pytest.raises(CepnbError, match="a/b c.hdf5': not found"):
         run_job(jobs[1])
+
+
+def test_workers_get_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A job loads its file from any current folder, and names it as the sweep file does."""
+    assert main(["data", "--dataset", "local/maze2d-umaze", "--profile", "ci"]) == 0
+    shutil.copy(capsys.readouterr().out.strip(), tmp_path / "my.hdf5")
+    text = TINY.replace(
+        '"local/maze2d-umaze"', '{dataset = "my.hdf5", environment = "maze2d-umaze"}'
+    )
+    (tmp_path / "tiny.toml").write_text(text, encoding="utf-8-sig")  # with a byte-order mark
+    monkeypatch.chdir(tmp_path)
+    jobs = []
+    monkeypatch.setattr(sweep, "run_jobs", lambda work, some, *_: jobs.extend(some) or [])
+    run_sweep(read_sweep("tiny.toml"), "out", 1, cluster="tcp://host:1")
+    assert len(jobs) == 4
+    assert {job.source for job in jobs} == {str(tmp_path / "my.hdf5")}
+    assert all(job.folder.is_relative_to(tmp_path / "out") for job in jobs)
+    monkeypatch.chdir("/")
+    assert jobs[0].load().name == jobs[0].dataset == "my.hdf5"
+
+
+def test_a_sweep_checks_its_folder_and_environments_first(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "run_jobs", lambda *_: pytest.fail("jobs start"))
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CepnbError, match="scores.csv: could not be written .*; a file has the"):
+        run_sweep(read_sweep(config), tmp_path / "file", 1)
+    monkeypatch.setattr(pipeline, "normalised_score", lambda *_: open("/no/home"))
+    with pytest.raises(CepnbError, match="^maze2d-umaze: cannot be evaluated here .FileNotFound"):
+        run_sweep(read_sweep(config), tmp_path / "new", 1)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_job_restores_the_number_of_threads(
+    config: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Dask worker runs other code, too."""
+    shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    seen = []
+    monkeypatch.setattr(sweep, "run_qgpo", lambda *_, **__: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    run_job(jobs_of(read_sweep(config), tmp_path, threads=before + 1)[0])
+    assert seen == [before + 1] and torch.get_num_threads() == before

@@ -44,6 +44,10 @@ class ScoreRow(Struct, kw_only=True):
     seconds: Number
     threads: int
     rows: int
+    gain: Number | None = None
+    q_mean: Number | None = None
+    beta_times_q_spread: Number | None = None
+    normalised_se: Number | None = None
     faults: list[str] | None = None
     digest: str = ""
     device: str = ""
@@ -118,7 +122,7 @@ def grouped(items: Iterable[Item], key: Callable[[Item], object]) -> dict[object
     return groups
 
 
-def load_scores(paths: Iterable[Path]) -> list[Row]:
+def load_scores(paths: Iterable[str | Path]) -> list[Row]:
     """Load rows from CSV files, runs' metrics (JSON files), or folders: their `scores.csv` and the `metrics.json` below.
 
     Raises `CepnbError` on other files, if there is no score at all, and if runs of one task and option differ in
@@ -127,7 +131,7 @@ def load_scores(paths: Iterable[Path]) -> list[Row]:
     rows: list[Row] = []
     first_values: dict[tuple, tuple[object, Path]] = {}
     seen = set()
-    for file, row in (located for path in paths for located in _rows_in(path)):
+    for file, row in (located for path in paths for located in _rows_in(Path(path))):
         group = row["dataset"], row["environment"], row["option"]
         for key in ("rows", "profile", *DEFAULTS, *filter(row.get, PROVENANCE)):
             first, place = first_values.setdefault((*group, key), (row[key], file))
@@ -232,7 +236,7 @@ def _rows_in(path: Path) -> list[tuple[Path, Row]]:
 
 def _read_csv(path: Path) -> list[Row]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             cells = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = str(error).splitlines()[0]

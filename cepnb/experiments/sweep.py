@@ -1,6 +1,6 @@
 """Run QGPO for each task, seed and option in parallel; each run has a folder, all scores one table."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -8,15 +8,15 @@ from tqdm.auto import tqdm
 
 from cepnb.datasets.dataset import OfflineDataset
 from cepnb.datasets.registry import load_task
-from cepnb.diffusion.devices import device_named
 from cepnb.errors import CepnbError
 from cepnb.experiments.executor import run_jobs
 from cepnb.experiments.scores import Row, grouped, rows_of, write_scores
 from cepnb.experiments.step_reuse import reuse_steps, training_rounds
 from cepnb.experiments.sweep_file import Sweep
-from cepnb.qgpo.pipeline import configuration_of, run_qgpo
+from cepnb.qgpo.pipeline import check_evaluation, configuration_of, run_qgpo
 from cepnb.qgpo.record import left_out, open_run, read_metrics, refuse_other
 from cepnb.qgpo.settings import Settings
+from cepnb.storage.files import check_writable
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Job:
     folder: Path  # SWEEP/TASK/OPTION/seedN
     threads: int | None  # of torch; None keeps the current number
     device: str  # name for `device_named`
+    source: str  # what to load: the absolute path of a file, or the dataset's name
 
     @property
     def metrics(self) -> Path:
@@ -41,7 +42,11 @@ class Job:
     @property
     def data_key(self) -> tuple[str, str, int, int]:
         """The arguments of `load_task`."""
-        return self.dataset, self.environment, self.settings.transitions, self.settings.data_seed
+        return self.source, self.environment, self.settings.transitions, self.settings.data_seed
+
+    def load(self) -> OfflineDataset:
+        """Load the dataset; its name is that of the sweep file, not the absolute path."""
+        return replace(load_task(*self.data_key), name=self.dataset)
 
     def configuration(self, dataset: OfflineDataset) -> dict:
         run = dataset, self.environment, self.settings, self.profile, self.seed
@@ -49,7 +54,11 @@ class Job:
 
 
 def run_sweep(
-    sweep: Sweep, folder: Path, workers: int, device: str = "cpu", cluster: str | None = None
+    sweep: Sweep,
+    folder: str | Path,
+    workers: int,
+    device: str = "cpu",
+    cluster: str | None = None,
 ) -> tuple[list[Row], list[tuple[Job, str]]]:
     """Run all unfinished runs of a sweep, `workers` at a time; return the rows of scores and the failed jobs with reasons.
 
@@ -57,11 +66,14 @@ def run_sweep(
     run in rounds, so that each shared step is trained once. `cluster` is as in `run_jobs`. The list of rows is empty if no
     run has a score. Failed jobs include finished runs that could not score every policy.
 
-    Raises `CepnbError` before any run starts if a dataset cannot be loaded or trained on, or if a folder holds a damaged
-    run or a run of another configuration.
+    Raises `CepnbError` before any run starts if a dataset cannot be loaded or trained on, if a folder holds a damaged run
+    or a run of another configuration, if an environment cannot be evaluated, or if `folder` refuses files.
     """
+    folder = (
+        Path(folder).absolute() if cluster else Path(folder)
+    )  # workers have other current folders
     jobs = jobs_of(sweep, folder, threads=1 if workers > 1 else None, device=device)
-    _check_jobs(sweep, jobs)
+    _check_jobs(sweep, folder, jobs)
     failures = []
     finished_before = sum(job.metrics.exists() for job in jobs)
     with tqdm(total=len(jobs), initial=finished_before, desc="runs") as bar:
@@ -92,27 +104,34 @@ def jobs_of(
         for seed in sweep.seeds:
             for option, settings in task.options.items():
                 run = task.dataset, task.environment, option, settings, sweep.profile, seed
-                path = folder / task.folder / option / f"seed{seed}"
-                jobs.append(Job(*run, round_of[option], path, threads, device))
+                path, file = folder / task.folder / option / f"seed{seed}", Path(task.dataset)
+                source = str(file.absolute()) if file.is_file() else task.dataset
+                jobs.append(Job(*run, round_of[option], path, threads, device, source))
     return jobs
 
 
 def run_job(job: Job) -> None:
     """Execute one run in the current process: reuse steps of other options, then train, resume and evaluate the rest."""
-    if job.threads:
-        torch.set_num_threads(job.threads)
-    dataset = load_task(*job.data_key)
+    dataset, threads = job.load(), torch.get_num_threads()
     others = sorted(job.folder.parents[1].glob(f"*/{job.folder.name}"))  # other options, same seed
-    reuse_steps(open_run(job.folder, job.configuration(dataset)), job.settings, others)
     run = dataset, job.environment, job.settings, job.profile, job.seed, job.folder
-    run_qgpo(*run, progress=False, device=device_named(job.device))
+    try:
+        torch.set_num_threads(job.threads or threads)
+        reuse_steps(open_run(job.folder, job.configuration(dataset)), job.settings, others)
+        run_qgpo(*run, progress=False, device=job.device)
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _check_jobs(sweep: Sweep, jobs: list[Job]) -> None:
+def _check_jobs(sweep: Sweep, folder: Path, jobs: list[Job]) -> None:
     """Load every dataset, so that no two processes generate it, and check every run's folder."""
-    for data_key, group in grouped(jobs, lambda job: job.data_key).items():
+    unfinished = [job for job in jobs if not job.metrics.exists()]
+    for environment in dict.fromkeys(job.environment for job in unfinished):
+        check_evaluation(environment)
+    check_writable(folder / "scores.csv")
+    for group in grouped(jobs, lambda job: job.data_key).values():
         try:
-            dataset = load_task(*data_key)
+            dataset = group[0].load()
             configurations = [job.configuration(dataset) for job in group]
         except CepnbError as error:
             raise CepnbError(f"{sweep.path}: datasets: {error}") from error

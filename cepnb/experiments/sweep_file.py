@@ -55,7 +55,7 @@ class _File(Struct, forbid_unknown_fields=True):
     options: dict[str, dict[str, Any]] = {}
 
 
-def read_sweep(path: Path) -> Sweep:
+def read_sweep(path: str | Path) -> Sweep:
     """Read a sweep file, for example
 
         datasets = ["local/maze2d-umaze", {dataset = "my.hdf5", environment = "maze2d-large"}]
@@ -68,8 +68,9 @@ def read_sweep(path: Path) -> Sweep:
 
     Raises `CepnbError` naming the file, the key, the problem and the fix.
     """
+    path = Path(path)
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: of TOML or of UTF-8
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise CepnbError(f"{path}: cannot be read as TOML ({reason}); {EXAMPLE}") from error
@@ -85,7 +86,9 @@ def read_sweep(path: Path) -> Sweep:
                 raise CepnbError("cannot name a folder; use letters, digits, '_', '.' and '-'")
             changes[option] = common | coerce(own)
     tasks = tuple(_task(path, entry, changes, profile) for entry in file.datasets)
-    for key, values in (("datasets", [task.folder for task in tasks]), ("seeds", file.seeds)):
+    folders = [task.folder for task in tasks]
+    cases = [f"{task.dataset} in {task.environment}" for task in tasks]
+    for key, values in (("datasets", folders), ("datasets", cases), ("seeds", file.seeds)):
         value, count = Counter(values).most_common(1)[0]
         if count > 1:
             raise CepnbError(f"{path}: {key}: {value!r} occurs {count} times; list it once")
