@@ -40,8 +40,9 @@ class Transitions:
     distinct: Float[Tensor, "m ds"]
 
     def __post_init__(self) -> None:
-        check_shape("states", self.states, "n", "ds")
-        check_shape("actions", self.actions, n := len(self.states), "da")
+        n = len(self.states)
+        check_shape("states", self.states, n, "ds")
+        check_shape("actions", self.actions, n, "da")
         for name in ("rewards", "terminals", "next_row"):
             check_shape(name, getattr(self, name), n)
         check_shape("distinct", self.distinct, "m", self.states.shape[1])
