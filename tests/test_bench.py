@@ -110,7 +110,7 @@ def test_another_version_of_the_papers_code_is_rejected(
     ):
         path = tmp_path / f"Offline_RL_2D/{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
+        path.write_text("", encoding="utf-8")
     assert main(["bench", "--rows", "toy", "--peer", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(
         f"cepnb: error: {tmp_path}: not the supported version of the paper's code ("

@@ -46,7 +46,9 @@ def run(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str, str]:
 def test_a_full_run_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     status, printed, _ = run(capsys, "--json", "--out", str(tmp_path))
     record = json.loads(printed)
-    assert status == 0 and record == json.loads((tmp_path / "bench_run.json").read_text())
+    assert status == 0 and record == json.loads(
+        (tmp_path / "bench_run.json").read_text(encoding="utf-8")
+    )
     # The last row has no next state; the next state of the row before it is a distinct state.
     assert (record["transitions"], record["states"]) == (999, 1_000)
     assert record["device"] == "cpu"
@@ -57,7 +59,7 @@ def test_a_full_run_is_measured_and_written(tmp_path: Path, capsys: pytest.Captu
     *groups, last = record["groups"]
     assert last["seconds"] == pytest.approx(sum(part["seconds"] for part in record["parts"]))
     assert all(group["ratio"] is None for group in groups)
-    text = (tmp_path / "bench_run.md").read_text()
+    text = (tmp_path / "bench_run.md").read_text(encoding="utf-8")
     assert text.startswith("| part | amount |") and "| all |" in text
     assert "All parts ran in full." in text and "torch.compile" not in text
 

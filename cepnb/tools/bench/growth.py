@@ -124,7 +124,7 @@ def peak_bytes(call: Call) -> int | None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # otherwise the call reuses freed memory unnoticed
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the recorded peak
     except OSError:
         return None
     before = _status_bytes("VmRSS")
@@ -133,7 +133,7 @@ def peak_bytes(call: Call) -> int | None:
 
 
 def _status_bytes(key: str) -> int:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(rf"^{key}:\s*(\d+)", status, re.MULTILINE)[1])
 
 

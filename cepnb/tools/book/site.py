@@ -72,7 +72,7 @@ def _write_sources(notebooks: dict[Path, NotebookNode], folder: Path | None, sou
         write_text(source / _place(path), nbformat.writes(notebook))
     for path, text in texts.items():
         write_text(source / _place(path), text)
-    front = string.Template((HERE / "index.md").read_text())
+    front = string.Template((HERE / "index.md").read_text(encoding="utf-8"))
     text = front.safe_substitute(profile=profile_name(), contents=contents)
     write_text(source / "index.md", text)
     write_text(source / "explorers.js", page_script())
@@ -108,7 +108,7 @@ def _with_known_links(page: Path, known: set[Path], source: Path) -> str:
             return text
         return link[0]
 
-    return LINK.sub(replaced, page.read_text())
+    return LINK.sub(replaced, page.read_text(encoding="utf-8"))
 
 
 def _run_sphinx(source: Path, site: Path) -> None:
@@ -129,7 +129,7 @@ def _run_sphinx(source: Path, site: Path) -> None:
 
 
 def _check(page: Path) -> None:
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     if found := EXTERNAL.search(text):
         raise CepnbError(f"{page.name} loads {found[1]}; load nothing from another host")
     pictures = set(re.findall(r'<img\b[^>]*?\bsrc="(?!data:)([^"]+)"', text))
