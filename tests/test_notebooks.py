@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from cepnb.notebook import exercises
+from cepnb.errors import CepnbError
+from cepnb.notebook import exercises, score_plots
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -69,6 +70,29 @@ def test_links_point_to_files(path: Path) -> None:
     for link in links:
         if not link.startswith("https://"):
             assert (FOLDER / link.split("#")[0]).is_file(), link
+
+
+@each_notebook
+def test_code_names_no_relative_path(path: Path) -> None:
+    """A notebook runs in any folder: it finds files by the package and by `results_folder`."""
+    names = r"(Path|open|read_json|load_scores)\(\[?[\"'](?!/)|chdir|getcwd|Path\.cwd|[\"']\.\.?/"
+    assert not [code for code in cells(path, "code") if re.search(names, code)]
+
+
+@pytest.mark.parametrize("stem", ["06_guided_sampling", "13_qgpo_end_to_end"])
+def test_stored_results_are_found_from_another_folder(
+    stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CEPNB_PROFILE", "ci")
+    imports, *codes = cells(FOLDER / f"{stem}.ipynb", "code")
+    (code,) = [code for code in codes if "results_folder()" in code]
+    exec(f"{imports}\n{code}", {})
+    monkeypatch.setattr(score_plots, "__file__", str(tmp_path / "cepnb/notebook/score_plots.py"))
+    with pytest.raises(CepnbError, match="results: not found; run the notebook in a checkout"):
+        score_plots.results_folder()
+    monkeypatch.chdir(FOLDER)
+    assert score_plots.results_folder() == FOLDER.parent / "results"
 
 
 def cited(path: Path) -> set[int]:

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cepnb.densities.metrics import mean_interval
+from cepnb.errors import CepnbError
 from cepnb.experiments.scores import Line, Row, ablations, summed_up, task_name
 from cepnb.notebook.plots import COLOURS, METHOD_LABELS, figure, say
 
@@ -24,6 +26,17 @@ class _SweepPanel(NamedTuple):
     lines: list[Line]
     width: int = 1  # in columns
     overview: bool = False  # compares options at the headline scale, and starts a row
+
+
+def results_folder() -> Path:
+    """Return the folder `results` of the checkout that holds the package or the current folder.
+
+    Raises `CepnbError` if there is none: an installed package has no results.
+    """
+    for checkout in (Path(__file__).parents[2], Path.cwd(), *Path.cwd().parents):
+        if (checkout / "results" / "toys-laptop").is_dir():
+            return checkout / "results"
+    raise CepnbError("results: not found; run the notebook in a checkout of the repository")
 
 
 def score_figure(records: list[dict]) -> Figure:
