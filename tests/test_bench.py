@@ -70,6 +70,12 @@ def test_the_command_measures_all_rows(small: None, capsys: pytest.CaptureFixtur
     assert copied == {"loading", "maze", "frames"}
 
 
+def test_the_command_keeps_the_global_random_state(small: None) -> None:
+    before = torch.random.get_rng_state()
+    assert main(["bench", "--repeats", "1", "--rows", "toy"]) == 0
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 def test_the_command_prints_a_table(small: None, capsys: pytest.CaptureFixture) -> None:
     assert main(["bench", "--repeats", "2", "--rows", "toy", "frames"]) == 0
     header, _, toy, frames, empty, machine = capsys.readouterr().out.splitlines()

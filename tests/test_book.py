@@ -1,6 +1,7 @@
 """Test the book: two small notebooks and two pages, read in a browser offline."""
 
 import base64
+import errno
 import os
 import re
 import subprocess
@@ -372,6 +373,28 @@ def test_a_page_with_an_error_is_rejected_and_the_old_book_stays(
     with pytest.raises(CepnbError, match="notebooks: this folder is not a book"):
         site.build(notebooks, folder / "notebooks", folder / "work")
     assert contents(folder / "book") == before
+
+
+def test_folders_and_pages_are_checked_before_notebooks_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(path: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(site, "execute", lambda *arguments: pytest.fail("notebooks ran"))
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for book, work in (("file/book", "work"), ("book", "file/work")):
+        with pytest.raises(
+            CepnbError, match=f"{tmp_path}/{book}: cannot be moved from .*; use fol"
+        ):
+            site.build([], tmp_path / book, tmp_path / work)
+    with pytest.raises(CepnbError, match="nowhere: no page found; name a folder with .md files"):
+        site.build([], tmp_path / "book", tmp_path / "work", tmp_path / "nowhere")
+    monkeypatch.setattr(Path, "rename", moved)
+    with pytest.raises(
+        CepnbError, match="Invalid cross-device link.*; use folders of one writable"
+    ):
+        site.build([], tmp_path / "book", tmp_path / "work")
 
 
 def test_the_payload_of_a_notebook_is_the_saved_state_of_its_explorers(tmp_path: Path) -> None:

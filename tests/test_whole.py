@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cepnb.cli import main
+from cepnb.datasets import registry
 from cepnb.diffusion.devices import device_named
 from cepnb.diffusion.training import Plan, Record
 from cepnb.errors import CepnbError
@@ -123,7 +124,7 @@ def test_the_time_of_the_papers_code_is_extrapolated(
     def takes(seconds: float) -> Callable[[object], Callable[[], None]]:
         return lambda peer: lambda: clock.__setitem__(0, clock[0] + seconds)
 
-    class PeerStandIn:
+    class PeerStandIn(whole.Peer):
         behaviour, support, critic_cep, cep = map(takes, (2.0, 5.0, 3.0, 1.0))
 
         def __init__(self, path: Path, inputs: object) -> None:
@@ -133,7 +134,6 @@ def test_the_time_of_the_papers_code_is_extrapolated(
         timer.parts.append(Part(part, plan.steps, "steps", 1, 1.0, float(plan.steps)))
 
     monkeypatch.setattr(whole, "Peer", PeerStandIn)
-    monkeypatch.setattr(whole, "check_checkout", lambda path: path)
     monkeypatch.setattr(timing, "now", now)
     monkeypatch.setattr(whole._Timer, "train", train)
     settings = qgpo_settings("paper", **SMALL)
@@ -161,3 +161,29 @@ def test_a_missing_device_gives_one_line(
 def test_a_wrong_fraction_gives_one_line(fraction: str, capsys: pytest.CaptureFixture) -> None:
     message = f"--fraction {fraction} is out of range; use 0 < fraction ≤ 1"
     assert run(capsys, "--fraction", fraction) == (2, "", f"cepnb: error: {message}\n")
+
+
+@pytest.mark.parametrize("fraction", ["nan", "2", "-1", "inf"])
+def test_a_fraction_that_is_no_share_gives_one_line(
+    fraction: str, capsys: pytest.CaptureFixture
+) -> None:
+    status, printed, error = run(capsys, "--fraction", fraction)
+    assert (status, printed) == (2, "") and error.endswith(
+        "is out of range; use 0 < fraction ≤ 1\n"
+    )
+
+
+def test_a_wrong_checkout_is_rejected_before_the_data_and_before_the_timing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(registry, "load_dataset", lambda *arguments: pytest.fail("data was loaded"))
+    status, printed, error = run(capsys, "--dataset", "local/hopper-medium", "--peer", "nowhere")
+    assert (status, printed) == (2, "")
+    assert error.startswith(
+        "cepnb: error: nowhere: Offline_RL_2D/diffusion_SDE/schedule.py is missing"
+    )
+    monkeypatch.setattr(whole, "_parts", lambda *arguments: pytest.fail("our code was timed"))
+    (tmp_path / "Offline_RL_2D/diffusion_SDE").mkdir(parents=True)
+    (tmp_path / "Offline_RL_2D/diffusion_SDE/schedule.py").touch()
+    status, printed, error = run(capsys, "--peer", str(tmp_path))
+    assert status == 2 and "not the supported version of the paper's code" in error

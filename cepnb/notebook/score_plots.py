@@ -31,7 +31,7 @@ class _SweepPanel(NamedTuple):
 def results_folder() -> Path:
     """Return the folder `results` of the checkout that holds the package or the current folder.
 
-    Raises `CepnbError` if there is none: an installed package has no results.
+    Raises `CepnbError` without such a folder: an installed package has no results.
     """
     for checkout in (Path(__file__).parents[2], Path.cwd(), *Path.cwd().parents):
         if (checkout / "results" / "toys-laptop").is_dir():

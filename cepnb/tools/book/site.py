@@ -41,7 +41,9 @@ def build(notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None 
     """
     if book.exists() and not (book / "searchindex.js").is_file() and any(book.iterdir()):
         raise CepnbError(f"{book}: this folder is not a book; name an empty or a new folder")
-    work.mkdir(parents=True, exist_ok=True)
+    if pages and not any(pages.glob("*.md")):
+        raise CepnbError(f"{pages}: no page found; name a folder with .md files")
+    _check_folders(book, work)
     with FileLock(work / "lock"):
         old, new, source = work / "old", work / "new", work / "source"
         if old.exists() and not book.exists():
@@ -57,11 +59,22 @@ def build(notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None 
     return count
 
 
+def _check_folders(book: Path, work: Path) -> None:
+    """Move a folder from `work` to the place of `book`, as the finished book will be moved."""
+    probe = work / "probe"
+    try:
+        for parent in (work, book.parent):
+            parent.mkdir(parents=True, exist_ok=True)
+        probe.mkdir(exist_ok=True)
+        probe.rename(book.with_name(f".{book.name}.probe")).rmdir()
+    except OSError as error:
+        problem = f"cannot be moved from {work} ({error.strerror})"
+        raise CepnbError(f"{book}: {problem}; use folders of one writable disk") from error
+
+
 def _write_sources(notebooks: dict[Path, NotebookNode], folder: Path | None, source: Path) -> None:
     """Lay out notebooks and pages in folders as in the repository, so that links resolve."""
     pages = sorted(folder.glob("*.md")) if folder else []
-    if folder and not pages:
-        raise CepnbError(f"{folder}: no page found; name a folder with .md files")
     known = {path.resolve() for path in (*notebooks, *pages)}
     first_cells = {path: notebook.cells[0].source for path, notebook in notebooks.items()}
     texts = {page: _with_known_links(page, known, source) for page in pages}
