@@ -43,9 +43,8 @@ def test_samples_reach_each_methods_quality(models: benchmark.Models, panels: li
         assert points.values.shape == (2, 9, 400, 2)
         assert torch.equal(points.values[0, 0], points.values[1, 0])  # the same noise at t = 1
         ratios[method] = w2(points.values[1, -1], one) / floor
-    assert ratios["exact"] < 1.4 and ratios["cep_beta"] < 1.5 < min(ratios["mse"], ratios["dps"]), (
-        ratios
-    )
+    assert ratios["exact"] < 1.4 and ratios["cep_beta"] < 1.5, ratios
+    assert ratios["mse"] > 1.5 and ratios["dps"] > 1.5, ratios
 
 
 def test_energies_agree_as_t_goes_to_0_and_the_mse_energy_scales_with_beta(
