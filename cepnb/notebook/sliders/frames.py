@@ -33,7 +33,7 @@ def _text(value: float | int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Slider:
-    """The values of one variable, in the order of the slider; `play` adds a button that runs through them.
+    """The values of one variable, in order; `play` adds a button that runs through them.
 
     Layers refer to `name`; the page shows `symbol` and `note`. Raises `CepnbError` unless the
     values are finite and differ in six significant digits, and if `start` is not one of them.
