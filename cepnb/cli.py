@@ -300,6 +300,10 @@ def _bench_run(options: argparse.Namespace) -> None:
     from cepnb.tools.bench.whole import BenchConfig, whole_markdown, whole_run
 
     settings = qgpo_settings("paper", **_changes(options.set))
+    if options.peer:
+        from cepnb.tools.bench.peer import check_checkout
+
+        check_checkout(options.peer)  # before the dataset is made or downloaded
     config = BenchConfig(
         **{field.name: getattr(options, field.name) for field in fields(BenchConfig)}
     )

@@ -69,14 +69,14 @@ def jupyterlab(folder: Path, profile: str) -> Iterator[str]:
         f"--ServerApp.root_dir={folder}",
         "--allow-root",
     ]
-    log = (folder / "log").open("w")
+    log = (folder / "log").open("w", encoding="utf-8")
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
     ) as server:
         address = f"http://127.0.0.1:{port}/lab"
         try:
             for _ in range(240):
-                assert server.poll() is None, (folder / "log").read_text()
+                assert server.poll() is None, (folder / "log").read_text(encoding="utf-8")
                 try:
                     urllib.request.urlopen(address).close()
                     break

@@ -64,10 +64,16 @@ def test_the_command_measures_all_rows(small: None, capsys: pytest.CaptureFixtur
     assert [row["row"] for row in record["rows"]] == list(ROWS)
     assert record["threads"] == torch.get_num_threads()
     for row in record["rows"]:
-        assert min(row[key] for key in ("seconds", "per_second", "work", "share")) > 0
+        assert all(row[key] > 0 for key in ("seconds", "per_second", "work", "share"))
         assert row["ratio"] is None
     copied = {row["row"] for row in record["rows"] if row["limit"] == "bytes"}
     assert copied == {"loading", "maze", "frames"}
+
+
+def test_the_command_keeps_the_global_random_state(small: None) -> None:
+    before = torch.random.get_rng_state()
+    assert main(["bench", "--repeats", "1", "--rows", "toy"]) == 0
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_the_command_prints_a_table(small: None, capsys: pytest.CaptureFixture) -> None:
@@ -110,7 +116,7 @@ def test_another_version_of_the_papers_code_is_rejected(
     ):
         path = tmp_path / f"Offline_RL_2D/{name}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
+        path.write_text("", encoding="utf-8")
     assert main(["bench", "--rows", "toy", "--peer", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith(
         f"cepnb: error: {tmp_path}: not the supported version of the paper's code ("

@@ -1,6 +1,7 @@
 """Test the book: two small notebooks and two pages, read in a browser offline."""
 
 import base64
+import errno
 import os
 import re
 import subprocess
@@ -121,7 +122,9 @@ def make(folder: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "cepnb.tools.book", "--work", "work"]
     package = str(Path(__file__).parent.parent)
     environment = {**os.environ, "CEPNB_PROFILE": "ci", "PYTHONPATH": package}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, encoding="utf-8", env=environment
+    )
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
@@ -136,10 +139,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(folder / "notebooks", "01_squares", SECOND)
     for name in ("docs", "pictures"):
         (folder / name).mkdir()
-    (folder / "docs/equations.md").write_text(PAGE)
-    (folder / "docs/more.md").write_text("# More\n\n[Squares](../notebooks/01_squares.ipynb)\n")
+    (folder / "docs/equations.md").write_text(PAGE, encoding="utf-8")
+    (folder / "docs/more.md").write_text(
+        "# More\n\n[Squares](../notebooks/01_squares.ipynb)\n", encoding="utf-8"
+    )
     (folder / "pictures/dot.png").write_bytes(base64.b64decode(DOT))
-    (folder / "program.py").write_text("")
+    (folder / "program.py").write_text("", encoding="utf-8")
     built = make(folder)
     expected = "2 notebooks, 2 of them executed: open book/index.html\n"
     assert (built.returncode, built.stdout) == (0, expected), built.stderr
@@ -220,7 +225,7 @@ def test_pages_are_a_second_part_and_link_to_notebooks(opened: Callable[..., Pag
 
 
 def test_progress_bars_and_standard_error_are_removed(folder: Path) -> None:
-    page = (folder / "book/notebooks/01_squares.html").read_text()
+    page = (folder / "book/notebooks/01_squares.html").read_text(encoding="utf-8")
     assert "a line for the reader" in page
     # The code itself is shown.
     assert page.count("a bar that") == 2 and page.count("a line for nobody") == 1
@@ -228,8 +233,12 @@ def test_progress_bars_and_standard_error_are_removed(folder: Path) -> None:
 
 
 def test_all_pages_share_the_renderer(folder: Path) -> None:
-    assert "data:text/javascript" not in (folder / "book/notebooks/00_circles.html").read_text()
-    assert (folder / "book/_static/explorers.js").read_text().count("data:text/javascript") == 1
+    assert "data:text/javascript" not in (folder / "book/notebooks/00_circles.html").read_text(
+        encoding="utf-8"
+    )
+    assert (folder / "book/_static/explorers.js").read_text(encoding="utf-8").count(
+        "data:text/javascript"
+    ) == 1
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -260,7 +269,9 @@ def test_a_second_build_executes_nothing_and_updates_text(folder: Path) -> None:
     write(folder / "notebooks", "01_squares", [SECOND[0] + "\n\nAnd more text.", SECOND[1]])
     assert make(folder).stdout == "2 notebooks, 0 of them executed: open book/index.html\n"
     page = folder / "book/notebooks/01_squares.html"
-    assert "And more text." in page.read_text() and "a line for the reader" in page.read_text()
+    assert "And more text." in page.read_text(
+        encoding="utf-8"
+    ) and "a line for the reader" in page.read_text(encoding="utf-8")
     assert contents(folder / "book").keys() == before.keys()
 
 
@@ -274,19 +285,22 @@ def test_what_requires_a_new_execution(tmp_path: Path, monkeypatch: pytest.Monke
     package = tmp_path / "package"
     for name in ("module.py", "tools/book/site.py"):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
-        (package / name).write_text("x = 1")
+        (package / name).write_text("x = 1", encoding="utf-8")
     monkeypatch.setattr(execution, "PACKAGE", package)
     monkeypatch.setenv("CEPNB_PROFILE", "ci")
     results = [result()]
     assert result(text="# Other text") == results[0]
-    (package / "tools/book/site.py").write_text("x = 2")
+    (package / "tools/book/site.py").write_text("x = 2", encoding="utf-8")
     assert result() == results[0]
     results.append(result(code="x = 2"))
-    (tmp_path / "notebooks/numbers.txt").write_text("1")
+    (tmp_path / "notebooks/numbers.txt").write_text("1", encoding="utf-8")
     results.append(result())
-    (tmp_path / "notebooks/numbers.txt").write_text("2")
+    (tmp_path / "notebooks/numbers.txt").write_text("2", encoding="utf-8")
     results.append(result())
-    (package / "module.py").write_text("x = 2")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/numbers.txt").write_text("2", encoding="utf-8")
+    results.append(result())
+    (package / "module.py").write_text("x = 2", encoding="utf-8")
     results.append(result())
     monkeypatch.setenv("CEPNB_PROFILE", "laptop")
     results.append(result())
@@ -351,7 +365,7 @@ def test_a_page_with_an_error_is_rejected_and_the_old_book_stays(
     with pytest.raises(CepnbError, match=message):
         build_text("<img src='https://example.org/picture.png'>")
     (folder / "bad").mkdir()
-    (folder / "bad/lost.md").write_text("# Lost\n\n[page](nowhere.md)\n")
+    (folder / "bad/lost.md").write_text("# Lost\n\n[page](nowhere.md)\n", encoding="utf-8")
     with pytest.raises(CepnbError, match="lost.*nowhere"):
         build_text("", pages=folder / "bad")
     with pytest.raises(CepnbError, match="pictures: no page found; name a folder with .md files"):
@@ -359,6 +373,28 @@ def test_a_page_with_an_error_is_rejected_and_the_old_book_stays(
     with pytest.raises(CepnbError, match="notebooks: this folder is not a book"):
         site.build(notebooks, folder / "notebooks", folder / "work")
     assert contents(folder / "book") == before
+
+
+def test_folders_and_pages_are_checked_before_notebooks_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved(path: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    monkeypatch.setattr(site, "execute", lambda *arguments: pytest.fail("notebooks ran"))
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    for book, work in (("file/book", "work"), ("book", "file/work")):
+        with pytest.raises(
+            CepnbError, match=f"{tmp_path}/{book}: cannot be moved from .*; use fol"
+        ):
+            site.build([], tmp_path / book, tmp_path / work)
+    with pytest.raises(CepnbError, match="nowhere: no page found; name a folder with .md files"):
+        site.build([], tmp_path / "book", tmp_path / "work", tmp_path / "nowhere")
+    monkeypatch.setattr(Path, "rename", moved)
+    with pytest.raises(
+        CepnbError, match="Invalid cross-device link.*; use folders of one writable"
+    ):
+        site.build([], tmp_path / "book", tmp_path / "work")
 
 
 def test_the_payload_of_a_notebook_is_the_saved_state_of_its_explorers(tmp_path: Path) -> None:

@@ -18,12 +18,12 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 NAMED = {"torch", "jupyterlab", "nbmake", "ipywidgets", "matplotlib", "d4rl", "gym"}
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def lock() -> dict[str, str]:
     pins = {}
-    for line in (ROOT / "requirements.lock").read_text().splitlines():
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             pin = re.fullmatch(r"([\w.-]+)==([\w.]+)", line)
             assert pin, line
@@ -55,7 +55,7 @@ def test_the_locked_versions_are_installed() -> None:
 
 
 def test_the_conda_file_pins_the_same_versions() -> None:
-    file = yaml.safe_load((ROOT / "environment.yml").read_text())
+    file = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert file["name"] == "cepnb"
     plain = [entry for entry in file["dependencies"] if isinstance(entry, str)]
     (pip,) = [entry["pip"] for entry in file["dependencies"] if isinstance(entry, dict)]
@@ -76,7 +76,7 @@ def test_the_conda_file_pins_the_same_versions() -> None:
 def make(*arguments: str) -> subprocess.CompletedProcess:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(
-        ["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment
+        ["make", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", env=environment
     )
 
 
@@ -90,7 +90,8 @@ def test_an_old_python_gives_one_line(tmp_path: Path) -> None:
     """The interpreter is this Python with its version set to 3.9 before the check runs."""
     old = tmp_path / "python3.9"
     old.write_text(
-        '#!/bin/sh\nshift\nexec python3 -c "import sys; sys.version_info = (3, 9, 1); $1"\n'
+        '#!/bin/sh\nshift\nexec python3 -c "import sys; sys.version_info = (3, 9, 1); $1"\n',
+        encoding="utf-8",
     )
     old.chmod(old.stat().st_mode | stat.S_IXUSR)
     result = make("--no-print-directory", "-B", ".venv", f"PYTHON={old}")
@@ -103,15 +104,17 @@ def test_an_old_python_gives_one_line(tmp_path: Path) -> None:
 
 
 def test_ci_and_readme_call_the_two_commands() -> None:
-    assert "make test" in (ROOT / ".ci/run").read_text() and os.access(ROOT / ".ci/run", os.X_OK)
-    readme = (ROOT / "README.md").read_text()
+    assert "make test" in (ROOT / ".ci/run").read_text(encoding="utf-8") and os.access(
+        ROOT / ".ci/run", os.X_OK
+    )
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make lab" in readme and "make test" in readme
 
 
 def test_imports_between_sub_packages_run_one_way() -> None:
     """Run the contract of pyproject.toml over the imports of every module."""
     command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8")
     assert done.returncode == 0 and "1 kept, 0 broken" in done.stdout, done.stdout
 
 
@@ -122,5 +125,7 @@ def test_sub_packages_are_few_and_describe_their_contents() -> None:
     for package in packages:
         modules = list(package.glob("*.py"))
         assert len(modules) <= 15, f"{package.name}: {len(modules)} modules are too many"
-        docstring = ast.get_docstring(ast.parse((package / "__init__.py").read_text()))
+        docstring = ast.get_docstring(
+            ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
+        )
         assert docstring and len(docstring.splitlines()) >= 3, f"{package.name}: list its modules"

@@ -1,5 +1,6 @@
 """Files are complete or absent, and files that are read are checked."""
 
+import ast
 import errno
 import json
 import multiprocessing
@@ -32,6 +33,19 @@ def test_an_exception_keeps_the_old_file_and_no_other(tmp_path: Path) -> None:
     with pytest.raises(ValueError):
         files.write_json(path, float("nan"))
     assert files.read_json(path) == {"a": 1} and list(path.parent.iterdir()) == [path]
+
+
+def test_every_text_file_of_the_package_names_its_encoding() -> None:
+    """Otherwise the locale decides. `ruff` finds this only where it knows the type of the path."""
+    found = []
+    for path in sorted(Path(files.__file__).parents[1].rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                options = {keyword.arg for keyword in node.keywords}
+                opens = node.func.attr in ("read_text", "write_text") or "text" in options
+                if opens and "encoding" not in options:
+                    found.append(f"{path.name}:{node.lineno}")
+    assert found == []
 
 
 def _die_while_writing(path: Path) -> None:

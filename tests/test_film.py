@@ -54,3 +54,8 @@ def test_a_film_is_one_gif_with_one_frame_per_body() -> None:
     assert (blue > 100).sum() > 500 and (orange < -100).sum() > 500
     with pytest.raises(CepnbError, match="film 'none' has no frames; pass at least one"):
         film({"none": []}, {"none": "red"}, "")
+    with pytest.raises(CepnbError, match="there is no film; pass at least one"):
+        film({}, {}, "")
+    bad = (np.full((1, 2, 2), np.nan), np.ones(1))
+    with pytest.raises(CepnbError, match="film 'bad': 4 of 5 values are not finite; end it"):
+        film({"bad": [bad]}, {"bad": "red"}, "")

@@ -1,7 +1,9 @@
 """Test how work grows with its size: Python calls, operations, evaluations, bytes."""
 
 import json
+import shutil
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -54,7 +56,7 @@ def test_the_command_measures_all_series(small: None, capsys: pytest.CaptureFixt
     assert record["threads"] == torch.get_num_threads()
     for series in record["series"]:
         assert len(series["sizes"]) == len(series["seconds"]) == len(series["bytes"]) == 2
-        assert min(series["seconds"]) > 0 and series["error"] >= 0
+        assert all(seconds > 0 for seconds in series["seconds"]) and series["error"] >= 0
         assert series["expected"] == list(SERIES[series["series"]].expected)
 
 
@@ -84,6 +86,15 @@ def test_bad_input_gives_one_line(
 ) -> None:
     assert main(["bench", *arguments]) == 2
     assert capsys.readouterr().err == f"cepnb: error: {expected}\n"
+
+
+def test_a_full_disk_is_found_before_the_measurements(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Namespace(free=10**9))
+    assert main(["bench", "--growth", "--full", "--rows", "prepare"]) == 2
+    error = "--full needs 12 GB, but 1.0 GB are free; free space or set TMPDIR to another disk\n"
+    assert capsys.readouterr().err.endswith(error)
 
 
 def test_the_exponent_and_its_error() -> None:

@@ -31,7 +31,7 @@ def d4rl_model(layout: str) -> mujoco.MjModel:
     exec(compile(text[start:end], "maze_model", "exec"), names)
     spec_text = names[{"umaze": "U_MAZE", "medium": "MEDIUM_MAZE", "large": "LARGE_MAZE"}[layout]]
     with names["point_maze"](spec_text).asfile() as file:
-        xml = Path(file.name).read_text()
+        xml = Path(file.name).read_text(encoding="utf-8")
     xml = xml.replace('coordinate="local"', "")  # MuJoCo no longer reads this attribute
     return mujoco.MjModel.from_xml_string(xml)
 

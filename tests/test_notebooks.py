@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 
-from cepnb.notebook import exercises
+from cepnb.errors import CepnbError
+from cepnb.notebook import exercises, score_plots
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
@@ -68,6 +70,29 @@ def test_links_point_to_files(path: Path) -> None:
     for link in links:
         if not link.startswith("https://"):
             assert (FOLDER / link.split("#")[0]).is_file(), link
+
+
+@each_notebook
+def test_code_names_no_relative_path(path: Path) -> None:
+    """A notebook runs in any folder: it finds files by the package and by `results_folder`."""
+    names = r"(Path|open|read_json|load_scores)\(\[?[\"'](?!/)|chdir|getcwd|Path\.cwd|[\"']\.\.?/"
+    assert not [code for code in cells(path, "code") if re.search(names, code)]
+
+
+@pytest.mark.parametrize("stem", ["06_guided_sampling", "13_qgpo_end_to_end"])
+def test_stored_results_are_found_from_another_folder(
+    stem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CEPNB_PROFILE", "ci")
+    imports, *codes = cells(FOLDER / f"{stem}.ipynb", "code")
+    (code,) = [code for code in codes if "results_folder()" in code]
+    exec(f"{imports}\n{code}", {})
+    monkeypatch.setattr(score_plots, "__file__", str(tmp_path / "cepnb/notebook/score_plots.py"))
+    with pytest.raises(CepnbError, match="results: not found; run the notebook in a checkout"):
+        score_plots.results_folder()
+    monkeypatch.chdir(FOLDER)
+    assert score_plots.results_folder() == FOLDER.parent / "results"
 
 
 def cited(path: Path) -> set[int]:
@@ -167,3 +192,75 @@ def test_hints_of_the_contrastive_loss(answer, hint: str) -> None:
 )
 def test_hints_of_the_softmax_target(answer, hint: str) -> None:
     assert exercises.check_softmax_target(answer).startswith(hint)
+
+
+def right_noise(x0, log_alpha, eps):
+    variance = -torch.expm1(2 * log_alpha.double())
+    return log_alpha.exp()[:, None] * x0 + variance.sqrt()[:, None] * eps
+
+
+CHECKS = [name for name in vars(exercises) if name.startswith("check_")]
+FINITE = "values are not finite"
+
+
+ODD_ANSWERS = [
+    1.0,
+    float("nan"),
+    [1.0, 2.0],
+    [[1.0], [2.0, 3.0]],
+    np.ones(3),
+    np.ones((5, 3), dtype=int),
+    np.array("text"),
+    torch.tensor(float("nan")),
+    torch.ones(6, dtype=torch.complex64),
+    "text",
+    {},
+    object(),
+    (torch.ones(3), torch.ones(2)),
+]
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_any_answer_gives_one_line_and_none_of_these_is_right(check: str) -> None:
+    for answer in ODD_ANSWERS:
+        verdict = getattr(exercises, check)(lambda *inputs: answer)
+        assert not verdict.startswith("Right") and len(verdict.splitlines()) == 1, answer
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (lambda *inputs: right_noise(*inputs).numpy(), "Right."),
+        (lambda *inputs: right_noise(*inputs).tolist(), "Right."),
+        (lambda *inputs: right_noise(*inputs).half(), "The dtype is torch.float16, but must be"),
+        (lambda *inputs: right_noise(*inputs).round().long(), "The dtype is torch.int64, but must"),
+        (lambda *inputs: right_noise(*inputs)[:1], "The shape is (1, 3), but must be (5, 3)."),
+        (lambda *inputs: right_noise(*inputs) * float("nan"), f"15 of 15 {FINITE}; compute"),
+        (
+            lambda x0, a, eps: right_noise(x0, a, eps) + 0 * (1 / x0),
+            f"Not yet: {FINITE} at x_0 = 0",
+        ),
+        (
+            lambda x0, a, eps: a.exp() * x0 + (1 - (2 * a).exp()).sqrt() * eps,
+            "The function raises RuntimeError: The size of tensor a (5) must match",
+        ),
+        (lambda x0: x0, "The function raises TypeError: "),
+        (lambda x0, a, eps: x0.mul_(a.exp()[:, None]).add_(right_noise(0 * x0, a, eps)), "Right."),
+    ],
+)
+def test_hints_of_the_noise(answer, hint: str) -> None:
+    verdict = exercises.check_noise(answer)
+    assert verdict.startswith(hint) and len(verdict.splitlines()) == 1
+
+
+def test_an_answer_may_be_a_float_but_must_not_fail_at_large_values() -> None:
+    right = lambda log_w: float((2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp())
+    assert exercises.check_effective_samples(right) == "Right."
+
+    def fails(log_w):
+        if log_w.min() < -1000:
+            raise OverflowError("too large")
+        return right(log_w)
+
+    verdict = "The function raises OverflowError: too large; its arguments have shapes (50,)."
+    assert exercises.check_effective_samples(fails) == verdict

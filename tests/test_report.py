@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from scipy import stats
 
 from cepnb.cli import main
@@ -17,7 +19,8 @@ from cepnb.errors import CepnbError
 from cepnb.experiments.published_scores import MEANS, QGPO, SUITES, published_name, suite_of
 from cepnb.experiments.report import report
 from cepnb.experiments.scores import ablations, load_scores, rows_of, summed_up, write_scores
-from cepnb.notebook.score_plots import ablation_figure, sweep_figure, task_figure
+from cepnb.notebook.plots import png
+from cepnb.notebook.score_plots import ablation_figure, score_figure, sweep_figure, task_figure
 from cepnb.qgpo.settings import qgpo_settings
 from cepnb.storage.files import write_json
 
@@ -315,6 +318,33 @@ def test_the_figure_of_a_sweep() -> None:
     assert line.get_xdata().tolist() == [1.0, 3.0] and line.get_ydata().tolist() == [3.0, 90.0]
     assert bars.get_segments()[1][:, 1] == pytest.approx([65.16, 114.84], abs=0.01)
     assert len(sweep_figure(summed_up(rows[:6])).axes) == 1  # one option, one seed
+
+
+def drawn_bars(axes: Axes) -> list[np.ndarray]:
+    """The error bars that show: those with two finite ends."""
+    bars = [bar for made in axes.containers for bar in made[2][0].get_segments()]
+    return [bar for bar in bars if len(bar) and np.isfinite(bar).all()]
+
+
+def test_one_seed_has_no_error_bar() -> None:
+    """A bar of length 0 would claim that seeds agree."""
+    lines = summed_up(rows_of(metrics(0, THREE[0]), "base"))
+    assert all(np.isnan(line.mean[1]) for line in lines)
+    for made in (sweep_figure(lines), task_figure(lines)):
+        (axes,) = made.axes
+        assert axes.containers and not drawn_bars(axes) and not axes.texts
+        assert not any(isinstance(patch, Rectangle) for patch in axes.patches)  # no band
+        png(made)
+
+
+def test_scores_that_are_not_finite_are_named_in_the_figure() -> None:
+    record = {"method": "cep", "scale": 1.0, "normalised": 5.0, "normalised_se": 1.0}
+    wrong = record | {"scale": 3.0, "normalised": float("nan")}
+    without_scale = wrong | {"method": "behaviour", "scale": None}
+    made = score_figure([record, wrong, without_scale])
+    assert [text.get_text() for text in made.axes[0].texts] == ["2 of 3 scores are not finite"]
+    assert len(drawn_bars(made.axes[0])) == 1
+    png(made)
 
 
 def test_the_figure_of_a_wide_sweep_wraps_its_rows() -> None:

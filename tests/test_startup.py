@@ -63,7 +63,7 @@ def added(modules: list[str]) -> dict[str, list[str]]:
     first = ["cepnb", "cepnb.qgpo.pipeline"]
     others = [f"cepnb.{name}" for name in modules if f"cepnb.{name}" not in first]
     command = [sys.executable, "-c", SCRIPT, *first, *others]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True, cwd=ROOT)
     return json.loads(done.stdout)
 
 
@@ -88,7 +88,9 @@ def test_help_needs_no_torch() -> None:
         "import sys\nfrom cepnb.cli import main\n"
         "try: main(['--help'])\nfinally: print(*sys.modules, file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, encoding="utf-8", cwd=ROOT
+    )
     loaded = done.stderr.split()
     assert done.returncode == 0 and done.stdout.startswith("usage: cepnb")
     assert not heavy(loaded) and not {"torch", "numpy"} & set(loaded)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cepnb.cli import main
+from cepnb.datasets import registry
 from cepnb.diffusion.devices import device_named
 from cepnb.diffusion.training import Plan, Record
 from cepnb.errors import CepnbError
@@ -46,7 +47,9 @@ def run(capsys: pytest.CaptureFixture, *arguments: str, **changes: object) -> tu
 def test_a_full_run_is_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     status, printed, _ = run(capsys, "--json", "--out", str(tmp_path))
     record = json.loads(printed)
-    assert status == 0 and record == json.loads((tmp_path / "bench_run.json").read_text())
+    assert status == 0 and record == json.loads(
+        (tmp_path / "bench_run.json").read_text(encoding="utf-8")
+    )
     # The last row has no next state; the next state of the row before it is a distinct state.
     assert (record["transitions"], record["states"]) == (999, 1_000)
     assert record["device"] == "cpu"
@@ -57,7 +60,7 @@ def test_a_full_run_is_measured_and_written(tmp_path: Path, capsys: pytest.Captu
     *groups, last = record["groups"]
     assert last["seconds"] == pytest.approx(sum(part["seconds"] for part in record["parts"]))
     assert all(group["ratio"] is None for group in groups)
-    text = (tmp_path / "bench_run.md").read_text()
+    text = (tmp_path / "bench_run.md").read_text(encoding="utf-8")
     assert text.startswith("| part | amount |") and "| all |" in text
     assert "All parts ran in full." in text and "torch.compile" not in text
 
@@ -121,7 +124,7 @@ def test_the_time_of_the_papers_code_is_extrapolated(
     def takes(seconds: float) -> Callable[[object], Callable[[], None]]:
         return lambda peer: lambda: clock.__setitem__(0, clock[0] + seconds)
 
-    class PeerStandIn:
+    class PeerStandIn(whole.Peer):
         behaviour, support, critic_cep, cep = map(takes, (2.0, 5.0, 3.0, 1.0))
 
         def __init__(self, path: Path, inputs: object) -> None:
@@ -131,7 +134,6 @@ def test_the_time_of_the_papers_code_is_extrapolated(
         timer.parts.append(Part(part, plan.steps, "steps", 1, 1.0, float(plan.steps)))
 
     monkeypatch.setattr(whole, "Peer", PeerStandIn)
-    monkeypatch.setattr(whole, "check_checkout", lambda path: path)
     monkeypatch.setattr(timing, "now", now)
     monkeypatch.setattr(whole._Timer, "train", train)
     settings = qgpo_settings("paper", **SMALL)
@@ -159,3 +161,29 @@ def test_a_missing_device_gives_one_line(
 def test_a_wrong_fraction_gives_one_line(fraction: str, capsys: pytest.CaptureFixture) -> None:
     message = f"--fraction {fraction} is out of range; use 0 < fraction ≤ 1"
     assert run(capsys, "--fraction", fraction) == (2, "", f"cepnb: error: {message}\n")
+
+
+@pytest.mark.parametrize("fraction", ["nan", "2", "-1", "inf"])
+def test_a_fraction_that_is_no_share_gives_one_line(
+    fraction: str, capsys: pytest.CaptureFixture
+) -> None:
+    status, printed, error = run(capsys, "--fraction", fraction)
+    assert (status, printed) == (2, "") and error.endswith(
+        "is out of range; use 0 < fraction ≤ 1\n"
+    )
+
+
+def test_a_wrong_checkout_is_rejected_before_the_data_and_before_the_timing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(registry, "load_dataset", lambda *arguments: pytest.fail("data was loaded"))
+    status, printed, error = run(capsys, "--dataset", "local/hopper-medium", "--peer", "nowhere")
+    assert (status, printed) == (2, "")
+    assert error.startswith(
+        "cepnb: error: nowhere: Offline_RL_2D/diffusion_SDE/schedule.py is missing"
+    )
+    monkeypatch.setattr(whole, "_parts", lambda *arguments: pytest.fail("our code was timed"))
+    (tmp_path / "Offline_RL_2D/diffusion_SDE").mkdir(parents=True)
+    (tmp_path / "Offline_RL_2D/diffusion_SDE/schedule.py").touch()
+    status, printed, error = run(capsys, "--peer", str(tmp_path))
+    assert status == 2 and "not the supported version of the paper's code" in error

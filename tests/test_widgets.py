@@ -1,9 +1,12 @@
 """Explorers draw each frame once, pack it exactly, describe it, and report its errors."""
 
 import base64
+import html
 import io
+import json
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.image
 import nbformat
@@ -22,7 +25,16 @@ from cepnb.notebook.sliders.frames import (
     panels_over_grid,
     scale_slider,
 )
-from cepnb.notebook.sliders.layers import LIMIT, MARGIN, Field, Points, Shaded
+from cepnb.notebook.sliders.layers import (
+    LIMIT,
+    MARGIN,
+    Arrows,
+    Field,
+    Layer,
+    Points,
+    Shaded,
+    shaded,
+)
 from cepnb.notebook.sliders.widgets import BetaExplorer, Explorer, LiveExplorer
 from cepnb.tools.book.execution import PollingManager
 from cepnb.tools.book.outputs import hidden_errors
@@ -85,6 +97,44 @@ def test_construction_raises_errors_of_frames_and_rejects_bad_values() -> None:
         CepnbError, match="beta = 2 is not a value of the slider; use one of 1, 3, 10"
     ):
         explorer(Frames(), start=2.0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([1.0, 3.0, 10.0]),
+        np.array([10, 3, 1]),
+        [np.float32(0.1), np.float32(3)],
+        torch.tensor([0.1, 3.0]),
+        [torch.tensor(1.0), torch.tensor(3.0)],
+        range(0, 6, 3),
+        [3.0001, 3.0, 3.0002],
+        [1e38, 1e-8, 3.0],
+    ],
+)
+def test_a_slider_takes_any_list_of_numbers_in_its_order(values) -> None:
+    slider = beta_slider(values, 3.0)
+    assert slider.values == tuple(np.asarray(values).tolist()) and slider.start == 3
+    assert len(set(slider.labels)) == len(values)  # each value has its own label
+    shown = Explorer(Frames(), slider, "a line")
+    shown.slider.index = 0
+    assert f"β = {slider.labels[0]}" in shown.picture.value
+
+
+@pytest.mark.parametrize(
+    "values, problem",
+    [
+        ([1.0, 3.0, 3.0], "beta = 3 is twice in the slider; pass it once"),
+        ([1.0, 3.0, float("nan")], "1 of 3 values are not finite; pass finite values"),
+        (np.array([3.0, np.inf]), "1 of 2 values are not finite; pass finite values"),
+        (np.ones((2, 2)), "no numbers; pass a list of them"),
+        (["1", "3"], "no numbers; pass a list of them"),
+        (np.array([]), "the slider has no values; pass at least one"),
+    ],
+)
+def test_a_slider_rejects_values_that_it_cannot_show(values, problem: str) -> None:
+    with pytest.raises(CepnbError, match=problem):
+        beta_slider(values, 3.0)
 
 
 BETA = beta_slider([0.0, 1.0, 3.0], 1.0)
@@ -164,6 +214,59 @@ def test_layers_that_do_not_fit_are_rejected() -> None:
         beta_slider([0.0, 1.0], 2.0)
     with pytest.raises(CepnbError, match="1 sliders and 0 panels"):
         BetaExplorer([BETA], [], "")
+    array = panel(samples(0, 3))
+    object.__setattr__(array[0].layers[0], "values", samples(0, 3).numpy())  # tests check types
+    with pytest.raises(CepnbError, match="points 'samples': ndarray given; pass a torch.Tensor"):
+        BetaExplorer([BETA], array, "")
+
+
+@pytest.mark.parametrize(
+    "layer, problem",
+    [
+        (Points(torch.zeros(3, 5, 1), ("beta",)), "(5, 1); use (n, 2)"),  # would broadcast
+        (Shaded(torch.zeros(3, 5, 2), ("beta",)), "(5, 2); use (n, 3)"),
+        (Field(torch.zeros(3, 4, 6), ("beta",)), "(4, 6); use (n, n)"),
+        (Arrows(torch.zeros(3, 4, 4, 3), ("beta",)), "(4, 4, 3); use (n, n, 2)"),
+    ],
+)
+def test_frames_of_another_shape_are_rejected(layer: Layer, problem: str) -> None:
+    with pytest.raises(CepnbError, match=re.escape(f"a frame has shape {problem}")):
+        BetaExplorer([BETA], [Panel("p", (layer,))], "")
+
+
+@pytest.mark.parametrize("scale, offset", [(50.0, 0.0), (1.0, 20.0), (0.02, 20.0)])
+def test_a_panel_must_fit_the_units_of_the_samples(scale: float, offset: float) -> None:
+    x = scale * samples(0, 3) + offset
+
+    def shown(limit: float) -> BetaExplorer:
+        return BetaExplorer([BETA], [Panel("p", (Points(x, ("beta",), "mine"),), limit)], "")
+
+    with pytest.raises(CepnbError, match=r"'mine': 0% of its points are in .*limit of \d+"):
+        shown(LIMIT)
+    packed = np.frombuffer(shown(plots.fitting_limit(*x)).data, "<u2")
+    inside = np.abs(packed / 65535 * 2 - 1) * MARGIN  # in panels
+    assert 0.8 < inside.max() < 1  # all samples are visible, and they reach far out
+
+
+def test_equal_values_are_shaded_dark() -> None:
+    assert (shaded(samples(0), torch.full((50,), 7.0), "")).values[:, 2].tolist() == [0.0] * 50
+    assert (shaded(samples(0), torch.ones(50), "", (1.0, 1.0))).values[:, 2].tolist() == [0.0] * 50
+
+
+SPECIAL = "</script><!--<script> <b>&amp;</b> \"q\" 'q' ${x} $title \\ </title>"
+
+
+def test_special_text_stays_text_in_a_page(tmp_path: Path) -> None:
+    """HTML parsers end a script at its end tag, and ignore that tag after "<!--<script>"."""
+    layer = Points(samples(0, 3), ("beta",), SPECIAL, SPECIAL)
+    shown = BetaExplorer([BETA], [Panel(SPECIAL.replace("$", ""), (layer,))], SPECIAL)
+    shown.to_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert page.count("<script") == page.count("</script>") == 2 and "<b>" not in page
+    assert f"<title>{html.escape(SPECIAL)}</title>" in page
+    state = re.search(r'<script type="application/json">(.*?)</script>', page)[1]
+    assert json.loads(state)["spec"] == shown.spec and shown.spec["description"] == SPECIAL
+    assert "<b>" not in Explorer(Frames(), BETA, SPECIAL).in_page()
 
 
 def test_over_grid_stacks_a_function_over_the_sliders() -> None:
@@ -174,7 +277,7 @@ def test_over_grid_stacks_a_function_over_the_sliders() -> None:
 def test_the_page_is_self_contained_and_a_saved_notebook_has_a_still_picture(tmp_path) -> None:
     shown = precomputed()
     shown.to_html(tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert (
         base64.b64encode(shown.data).decode() in page
         and "<title>Two &lt;panels&gt;</title>" in page

@@ -33,7 +33,7 @@ def quiet() -> Iterator[None]:
         absl.disabled = True
         mujoco.set_mju_user_warning(lambda message: None)
         with (
-            open(os.devnull, "w") as devnull,
+            open(os.devnull, "w", encoding="utf-8") as devnull,
             contextlib.redirect_stdout(devnull),  # Jupyter replaces Python's streams
             contextlib.redirect_stderr(devnull),
             warnings.catch_warnings(),

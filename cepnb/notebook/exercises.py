@@ -1,7 +1,8 @@
 """Checks of the notebooks' exercises: each returns one line, "Right." or a hint.
 
 A check calls the reader's function on small random inputs. It compares the result with the exact
-answer and with the answers that common mistakes give.
+answer and with the answers that common mistakes give. Whatever the function returns or raises gives
+one line.
 """
 
 from collections.abc import Callable
@@ -11,17 +12,38 @@ from torch import Tensor
 
 from cepnb.densities.metrics import effective_samples
 from cepnb.diffusion.losses import cep_self_normalised, softmax_q_target
+from cepnb.errors import in_a_line
 
 Answer = Callable[..., Tensor]  # the reader's function
+Inputs = tuple[Tensor | float, ...]
+
+
+def _returned(answer: Answer, inputs: Inputs) -> Tensor | str:
+    """Return the reader's answer at copies of `inputs`, or a hint if it is no tensor of floats."""
+    copies = [part.clone() if isinstance(part, Tensor) else part for part in inputs]
+    try:
+        found = answer(*copies)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(part.shape)) for part in inputs if isinstance(part, Tensor))
+        return f"The function raises {in_a_line(error)}; its arguments have shapes {shapes}."
+    if found is None:
+        return "Not written yet: replace the dots by code that returns the answer."
+    try:
+        found = torch.as_tensor(found)
+    except (TypeError, ValueError, RuntimeError):
+        return f"The answer is a {type(found).__name__}; return a tensor."
+    if found.dtype not in (torch.float32, torch.float64):
+        return f"The dtype is {found.dtype}, but must be torch.float32."
+    return found.double()
 
 
 def _verdict(
     answer: Answer,
-    inputs: tuple[Tensor | float, ...],
+    inputs: Inputs,
     expected: Tensor,
     mistakes: list[tuple[Tensor, str]],
     formula: str,
-    large: tuple[Tensor | float, ...] = (),
+    large: Inputs = (),
     tolerance: float = 1e-5,
 ) -> str:
     """Return "Right." or a hint for the reader's answer at `inputs`.
@@ -29,19 +51,24 @@ def _verdict(
     `mistakes` pairs the result of a common mistake with its hint. At `large` inputs, if any, the
     answer must be finite.
     """
-    found = answer(*inputs)
-    if found is None:
-        return "Not written yet: replace the dots by code that returns the answer."
-    found = torch.as_tensor(found, dtype=expected.dtype)
+    found = _returned(answer, inputs)
+    if isinstance(found, str):
+        return found
     if found.shape != expected.shape:
         return f"The shape is {tuple(found.shape)}, but must be {tuple(expected.shape)}."
-    for wrong, hint in mistakes:
-        if torch.allclose(found, wrong, rtol=1e-4, atol=tolerance):
+    if wrong := int((~found.isfinite()).sum()):
+        return f"{wrong} of {found.numel()} values are not finite; {formula}."
+    for mistake, hint in mistakes:
+        if torch.allclose(found, mistake.double(), rtol=1e-4, atol=tolerance):
             return hint
-    if not torch.allclose(found, expected, rtol=1e-4, atol=tolerance):
+    if not torch.allclose(found, expected.double(), rtol=1e-4, atol=tolerance):
         return f"Not yet: {formula}."
-    if large and not torch.isfinite(torch.as_tensor(answer(*large))).all():
-        return "Right for small values; use softmax, log_softmax or logsumexp for large ones."
+    if large:
+        found = _returned(answer, large)
+        if isinstance(found, str):
+            return found
+        if not found.isfinite().all():
+            return "Right for small values; use softmax, log_softmax or logsumexp for large ones."
     return "Right."
 
 
@@ -68,8 +95,12 @@ def check_noise(noise: Answer) -> str:
     verdict = _verdict(noise, inputs, expected, mistakes, formula, tolerance=1e-2)
     if verdict != "Right.":
         return verdict
-    error = noise(torch.zeros_like(x0), log_alpha, eps).double() - sigma * eps
-    exact = (error.abs() < 1e-5 * sigma * eps.abs()).all()
+    found = _returned(noise, (torch.zeros_like(x0), log_alpha, eps))
+    if isinstance(found, str):
+        return found
+    if not found.isfinite().all():
+        return f"Not yet: values are not finite at x_0 = 0; {formula}."
+    exact = ((found - sigma * eps).abs() < 1e-5 * sigma * eps.abs()).all()
     return verdict if exact else "Right, but σ loses digits at small times: use torch.expm1."
 
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cepnb.errors import CepnbError
 from cepnb.notebook.plots import image
+from cepnb.storage.validation import check_finite
 
 WIDTH, HEIGHT, METRE = 260, 190, 90  # of a panel and of a metre, in pixels
 FRAME_MS = 32  # four steps of the locomotion tasks
@@ -23,11 +24,16 @@ def film(films: dict[str, Sequence[Body]], colours: dict[str, str], alt: str) ->
     """Show several films side by side as one animated GIF, each under its title.
 
     A film that ends holds its last frame. The view follows the body, and the ground has a mark
-    every metre. Raises `CepnbError` on an empty film.
+    every metre. Raises `CepnbError` without films, on an empty film and on numbers that are not
+    finite.
     """
+    if not films:
+        raise CepnbError("there is no film; pass at least one")
     for title, bodies in films.items():
         if not len(bodies):
             raise CepnbError(f"film '{title}' has no frames; pass at least one")
+        numbers = np.concatenate([part.ravel() for body in bodies for part in body])
+        check_finite(f"film '{title}'", numbers, "end it before the simulation fails")
     frames = []
     for index in range(max(map(len, films.values()))):
         frame = Image.new("RGB", (WIDTH * len(films), HEIGHT), "white")

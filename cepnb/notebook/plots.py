@@ -70,12 +70,28 @@ def square(axes: Axes, title: str, limit: float = 4.5) -> None:
     axes.set_title(title, fontsize=10)
 
 
+def fitting_limit(*samples: Float[Tensor, "n 2"]) -> float:
+    """Return the `limit` of a panel that shows all these samples, such as those at both ends of t."""
+    return 1.1 * max(float(x.abs().max()) for x in samples)
+
+
 def sample_panel(
     axes: Axes, x: Float[Tensor, "n 2"], colour: str, title: str = "", limit: float = 4.5
 ) -> None:
-    """Scatter samples in [−limit, limit]²."""
+    """Scatter samples in [−limit, limit]²; say so if some are not finite or most are outside."""
     square(axes, title, limit)
-    axes.scatter(*x.detach().T.numpy(), s=3, alpha=0.5, color=colour, linewidths=0, rasterized=True)
+    x = x.detach()
+    axes.scatter(*x.T.numpy(), s=3, alpha=0.5, color=colour, linewidths=0, rasterized=True)
+    wrong, outside = ~x.isfinite().all(dim=1), (x.abs() > limit).any(dim=1)
+    if wrong.any():
+        say(axes, f"{wrong.sum()} of {len(x)} samples are not finite")
+    elif outside.sum() > len(x) / 2:
+        say(axes, f"{outside.sum()} of {len(x)} samples are outside")
+
+
+def say(axes: Axes, text: str) -> None:
+    """Write what the panel cannot show at its lower edge."""
+    axes.text(0.5, 0.01, text, transform=axes.transAxes, ha="center", fontsize=7, color="#D55E00")
 
 
 def sample_grid(samples: dict[tuple[str, str, float], Float[Tensor, "n 2"]]) -> Figure:
@@ -116,5 +132,7 @@ def path_panel(
 ) -> None:
     """Draw paths through a maze, with a dot at each start."""
     maze_panel(axes, maze, title)
+    if wrong := int((~paths.isfinite()).any(dim=(0, 2)).sum()):
+        say(axes, f"{wrong} of {paths.shape[1]} paths are not finite")
     axes.plot(paths[:, :, 0].numpy(), paths[:, :, 1].numpy(), color=colour, alpha=0.5, linewidth=1)
     axes.scatter(*paths[0, :, :2].T.numpy(), s=14, color=colour, zorder=3)

@@ -2,15 +2,16 @@
 
 import itertools
 import math
+from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cepnb.densities.metrics import mean_interval
+from cepnb.errors import CepnbError
 from cepnb.experiments.scores import Line, Row, ablations, summed_up, task_name
-from cepnb.notebook.plots import COLOURS, METHOD_LABELS, figure
+from cepnb.notebook.plots import COLOURS, METHOD_LABELS, figure, say
 
 SCORE = "D4RL-normalised score"
 Score = tuple[str, float | None, float, float]  # method, scale, mean, error
@@ -25,6 +26,17 @@ class _SweepPanel(NamedTuple):
     lines: list[Line]
     width: int = 1  # in columns
     overview: bool = False  # compares options at the headline scale, and starts a row
+
+
+def results_folder() -> Path:
+    """Return the folder `results` of the checkout that holds the package or the current folder.
+
+    Raises `CepnbError` without such a folder: an installed package has no results.
+    """
+    for checkout in (Path(__file__).parents[2], Path.cwd(), *Path.cwd().parents):
+        if (checkout / "results" / "toys-laptop").is_dir():
+            return checkout / "results"
+    raise CepnbError("results: not found; run the notebook in a checkout of the repository")
 
 
 def score_figure(records: list[dict]) -> Figure:
@@ -145,10 +157,12 @@ def _scale_panel(axes: Axes, scores: list[Score]) -> None:
         style = {"color": COLOURS[method], "label": METHOD_LABELS[method]}
         if any(scales):
             axes.errorbar(scales, means, errors, marker="o", capsize=3, **style)
-        else:
-            low, high = means[0] - errors[0], means[0] + errors[0]
-            axes.axhspan(low, high, alpha=0.15, color=COLOURS[method])
+        elif math.isfinite(means[0]):
             axes.axhline(means[0], **style)
+            if math.isfinite(errors[0]):
+                low, high = means[0] - errors[0], means[0] + errors[0]
+                axes.axhspan(low, high, alpha=0.15, color=COLOURS[method])
+    _say_missing(axes, [mean for _, _, mean, _ in scores])
     axes.set_xlabel("guidance scale s (s = 1 is exact)")
 
 
@@ -161,14 +175,16 @@ def _ablation_panel(
         if line.method == "cep" and line.option in of_option:
             of_option[line.option][line.scale] = line
     axes.axhline(0, color=COLOURS["behaviour"], linewidth=1)
+    shown: list[float] = []
     for scale in sorted(set.intersection(*map(set, of_option.values()))):
         base = of_option["base"][scale]
         differences = [of_option[option][scale].less(base) for _, option in options]
         means, halves = zip(*map(mean_interval, differences))
         colour, fill = ("cep", None) if base.headline else ("cep_raw", "white")
         style = {"color": COLOURS[colour], "markerfacecolor": fill, "label": f"CEP, s = {scale:g}"}
-        errors = np.nan_to_num(halves)
-        axes.errorbar(range(len(options)), means, errors, marker="o", capsize=3, **style)
+        axes.errorbar(range(len(options)), means, halves, marker="o", capsize=3, **style)
+        shown += means
+    _say_missing(axes, shown)
     numeric = isinstance(options[0][0], (int, float))
     names = [f"{v:g}" if numeric else str(v).replace("_", "\n") for v, _ in options]
     axes.set_xticks(range(len(options)), names)
@@ -185,6 +201,7 @@ def _comparison_panel(axes: Axes, lines: list[Line], attribute: str) -> None:
         _, _, means, errors = zip(*_scores(of_method))
         style = {"color": COLOURS[method], "label": METHOD_LABELS[method]}
         axes.errorbar(places, means, errors, marker="o", linestyle="", capsize=3, **style)
+    _say_missing(axes, [line.mean[0] for line in lines])
     axes.set_xticks(range(len(values)), values, rotation=30, ha="right", fontsize=8)
     axes.set_xlim(-0.5, len(values) - 0.5)
 
@@ -198,6 +215,11 @@ def _by(attribute: str, lines: list[Line]) -> dict[str, list[Line]]:
 
 
 def _scores(lines: list[Line]) -> list[Score]:
-    """Means with half their 95 % intervals, which are 0 for one seed."""
-    means = [(line.mean[0], float(np.nan_to_num(line.mean[1]))) for line in lines]
-    return [(line.method, line.scale, *mean) for line, mean in zip(lines, means)]
+    """Means with half their 95 % intervals, which are NaN for one seed: no bar is drawn."""
+    return [(line.method, line.scale, *line.mean) for line in lines]
+
+
+def _say_missing(axes: Axes, means: list[float]) -> None:
+    """Say in the panel how many scores matplotlib leaves out because they are not finite."""
+    if missing := sum(not math.isfinite(mean) for mean in means):
+        say(axes, f"{missing} of {len(means)} scores are not finite")

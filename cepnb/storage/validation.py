@@ -7,7 +7,6 @@ from typing import Annotated, TypeVar
 
 import msgspec
 import numpy as np
-from numpy.typing import ArrayLike
 
 from cepnb.errors import CepnbError
 
@@ -26,7 +25,7 @@ def convert(value: object, kind: type[T] | GenericAlias, source: object, fix: st
         raise CepnbError(f"{where}: {problem[0].lower()}{problem[1:]}; {fix}") from error
 
 
-def check_finite(what: str, values: ArrayLike, fix: str) -> None:
+def check_finite(what: str, values: object, fix: str) -> None:
     """Raise `CepnbError` "WHAT: n of m values are not finite; FIX" on NaN and infinities.
 
     `values` are numbers, arrays or tensors. Call it before a clamp, a comparison or a solver that

@@ -14,10 +14,12 @@ from torch import Tensor
 
 from cepnb.errors import CepnbError
 from cepnb.notebook.plots import square
-from cepnb.notebook.sliders.layers import LIMIT, MARGIN, Layer
+from cepnb.notebook.sliders.layers import LIMIT, MARGIN, Layer, Points, Shaded
+from cepnb.storage.validation import check_finite
 
 ANY_BETA = "exact at any β"
 ALL_BETA = "one network for all β"
+Numbers = Sequence | np.ndarray | Tensor
 
 
 def trained_at(beta: float) -> str:
@@ -25,53 +27,69 @@ def trained_at(beta: float) -> str:
     return f"network trained at β = {beta:g}"
 
 
+def _text(value: float | int) -> str:
+    return f"{value:.6g}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Slider:
-    """The values of one variable; `play` adds a button that runs through them.
+    """The values of one variable, in order; `play` adds a button that runs through them.
 
-    Layers refer to `name`; the page shows `symbol` and `note`. Raises `CepnbError` without values,
-    or if `start` is not one of them.
+    Layers refer to `name`; the page shows `symbol` and `note`. Raises `CepnbError` unless the
+    values are finite and differ in six significant digits, and if `start` is not one of them.
     """
 
     name: str
     symbol: str
-    values: Sequence[float]
-    start: float
+    values: Numbers  # stored as a tuple
+    start: float | int
     note: str = ""
     play: bool = False
 
     def __post_init__(self) -> None:
-        if not self.values:
+        values = np.asarray(self.values)
+        if values.size == 0:
             raise CepnbError(f"{self.name}: the slider has no values; pass at least one")
-        self.index(self.start)
+        if values.ndim != 1 or values.dtype.kind not in "iuf":
+            raise CepnbError(
+                f"{self.name}: the slider's values are no numbers; pass a list of them"
+            )
+        check_finite(f"{self.name}: the slider", values, "pass finite values")
+        object.__setattr__(self, "values", tuple(values.tolist()))
+        texts = [_text(value) for value in self.values]
+        if twice := [text for text in texts if texts.count(text) > 1]:
+            raise CepnbError(f"{self.name} = {twice[0]} is twice in the slider; pass it once")
+        object.__setattr__(self, "start", self.values[self.index(self.start)])
 
     @property
     def labels(self) -> list[str]:
-        """The values as text, with three significant digits."""
-        return [f"{value:.3g}" for value in self.values]
+        """The values as text, with three significant digits, or with six if three are not enough."""
+        short = [f"{value:.3g}" for value in self.values]
+        return short if len(set(short)) == len(short) else [_text(value) for value in self.values]
 
-    def index(self, value: float) -> int:
-        """Position of a value. Raises `CepnbError` if the slider lacks it."""
-        if value not in self.values:
+    def index(self, value: float | int) -> int:
+        """Position of a value, by six digits. Raises `CepnbError` if the slider lacks it."""
+        texts = [_text(value) for value in self.values]
+        if _text(value) not in texts:
             raise CepnbError(
-                f"{self.name} = {value:g} is not a value of the slider; "
+                f"{self.name} = {_text(value)} is not a value of the slider; "
                 f"use one of {', '.join(self.labels)}"
             )
-        return list(self.values).index(value)
+        return texts.index(_text(value))
 
 
-def beta_slider(values: Sequence[float], start: float) -> Slider:
+def beta_slider(values: Numbers, start: float) -> Slider:
     """A slider of β, for layers that are exact at any β or come from a network conditioned on β."""
     return Slider(name="beta", symbol="β", values=values, start=start)
 
 
-def time_slider(values: Sequence[float], start: float) -> Slider:
+def time_slider(values: Numbers, start: float) -> Slider:
     """A slider of t with a play button; falling values play the reverse process."""
     note = "time: 1 is noise, 0 is data"
     return Slider(name="t", symbol="t", values=values, start=start, play=True, note=note)
 
 
-def scale_slider(values: Sequence[float], start: float, beta: float) -> Slider:
+def scale_slider(values: Numbers, start: float, beta: float) -> Slider:
     """A slider of the guidance scale s at a fixed β."""
     note = f"guidance scale at β = {beta:g}; only s = 1 is exact, and s is not β"
     return Slider(name="s", symbol="s", values=values, start=start, note=note)
@@ -99,7 +117,7 @@ def pack(
     """Return the page's specification and the bytes of all layers.
 
     A layer that several panels share is stored once. Raises `CepnbError` on a layer that does not
-    fit its sliders or has a value that is not finite.
+    fit its sliders, has a value that is not finite, or has nearly all its points outside the panel.
     """
     counts = {slider.name: len(slider.values) for slider in sliders}
     names = list(counts)
@@ -107,10 +125,11 @@ def pack(
     numbers = {pair: number for number, pair in enumerate(pairs)}
     layer_specs, data = [], bytearray()
     for layer, limit in pairs:
-        _check(layer, counts)
+        _check(layer, counts, limit)
         spec = {"kind": layer.kind, "label": layer.label, "source": layer.source} | layer.style()
         spec["over"] = [names.index(name) for name in layer.over]
-        spec["offset"], spec["length"] = len(data), math.prod(layer.values.shape[-layer.axes :])
+        frame = layer.values.shape[-len(layer.frame) :]
+        spec["offset"], spec["length"] = len(data), math.prod(frame)
         layer_specs.append(spec)
         data += layer.encoded(limit).tobytes()
         data += bytes(len(data) % 2)  # the page reads 16-bit numbers, which start at even offsets
@@ -171,16 +190,29 @@ def _layout(panels: Sequence[Panel]) -> list:
     return [(p.title, [(layer.kind, layer.values.shape) for layer in p.layers]) for p in panels]
 
 
-def _check(layer: Layer, counts: dict[str, int]) -> None:
+def _check(layer: Layer, counts: dict[str, int], limit: float) -> None:
     what = f"{layer.kind} '{layer.label}'"
     for name in layer.over:
         if name not in counts:
             raise CepnbError(f"{what}: no slider is named '{name}'; use one of {', '.join(counts)}")
+    if not isinstance(layer.values, Tensor):
+        raise CepnbError(f"{what}: {type(layer.values).__name__} given; pass a torch.Tensor")
     shape, expected = tuple(layer.values.shape), tuple(counts[name] for name in layer.over)
-    if shape[: -layer.axes] != expected:
+    if shape[: -len(layer.frame)] != expected:
         raise CepnbError(
             f"{what}: its shape is {shape}, but must begin with {expected} "
-            f"before the {layer.axes} axes of a frame"
+            f"before the {len(layer.frame)} axes of a frame"
         )
+    frame = shape[len(expected) :]
+    if frame != tuple(frame[0] if size == "n" else size for size in layer.frame):
+        needed = ", ".join(map(str, layer.frame))
+        raise CepnbError(f"{what}: a frame has shape {frame}; use ({needed})")
     if not torch.isfinite(layer.values).all():
         raise CepnbError(f"{what}: a value is not finite; pass finite numbers only")
+    if isinstance(layer, Points | Shaded):
+        reach = layer.values[..., :2].abs().amax(-1)
+        if (inside := (reach <= limit).float().mean().item()) < 0.1:
+            raise CepnbError(
+                f"{what}: {inside:.0%} of its points are in [−{limit:g}, {limit:g}]²; "
+                f"use a panel with a limit of {1.1 * float(reach.max()):.3g}"
+            )

@@ -32,7 +32,7 @@ class Layer:
     label: str = ""
     source: str = ""
     kind: ClassVar[str]
-    axes: ClassVar[int]  # of one frame
+    frame: ClassVar[tuple[str | int, ...]]  # shape of one frame; "n" is any number
 
     def style(self) -> dict:
         """Return what else the page needs to draw the layer."""
@@ -48,7 +48,7 @@ class Points(Layer):
 
     method: str = "exact"
     alpha: float = 0.55
-    kind, axes = "points", 2
+    kind, frame = "points", ("n", 2)
 
     def encoded(self, limit: float) -> np.ndarray:
         return _packed_positions(self.values, limit)
@@ -65,7 +65,7 @@ class Points(Layer):
 class Shaded(Layer):
     """Samples (*sliders, n, 3): x, y and a shade, clipped to [0, 1], dark for 0."""
 
-    kind, axes = "shaded", 2
+    kind, frame = "shaded", ("n", 3)
 
     def encoded(self, limit: float) -> np.ndarray:
         shades = np.round(65535 * self.values[..., 2:].clamp(0, 1).numpy()).astype("<u2")
@@ -84,7 +84,7 @@ class Field(Layer):
     """
 
     density: bool = False
-    kind, axes = "field", 2
+    kind, frame = "field", ("n", "n")
 
     def encoded(self, limit: float) -> np.ndarray:
         return np.round(255 * self.values.flip(-2).clamp(0, 1).numpy()).astype("u1")
@@ -102,7 +102,7 @@ class Field(Layer):
 class Arrows(Layer):
     """Vectors (*sliders, n, n, 2) of length at most 1, centred on `arrow_places(n)`."""
 
-    kind, axes = "arrows", 3
+    kind, frame = "arrows", ("n", "n", 2)
 
     def encoded(self, limit: float) -> np.ndarray:
         return np.round(127 * _y_down(self.values).flip(-3).clamp(-1, 1).numpy()).astype("i1")
@@ -121,9 +121,9 @@ class Arrows(Layer):
 def shaded(
     x: Float[Tensor, "n 2"], values: Float[Tensor, "n"], label: str, span: tuple[float, ...] = ()
 ) -> Shaded:
-    """Colour samples by `values` over their range, or over `span` (low, high)."""
-    low, high = span or (values.min(), values.max())
-    shades = (values - low) / (high - low)
+    """Colour samples by `values` over their range, or over `span` (low, high); equal ones are dark."""
+    low, high = map(float, span or (values.min(), values.max()))
+    shades = (values - low) / ((high - low) or 1)
     return Shaded(torch.cat([x, shades[:, None]], dim=1), (), label)
 
 

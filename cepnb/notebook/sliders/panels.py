@@ -8,6 +8,7 @@ from cepnb.densities.methods import Models
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
 from cepnb.diffusion.samplers import dpm_solver_pp
 from cepnb.diffusion.training import seeded
+from cepnb.errors import CepnbError
 from cepnb.notebook.plots import METHOD_LABELS
 from cepnb.notebook.sliders.frames import (
     ALL_BETA,
@@ -27,6 +28,7 @@ VALIDITY = {  # the methods of `method_panels`, which all have an answer at any 
 }
 TIMES, STRIDE = 9, 3  # values of t in `method_panels`, and sampler steps between two of them
 SIDE, ARROWS = 32, 11  # cells and arrows per axis
+MIN_BETA = 0.001  # of Eₜ/β: the rounding errors of Eₜ, about 1e-6, are below a shade of colour
 
 
 def comparison_times(models: Models) -> list[float]:
@@ -40,7 +42,8 @@ def energy_layers(
     """Layers of E_t and −∇E_t at one t: dark for the minimum, brightest for `span` above it."""
     time = torch.as_tensor(t)
     values = _at_cells(energy, time, limit)
-    field = Field((values - values.min()) / span, (), "energy, dark for low", source)
+    shades = (values - values.min()) / (float(span) or 1)  # a constant energy has no span
+    field = Field(shades, (), "energy, dark for low", source)
     return field, Arrows(_push(energy_gradient(energy), time, limit), (), "downhill")
 
 
@@ -63,6 +66,10 @@ def method_panels(models: Models, beta: Slider, t: Slider, count: int) -> list[P
         log_p = models.density.tilted(b).log_q(cells(SIDE), torch.tensor(time))
         return (0.5 * (log_p - log_p.max())).exp()
 
+    if min(beta.values) < MIN_BETA:
+        raise CepnbError(
+            f"β = {min(beta.values):g}: Eₜ/β is lost in rounding; use a β of at least {MIN_BETA}"
+        )
     over = ("beta", "t")
     p = Field(over_grid(root_density, beta, t), over, "density of pₜ", ANY_BETA, density=True)
     energy_panels, sample_panels = [], []
@@ -136,4 +143,5 @@ def _push(
 ) -> Float[Tensor, "arrows arrows 2"]:
     """Arrows along −∇E_t; their length |∇E_t|/(1 + |∇E_t|) stays below one."""
     push = -gradient(arrow_places(ARROWS, limit).reshape(-1, 2), t).detach()
-    return (push / (1 + push.norm(dim=1, keepdim=True))).unflatten(0, (ARROWS, ARROWS))
+    length = torch.hypot(*push.unbind(1))[:, None]  # the squares of a steep energy would overflow
+    return (push / (1 + length)).unflatten(0, (ARROWS, ARROWS))

@@ -24,6 +24,7 @@ from cepnb.notebook.plots import figure, image, png
 from cepnb.notebook.sliders import IN_PAGE
 from cepnb.notebook.sliders.frames import Panel, Slider, pack, panels_over_grid
 from cepnb.qgpo.settings import profile_name
+from cepnb.storage.files import write_text
 
 STATIC = Path(__file__).parent / "static"
 STILLS = 4  # values of the first slider in the still picture
@@ -42,7 +43,7 @@ class ExplorerBase(ipywidgets.DOMWidget):
 
     def in_page(self) -> str:
         """HTML for a page with `page_script`; without scripts, it shows the still picture."""
-        state = json.dumps(self.page_state()).replace("</", "<\\/")
+        state = json.dumps(self.page_state()).replace("<", "\\u003c")  # no tag ends the script
         still = image(self.still(), self.description)
         return (
             f'<div class="cepnb-place"><script type="application/json">{state}</script>'
@@ -172,13 +173,13 @@ class BetaExplorer(ExplorerBase, anywidget.AnyWidget):
 
     def to_html(self, path: Path | str) -> None:
         """Write a page that needs no kernel and no other file."""
-        page = string.Template((STATIC / "explorer.html").read_text()).substitute(
+        page = string.Template((STATIC / "explorer.html").read_text(encoding="utf-8")).substitute(
             title=html.escape(self.description),
-            css=(STATIC / "explorer.css").read_text(),
+            css=(STATIC / "explorer.css").read_text(encoding="utf-8"),
             place=self.in_page(),
             script=page_script(),
         )
-        Path(path).write_text(page)
+        write_text(path, page)
 
     def _packed(self, panels: Sequence[Panel]) -> tuple[dict, bytes]:
         return pack(self.sliders, panels, self.description, self.columns)
@@ -219,4 +220,4 @@ class LiveExplorer(BetaExplorer):
 def page_script() -> str:
     """Script that shows all explorers of a page; place it once, after them."""
     renderer = base64.b64encode((STATIC / "explorer.js").read_bytes()).decode()
-    return (STATIC / "page.js").read_text().replace("EXPLORER", renderer)
+    return (STATIC / "page.js").read_text(encoding="utf-8").replace("EXPLORER", renderer)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from cepnb.densities.metrics import mmd, w2
 from cepnb.diffusion.training import seeded
+from cepnb.errors import CepnbError
 from cepnb.experiments.report import markdown_table
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import prepare
@@ -24,7 +26,8 @@ from cepnb.tools.bench.rows import critic_cep, loading, support
 from cepnb.tools.bench.timing import Call, conditions, conditions_text, in_turns, selected
 
 DATASET_ROWS = (100_000, 300_000, 1_000_000)
-FULL_DATASET_ROWS = 10_000_000  # about 12 GB on disk and in memory
+FULL_DATASET_ROWS = 10_000_000
+FULL_BYTES = 12 * 10**9  # of these rows, on disk and in memory
 SUPPORT_ROWS = 17  # dataset rows, and distinct states, whose support actions are sampled
 
 
@@ -52,11 +55,15 @@ SERIES: dict[str, Series] = {
 def growth(names: Sequence[str] = (), repeats: int = 7, full: bool = False) -> dict:
     """Measure the named series (default: all of `SERIES`) in `repeats` turns and return a record.
 
-    `full` adds datasets of 10⁷ rows. Raises `CepnbError` on an unknown series and on fewer than one
-    repeat.
+    `full` adds datasets of 10⁷ rows. Raises `CepnbError` on an unknown series, on fewer than one
+    repeat, and if the temporary folder has too little space for `full`.
     """
     names = selected("series", names, SERIES, repeats)
     with tempfile.TemporaryDirectory() as folder:
+        free = shutil.disk_usage(folder).free
+        if full and free < FULL_BYTES:
+            found = f"--full needs {FULL_BYTES / 1e9:g} GB, but {free / 1e9:.1f} GB are free"
+            raise CepnbError(f"{folder}: {found}; free space or set TMPDIR to another disk")
 
         @cache
         def inputs(**changes: object) -> Inputs:
@@ -124,7 +131,7 @@ def peak_bytes(call: Call) -> int | None:
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # otherwise the call reuses freed memory unnoticed
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the recorded peak
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # resets the recorded peak
     except OSError:
         return None
     before = _status_bytes("VmRSS")
@@ -133,7 +140,7 @@ def peak_bytes(call: Call) -> int | None:
 
 
 def _status_bytes(key: str) -> int:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.search(rf"^{key}:\s*(\d+)", status, re.MULTILINE)[1])
 
 

@@ -188,8 +188,9 @@ class ToyModel:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hide warnings and standard output, and restore both at the end."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    """Hide warnings and standard output; restore both and torch's random state at the end."""
+    random = torch.random.fork_rng(devices=[])
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), random:
         warnings.simplefilter("ignore")
         yield
 

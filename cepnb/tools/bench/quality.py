@@ -54,7 +54,7 @@ def quality(names: Sequence[str] = (), repeats: int = 1, peer: Path | None = Non
     """
     names, settings = selected("density", names, DENSITIES, repeats), short_settings()
     cases = list(product(names, range(repeats)))
-    with tempfile.TemporaryDirectory() as folder, quiet(), torch.random.fork_rng(devices=[]):
+    with tempfile.TemporaryDirectory() as folder, quiet():
         inputs = Inputs(Path(folder), replace(Settings(), transitions=2_000))
         theirs = Peer(peer, inputs) if peer else None
         bar = tqdm(cases, desc="trainings", leave=False)

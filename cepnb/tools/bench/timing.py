@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
 
 MATRIX_SIDE = 1024  # a product takes 2 · side³ operations, and the matrices fit into a cache
@@ -90,7 +91,8 @@ def operations(call: Call) -> int:
 
 def matrix_product() -> tuple[Call, int]:
     """Return a float32 product of square matrices on all torch threads, and its operations."""
-    a, b, out = torch.randn(3, MATRIX_SIDE, MATRIX_SIDE).unbind()
+    sides, generator = (3, MATRIX_SIDE, MATRIX_SIDE), seeded(0, "bench matrices")
+    a, b, out = torch.randn(*sides, generator=generator).unbind()
     return lambda: torch.mm(a, b, out=out), 2 * MATRIX_SIDE**3
 
 
@@ -117,6 +119,6 @@ def conditions_text(record: dict) -> str:
 def processor() -> str:
     """Return the processor's name as the system reports it."""
     cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    text = cpuinfo.read_text(encoding="utf-8") if cpuinfo.exists() else ""
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return model[1].strip() if model else platform.processor() or platform.machine()

@@ -24,7 +24,7 @@ from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
 from cepnb.tools.bench import timing
 from cepnb.tools.bench.inputs import SUPPORT_STATES, Inputs
-from cepnb.tools.bench.peer import Peer, check_checkout, quiet
+from cepnb.tools.bench.peer import Peer, quiet
 from cepnb.tools.bench.timing import Call
 
 MIN_COUNT = 10  # steps, states and peer calls that are measured at least
@@ -78,12 +78,12 @@ def whole_run(
     labels; times do not depend on their values.
     """
     device = device_named(config.device)
-    if peer:
-        check_checkout(peer)  # before the long timing
     with tempfile.TemporaryDirectory() as folder, _matrix_precision(config.tf32):
         inputs = Inputs(Path(folder), settings, dataset, device)
+        with quiet():
+            code = Peer(peer, inputs) if peer else None  # a wrong checkout fails before the timing
         parts = _parts(inputs, config)
-        theirs = _peer_seconds(peer, inputs, config) if peer else None
+        theirs = _peer_seconds(code, inputs, config) if code else None
     counts = {"transitions": len(inputs.data.states), "states": len(inputs.data.distinct)}
     results = {"parts": [asdict(part) for part in parts], "groups": _groups(parts, theirs)}
     return timing.conditions(device) | asdict(config) | counts | results
@@ -162,7 +162,7 @@ class _Timer:
         return torch.cat([result, filler[count:].to(result)])
 
 
-def _peer_seconds(path: Path, inputs: Inputs, config: BenchConfig) -> list[float]:
+def _peer_seconds(peer: Peer, inputs: Inputs, config: BenchConfig) -> list[float]:
     """Extrapolate the seconds of the paper's code, a group each, from the median of some calls.
 
     It samples support actions for states and next states. It trains the energy together with the
@@ -178,7 +178,6 @@ def _peer_seconds(path: Path, inputs: Inputs, config: BenchConfig) -> list[float
         return count * median(timing.in_turns({"peer": call}, calls, inputs.device)["peer"])
 
     with quiet():
-        peer = Peer(path, inputs)
         behaviour = total(peer.behaviour(), settings.behaviour_steps)
         support = total(peer.support(), chunks)
         critic = total(peer.critic_cep(), settings.q_steps) + total(peer.cep(), energy_only)

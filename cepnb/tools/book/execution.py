@@ -55,7 +55,7 @@ def result_paths(notebooks: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """Return the path of each notebook's executed copy, named by a digest of all its inputs.
 
     The inputs are the installed packages, the files of this package, the notebook's code, and the
-    files that the code names.
+    files that the code names, next to the notebook or in `results`.
     """
     packages = sorted(f"{package.name}=={package.version}" for package in distributions())
     environment = hashlib.sha256("\n".join(packages).encode())
@@ -69,8 +69,9 @@ def result_paths(notebooks: Sequence[Path], folder: Path) -> dict[Path, Path]:
         for cell in _code_cells(nbformat.read(path, as_version=4)):
             digest.update(_digest(cell.source.encode()))
             for name in re.findall(r'"([^"\n]+)"', cell.source):
-                if (path.parent / name).is_file():
-                    digest.update(_digest((path.parent / name).read_bytes()))
+                for file in (path.parent / name, PACKAGE.parent / "results" / name):
+                    if file.is_file():
+                        digest.update(_digest(file.read_bytes()))
         name = f"{path.stem}-{profile_name()}-{digest.hexdigest()[:16]}.ipynb"
         results[path] = folder / name
     return results

@@ -41,7 +41,9 @@ def build(notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None 
     """
     if book.exists() and not (book / "searchindex.js").is_file() and any(book.iterdir()):
         raise CepnbError(f"{book}: this folder is not a book; name an empty or a new folder")
-    work.mkdir(parents=True, exist_ok=True)
+    if pages and not any(pages.glob("*.md")):
+        raise CepnbError(f"{pages}: no page found; name a folder with .md files")
+    _check_folders(book, work)
     with FileLock(work / "lock"):
         old, new, source = work / "old", work / "new", work / "source"
         if old.exists() and not book.exists():
@@ -57,11 +59,22 @@ def build(notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None 
     return count
 
 
+def _check_folders(book: Path, work: Path) -> None:
+    """Move a folder from `work` to the place of `book`, as the finished book will be moved."""
+    probe = work / "probe"
+    try:
+        for parent in (work, book.parent):
+            parent.mkdir(parents=True, exist_ok=True)
+        probe.mkdir(exist_ok=True)
+        probe.rename(book.with_name(f".{book.name}.probe")).rmdir()
+    except OSError as error:
+        problem = f"cannot be moved from {work} ({error.strerror})"
+        raise CepnbError(f"{book}: {problem}; use folders of one writable disk") from error
+
+
 def _write_sources(notebooks: dict[Path, NotebookNode], folder: Path | None, source: Path) -> None:
     """Lay out notebooks and pages in folders as in the repository, so that links resolve."""
     pages = sorted(folder.glob("*.md")) if folder else []
-    if folder and not pages:
-        raise CepnbError(f"{folder}: no page found; name a folder with .md files")
     known = {path.resolve() for path in (*notebooks, *pages)}
     first_cells = {path: notebook.cells[0].source for path, notebook in notebooks.items()}
     texts = {page: _with_known_links(page, known, source) for page in pages}
@@ -72,7 +85,7 @@ def _write_sources(notebooks: dict[Path, NotebookNode], folder: Path | None, sou
         write_text(source / _place(path), nbformat.writes(notebook))
     for path, text in texts.items():
         write_text(source / _place(path), text)
-    front = string.Template((HERE / "index.md").read_text())
+    front = string.Template((HERE / "index.md").read_text(encoding="utf-8"))
     text = front.safe_substitute(profile=profile_name(), contents=contents)
     write_text(source / "index.md", text)
     write_text(source / "explorers.js", page_script())
@@ -108,7 +121,7 @@ def _with_known_links(page: Path, known: set[Path], source: Path) -> str:
             return text
         return link[0]
 
-    return LINK.sub(replaced, page.read_text())
+    return LINK.sub(replaced, page.read_text(encoding="utf-8"))
 
 
 def _run_sphinx(source: Path, site: Path) -> None:
@@ -129,7 +142,7 @@ def _run_sphinx(source: Path, site: Path) -> None:
 
 
 def _check(page: Path) -> None:
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     if found := EXTERNAL.search(text):
         raise CepnbError(f"{page.name} loads {found[1]}; load nothing from another host")
     pictures = set(re.findall(r'<img\b[^>]*?\bsrc="(?!data:)([^"]+)"', text))
