@@ -542,7 +542,7 @@ def test_a_sweep_checks_its_folder_and_environments_first(
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CepnbError, match="scores.csv: could not be written .*; a file has the"):
         run_sweep(read_sweep(config), tmp_path / "file", 1)
-    monkeypatch.setattr(pipeline, "normalised_score", lambda *_: open("/no/home"))
+    monkeypatch.setattr(pipeline, "normalised_score", lambda *_: open("/no/home", "rb"))
     with pytest.raises(CepnbError, match="^maze2d-umaze: cannot be evaluated here .FileNotFound"):
         run_sweep(read_sweep(config), tmp_path / "new", 1)
     assert not (tmp_path / "new").exists()
