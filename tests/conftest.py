@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jaxtyping
 from jaxtyping import install_import_hook
 
 # Before the first import of cepnb: beartype checks every annotated shape of the package.
@@ -53,6 +54,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["CEPNB_CACHE"] = str(shared / "cepnb-cache")
+
+
+@pytest.fixture
+def as_users_call_it() -> Iterator[None]:
+    """Turn off the checks of annotated types and shapes that only tests have."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")
