@@ -182,3 +182,41 @@ def test_bad_input_is_named() -> None:
             losses.softmax_q_target(
                 torch.zeros(1), torch.zeros(1, dtype=torch.bool), torch.zeros(1, 2), beta, 0.99
             )
+
+
+ROWS, COLUMN = torch.zeros(4, 4), torch.zeros(4, 1)
+TERMINAL = torch.zeros(4, dtype=torch.bool)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda: losses.noise_prediction(ROWS, COLUMN),
+        lambda: losses.cep(ROWS, COLUMN),
+        lambda: losses.cep(ROWS, ROWS, COLUMN),
+        lambda: losses.cep_self_normalised(ROWS, COLUMN),
+        lambda: losses.mse(ROWS[0], COLUMN),
+        lambda: losses.exponentiated_mse(ROWS[0], COLUMN),
+        lambda: losses.exponentiated_mse(ROWS, ROWS, COLUMN),
+        lambda: losses.softmax_q_target(COLUMN, TERMINAL, ROWS, 1.0, 0.9),
+        lambda: losses.softmax_q_target(ROWS[0], TERMINAL.unsqueeze(1), ROWS, 1.0, 0.9),
+    ],
+)
+def test_inputs_are_not_broadcast(loss) -> None:
+    """A column against a row would give a matrix of pairs that do not belong together."""
+    with pytest.raises(CepnbError, match=r"has shape .*; use that of"):
+        loss()
+
+
+@pytest.mark.parametrize("number", [2, 2.0, np.float32(2), np.float64(2), np.int64(2)])
+def test_numbers_are_python_floats_after_their_check(number) -> None:
+    for check in (losses.check_beta, losses.check_scale):
+        assert type(check(number)) is float and check(number) == 2
+
+
+@pytest.mark.parametrize("value", [True, "2", None, [2.0], np.ones(1), torch.tensor(2.0), 10**400])
+def test_other_types_than_numbers_are_named(value) -> None:
+    for check in (losses.check_beta, losses.check_scale):
+        with pytest.raises(CepnbError, match="use a finite number"):
+            check(value)

@@ -5,12 +5,13 @@ import math
 from dataclasses import replace
 from functools import partial
 
+import ot
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cepnb.densities.metrics import gradient_error, w2
+from cepnb.densities.metrics import gradient_error, mmd, w2
 from cepnb.densities.mixtures import BoxMixture, GaussianMixture
 from cepnb.densities.toys import (
     DENSITIES,
@@ -324,3 +325,92 @@ def test_an_empty_box_raises() -> None:
     zeros = torch.zeros(1, 2)
     with pytest.raises(CepnbError, match="boxes: a high is not above its low"):
         BoxMixture(log_weights=torch.zeros(1), energies=torch.zeros(1), lows=zeros, highs=zeros)
+
+
+def gaussians(**changes: object) -> GaussianMixture:
+    parts = {"log_weights": torch.zeros(3), "energies": torch.zeros(3), "means": torch.zeros(3, 2)}
+    return GaussianMixture(**parts | {"deviations": torch.ones(3)} | changes)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"energies": torch.zeros(3, 1)}, "energies has shape .*; use that of log_weights"),
+        ({"deviations": torch.ones(3, 1)}, "deviations has shape .*; use that of log_weights"),
+        ({"means": torch.zeros(1, 2)}, "means has shape .*; use that of log_weights"),
+        ({"linear": torch.zeros(3, 2)}, "linear has shape .*; use a number or shape .2,."),
+        ({"energies": torch.tensor([0, math.nan, 0])}, "energies: 1 of 3 values are not finite"),
+        ({"means": torch.full((3, 2), math.inf)}, "means: 6 of 6 values are not finite"),
+        ({"deviations": torch.full((3,), math.nan)}, "deviations: 3 of 3 values are not finite"),
+        ({"log_weights": torch.full((3,), -math.inf)}, "log of the total weight"),
+    ],
+)
+def test_components_that_do_not_match_raise(changes: dict, message: str) -> None:
+    with pytest.raises(CepnbError, match=message):
+        gaussians(**changes)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+def test_boxes_of_other_shapes_raise() -> None:
+    parts = {"log_weights": torch.zeros(2), "energies": torch.zeros(2)}
+    with pytest.raises(CepnbError, match="highs has shape .*; use that of lows"):
+        BoxMixture(**parts, lows=torch.zeros(2, 2), highs=torch.ones(2, 1))
+    with pytest.raises(CepnbError, match="lows has shape .*; use that of log_weights"):
+        BoxMixture(**parts, lows=torch.zeros(1, 2), highs=torch.ones(1, 2))
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.parametrize("make", [eight_gaussians, checkerboard])
+def test_points_of_another_dimension_raise(make) -> None:
+    """One coordinate would broadcast to two."""
+    q, t = make(), torch.tensor(0.5)
+    for x in (torch.zeros(4, 1), torch.zeros(2, 3), torch.tensor(0.0)):
+        for answer in (q.log_q, q.score, q.eps, q.mean_energy, lambda x, t: q.energy(x)):
+            with pytest.raises(CepnbError, match=r"points have shape .*; use \(\*batch, 2\)"):
+                answer(x, t)
+
+
+def test_a_beta_that_overflows_raises() -> None:
+    for q in (density("swissroll"), density("moons"), gaussians(linear=1.0)):
+        for beta in (1e39, 1e300, math.nan):
+            with pytest.raises(CepnbError, match="beta .*: the weights .* are not finite"):
+                q.tilted(beta)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.parametrize("measure", [w2, mmd])
+def test_distances_of_bad_samples_raise(measure) -> None:
+    """max(0, NaN) is 0, the distance of equal samples."""
+    x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    one = x.clone()
+    one[7, 1] = math.nan
+    for bad, count in ((one, 1), (torch.full((9, 2), math.nan), 9), (x / 0, 200)):
+        for pair in ((bad, x), (x, bad)):
+            with pytest.raises(CepnbError, match=f"samples: {count} of {len(bad)} values are not"):
+                measure(*pair)
+    for other in (x[:, :1], x[:, 0]):
+        with pytest.raises(CepnbError, match="samples have shapes"):
+            measure(x, other)
+
+
+def test_distances_that_overflow_or_do_not_converge_raise(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(CepnbError, match="squared distances: .*; rescale the samples"):
+        w2(1e200 * x, x)
+    solve = ot.emd2
+    few = lambda *args, numItermax, **options: solve(*args, numItermax=1, **options)
+    monkeypatch.setattr(ot, "emd2", few)
+    with pytest.raises(CepnbError, match=r"optimal transport failed \(numItermax reached"):
+        w2(x, x + 1)
+
+
+def test_gradients_that_are_not_finite_or_misshapen_raise() -> None:
+    q, times, g = eight_gaussians(), torch.tensor([0.5]), torch.Generator().manual_seed(0)
+    with pytest.raises(CepnbError, match="errors of the gradient: 1 of 1 values are not finite"):
+        gradient_error(lambda x, t: x / 0, q, 3.0, times, g)
+    with pytest.raises(CepnbError, match="gradient has shape .*; use that of x_t"):
+        gradient_error(lambda x, t: x[:, :1], q, 3.0, times, g)
+    constant = replace(q, energies=torch.zeros(8))
+    with pytest.raises(CepnbError, match="beta 3: the exact gradient is 0 in float32"):
+        gradient_error(lambda x, t: x, constant, 3.0, times, g)

@@ -87,3 +87,9 @@ def test_wrong_inputs_are_named() -> None:
         EpsNet(2, 4, (8, 8))(x, t)
     with pytest.raises(CepnbError, match="network input has width 5; pass one of width 4"):
         EnergyNet(2, 4, 8, 2)(x, t, torch.randn(3, 5))
+
+
+def test_times_of_another_count_than_the_points_raise() -> None:
+    for net in (EpsNet(2, 0, (8, 8)), EnergyNet(2, 0, 8, 2)):
+        with pytest.raises(CepnbError, match="times or scales have shape"):
+            net(torch.randn(1, 2), torch.rand(3))

@@ -3,16 +3,19 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from cepnb.densities.methods import guided_samples, score_net
 from cepnb.densities.metrics import gradient_error, w2
 from cepnb.densities.mixtures import GaussianMixture
-from cepnb.densities.own import FittedGuidance, fit_guidance, own_density
+from cepnb.densities.own import FittedGuidance, SampledDensity, fit_guidance, own_density
 from cepnb.densities.settings import toy_settings
 from cepnb.densities.toys import swiss_roll
 from cepnb.diffusion.guidance import energy_gradient
+from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
 
 TILT = torch.tensor([0.8, -0.4])
@@ -147,13 +150,17 @@ def test_fitted_guidance_depends_on_its_seed_alone() -> None:
     assert torch.equal(samples(0), samples(0)) and not torch.equal(samples(0), samples(1))
 
 
+@pytest.mark.usefixtures("as_users_call_it")
 @pytest.mark.parametrize(
     "sampler, beta, message",
     [
-        (lambda n, g: torch.zeros(n, 3), 1.0, "sampler: returns 3 coordinates; .* needs 2"),
-        (lambda n, g: torch.zeros(n, 2).double(), 1.0, "sampler: returns torch.float64; convert"),
+        (lambda n, g: torch.zeros(n, 3), 1.0, "sampler: returns points of deviation 0 and size up"),
+        (lambda n, g: torch.full((n, 2), 0.1), 1.0, "return points that differ by more than round"),
+        (lambda n, g: 1e8 + gaussian(n, g), 1.0, "sampler: returns points of .* size up to 1e.08"),
         (gaussian, 0.0, "beta 0.0"),
         (gaussian, float("inf"), "beta inf"),
+        (gaussian, 1e38, "beta times the energy: .* values are not finite; use a smaller beta"),
+        (gaussian, True, "beta of type bool: use a finite number above 0"),
     ],
 )
 def test_fit_guidance_raises_on_what_it_cannot_train(
@@ -187,3 +194,99 @@ def test_bad_samples_are_refused(fitted: FittedGuidance, n, scale, message: str)
     with pytest.raises(CepnbError, match=message):
         fitted.sample(n, scale=scale)
     assert fitted.sample(0).shape == (0, 2)
+
+
+def fitted_tilt(
+    scale: float, offset: float, dim: int = 2, dtype: torch.dtype = torch.float32, steps: int = 50
+) -> FittedGuidance:
+    """Fit N(offset, scale² I) and a linear energy of slope 1/scale in the first coordinate."""
+    settings = replace(toy_settings("ci"), score_steps=steps, steps=steps)
+    draw = lambda n, g: offset + scale * torch.randn(n, dim, generator=g).to(dtype)
+    energy = lambda x: (x[..., 0] - offset) / scale
+    return fit_guidance(draw, energy, BETA, settings=settings, progress=False)
+
+
+@pytest.fixture(scope="module")
+def unit_samples() -> Tensor:
+    return fitted_tilt(1.0, 0.0).sample(50, seed=1)
+
+
+@pytest.mark.parametrize(
+    "scale, offset, dtype",
+    [
+        (0.03, 0.0, torch.float32),
+        (300.0, 0.0, torch.float32),
+        (1.0, 100.0, torch.float32),
+        (0.03, -1e4, torch.float64),
+    ],
+)
+def test_units_and_offset_do_not_matter(
+    unit_samples: Tensor, scale: float, offset: float, dtype: torch.dtype
+) -> None:
+    """The same seed gives the same samples in any units, up to rounding."""
+    x = fitted_tilt(scale, offset, dtype=dtype).sample(50, seed=1)
+    assert x.dtype == dtype
+    # At an offset of 100, a coordinate has an error of 4e-6 from the start.
+    torch.testing.assert_close(((x - offset) / scale).float(), unit_samples, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_a_tilt_in_another_dimension_than_two(dim: int) -> None:
+    """N(m, s²) with the energy x_0/s moves by −β s in its first coordinate."""
+    x = (fitted_tilt(20.0, 7.0, dim, steps=300).sample(1_000, seed=1) - 7.0) / 20.0
+    assert x.shape == (1_000, dim)
+    target = torch.tensor([-BETA, 0.0, 0.0])[:dim]
+    # 0.03 from counting; the rest is the training error of small networks.
+    assert (x.mean(0) - target).abs().max() < 0.2 and (x.std(0) - 1).abs().max() < 0.25
+
+
+def test_standardised_points_keep_their_energies() -> None:
+    """An energy that is not continuous sees the reader's points, not rounded ones."""
+    grid = lambda n, g: 100 + 0.1 * torch.randint(3, (n, 2), generator=g)
+    own = own_density(grid, lambda x: (x[..., 0] != x.min()).double(), 200)
+    standard = own.standardised()
+    assert own.means.min() > 99 and abs(standard.means.mean()) < 1e-3
+    assert standard.means.square().mean().item() == pytest.approx(1, abs=1e-3)
+    torch.testing.assert_close(standard.restored(standard.means), own.means)
+    x, energy = standard.sample(500, torch.Generator().manual_seed(0))
+    assert torch.equal(energy == 0, x[:, 0] < -1) and energy.dtype == torch.float32
+    assert own.tilted(50.0).sample(100)[0][:, 0].max() < 100.05  # in the reader's coordinates
+
+
+def test_exact_guidance_of_another_scale_than_one_raises() -> None:
+    """Sampling starts from N(0, I), which is no end of the forward process of these points."""
+    own = own_density(lambda n, g: 300 * gaussian(n, g), lambda x: x[..., 0] / 300, 500)
+    settings = replace(toy_settings("ci"), samples=300)
+
+    def samples(density: SampledDensity) -> Tensor:
+        gradient = lambda x, t, c=None: density.intermediate_energy_gradient(x, t, BETA)
+        return guided_samples(density.eps, gradient, density, settings, seeded(0, "own"))
+
+    with pytest.raises(CepnbError, match="density: deviation 3.. .*; use standardised"):
+        samples(own)
+    with pytest.raises(CepnbError, match="density: deviation 3.. around means"):
+        score_net(own, settings, 0)
+    x = own.standardised().restored(samples(own.standardised())) / 300
+    tilted = own.tilted(BETA).sample(300)[0] / 300
+    assert (x.mean(0) - tilted.mean(0)).abs().max() < 0.3
+
+
+def test_an_energy_in_float64_gives_the_type_of_the_points() -> None:
+    own = own_density(gaussian, lambda x: x[..., 0].double(), 100)
+    x, t = torch.zeros(3, 2), torch.tensor(0.5)
+    assert own.intermediate_energy(x, t, 1.0).dtype == own.energy(x).dtype == torch.float32
+    assert own.sample(5)[1].dtype == torch.float32
+
+
+def test_a_sampler_that_changes_its_shape_later_raises() -> None:
+    own = own_density(lambda n, g: torch.randn(n, 2 if n == 100 else 1), linear, 100)
+    with pytest.raises(CepnbError, match=r"sampler: returns shape \(7, 1\) for 7 points"):
+        own.sample(7)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+def test_numbers_of_numpy_are_numbers(fitted: FittedGuidance) -> None:
+    x = fitted.sample(np.int64(4), scale=np.float32(0.5))
+    assert torch.equal(x, fitted.sample(4, scale=0.5))
+    with pytest.raises(CepnbError, match="n True: use a number of samples"):
+        fitted.sample(True)

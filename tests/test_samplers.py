@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler
@@ -168,3 +169,30 @@ def test_bad_times_are_named() -> None:
     for times in (torch.tensor([1.0]), torch.tensor([0.1, 0.5]), torch.tensor([1.0, 0.0])):
         with pytest.raises(CepnbError, match="times of shape"):
             last(dpm_solver_pp(gaussian_eps, torch.randn(1, 2), times, SCHEDULE))
+
+
+def test_times_that_are_not_finite_are_named() -> None:
+    for times in (torch.tensor([math.inf, 0.5]), torch.tensor([1.0, math.nan])):
+        with pytest.raises(CepnbError, match="times of shape"):
+            last(dpm_solver_pp(gaussian_eps, torch.randn(1, 2), times, SCHEDULE))
+
+
+def test_functions_of_another_shape_raise() -> None:
+    """A column of noise, slopes or energies would broadcast against the points."""
+    x, t = torch.randn(3, 2, dtype=torch.float64), torch.tensor(0.5, dtype=torch.float64)
+    column = lambda xt, t, condition=None: xt[:, :1]
+    with pytest.raises(CepnbError, match=r"eps has shape \(3, 1\); use that of x_t, \(3, 2\)"):
+        last(dpm_solver_pp(column, x, SCHEDULE.times(2), SCHEDULE))
+    with pytest.raises(CepnbError, match=r"gradient has shape \(3, 1\); use that of x_t"):
+        guided(gaussian_eps, column, SCHEDULE)(x, t)
+    with pytest.raises(CepnbError, match=r"eps has shape \(3, 1\); use that of x_t"):
+        guided(column, gaussian_eps, SCHEDULE)(x, t)
+    for energy in (column, lambda xt, t, condition=None: xt[:, 0] - xt[:, 1:]):
+        with pytest.raises(CepnbError, match=r"energy returns shape .*; return \(3,\), one value"):
+            energy_gradient(energy)(x, t)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+def test_a_scale_of_zero_is_zero_in_any_type() -> None:
+    for zero in (0, 0.0, np.float32(0), np.int64(0)):
+        assert guided(gaussian_eps, gaussian_eps, SCHEDULE, zero) is gaussian_eps

@@ -79,5 +79,20 @@ def test_bad_input_is_named() -> None:
         VPSchedule(rate_min=20.0, rate_max=0.1)
     with pytest.raises(CepnbError, match="^t_min 0.0: use a time in"):
         VPSchedule(t_min=0.0)
+    with pytest.raises(CepnbError, match="alpha at t = 1 underflows; use smaller rates"):
+        VPSchedule(rate_max=1000.0)
+    with pytest.raises(CepnbError, match="sigma at t_min underflows; use a larger t_min"):
+        VPSchedule(t_min=1e-46)
     with pytest.raises(CepnbError, match="steps 0"):
         SCHEDULE.times(0)
+
+
+def test_shapes_that_would_broadcast_raise() -> None:
+    x = torch.randn(3, 3)
+    with pytest.raises(CepnbError, match=r"eps has shape \(3,\); use that of x0, \(3, 3\)"):
+        SCHEDULE.add_noise(x, torch.tensor(0.5), x[0])
+    for t in (torch.rand(2), torch.rand(3, 3), torch.rand(3, 3, 1)):
+        with pytest.raises(CepnbError, match="times or scales have shape"):
+            SCHEDULE.add_noise(x, t, x)
+    with pytest.raises(CepnbError, match="times or scales have shape"):
+        SCHEDULE.add_noise(x[:1], torch.rand(3), x[:1])

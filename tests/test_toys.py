@@ -3,9 +3,12 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -17,12 +20,21 @@ from cepnb.densities.methods import (
     METHODS,
     Models,
     at_beta,
+    exact_text,
     guided_samples,
     score_net,
     toy_energy_net,
     train_toy_energy,
 )
-from cepnb.densities.metrics import effective_samples, gradient_error, mean_interval, mmd, w2
+from cepnb.densities.metrics import (
+    effective_samples,
+    gradient_error,
+    interquartile_mean,
+    mean_interval,
+    mmd,
+    stratified_interval,
+    w2,
+)
 from cepnb.densities.mixtures import GaussianMixture
 from cepnb.densities.settings import TOY_PROFILES, toy_settings
 from cepnb.densities.toys import DENSITIES, density
@@ -308,3 +320,122 @@ def test_classifier_guidance_is_the_energy_of_a_class() -> None:
         torch.testing.assert_close(
             only.intermediate_energy(x, time, 500.0), -q.log_joint(x, time).log_softmax(-1)[:, c]
         )
+
+
+def test_numbers_that_are_not_finite_are_not_averaged_away() -> None:
+    """Sorting puts NaN at the end, where the mean of the middle half drops it."""
+    scores = np.arange(8.0).reshape(4, 2)
+    scores[0, 0] = math.nan
+    for mean in (interquartile_mean, lambda s: stratified_interval(s, np.random.default_rng(0))):
+        with pytest.raises(CepnbError, match="scores: 1 of 8 values are not finite"):
+            mean(scores)
+    for values in ([1.0, math.nan], [math.inf]):
+        with pytest.raises(CepnbError, match="values: 1 of . values are not finite"):
+            mean_interval(values)
+    for weights in ([0.0, math.nan], [-math.inf, -math.inf], [0.0, math.inf]):
+        with pytest.raises(CepnbError, match="effective sample sizes: 1 of 1 values"):
+            effective_samples(torch.tensor(weights))
+    assert effective_samples(torch.tensor([0.0, -math.inf])).item() == pytest.approx(1)
+
+
+def test_table_of_bad_numbers_and_of_near_betas() -> None:
+    case = {"density": "moons", "method": "exact", "w2_ratio": 1.0}
+    near = [case | {"beta": beta} for beta in (3.14159, 3.1415926)]
+    lines = benchmark.records_table(near).splitlines()
+    assert lines[2:] == ["| moons | 3.14159 | 1.00 |", "| moons | 3.1415926 | 1.00 |"]
+    with pytest.raises(CepnbError, match="w2_ratio of the records: 1 of 2 values are not finite"):
+        benchmark.records_table([near[0], near[1] | {"w2_ratio": math.nan}])
+
+
+def toy(folder: Path, *arguments: str) -> int:
+    return main(["toy", "--profile", "ci", "--json", "--out", str(folder), *arguments])
+
+
+def test_samples_that_diverge_have_no_record(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """DPS at a large scale once had the W2 ratio 0."""
+    case = ["--density", "swissroll", "--method", "dps", "--beta", "10", "--scale", "100"]
+    assert toy(tmp_path, *case) == 2
+    error = capsys.readouterr().err
+    assert "of 200 samples at scale 100 are not finite; use a smaller scale" in error
+    assert not list(tmp_path.glob("**/dps*.json"))
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.parametrize(
+    "number, text",
+    [(20.0, "20"), (20, "20"), (0.1, "0.1"), (3.14159, "3.14159"), (math.pi, "3.141592653589793")],
+)
+def test_names_of_files_have_all_digits(number: float, text: str) -> None:
+    assert exact_text(number) == text
+    assert exact_text(np.float64(number)) == text
+
+
+def test_records_of_near_numbers_are_different(tmp_path: Path) -> None:
+    models = Models("moons", "ci", 0, tmp_path, progress=False)
+    for beta in (3.14159, math.pi, np.float64(math.pi)):
+        assert benchmark.record(models, "exact", beta)["beta"] == beta
+    scales = [benchmark.record(models, "exact", 1.0, s)["scale"] for s in (1.0, 1.0000001)]
+    assert scales == [1.0, 1.0000001]
+    names = {path.name for path in models.run.folder.glob("exact*")}
+    assert "exact_beta3.14159_scale1.json" in names and len(names) == 4
+
+
+def test_a_saved_record_of_another_case_raises(tmp_path: Path) -> None:
+    models = Models("moons", "ci", 0, tmp_path, progress=False)
+    benchmark.record(models, "exact", 2.0)
+    path = models.run.folder / "exact_beta2_scale1.json"
+    saved = json.loads(path.read_text())
+    for change in ({"beta": 2.1}, {"seed": 1}, {"profile": "laptop"}, {"density": "rings"}):
+        path.write_text(json.dumps(saved | change))
+        with pytest.raises(CepnbError, match=f"made with another {next(iter(change))}; delete it"):
+            benchmark.record(models, "exact", 2.0)
+    path.write_text("[]")
+    with pytest.raises(CepnbError, match="made with another density, .*; delete it"):
+        benchmark.record(models, "exact", 2.0)
+
+
+@pytest.mark.parametrize(
+    "density, beta, message",
+    [
+        ("ring", "1", "density 'ring' is unknown"),
+        ("moons", "1e38", "beta 1e+38: the weights e^(-beta E) are not finite"),
+        ("swissroll", "1e300", "beta 1e+300: the weights e^(-beta E) are not finite"),
+        ("moons", "1e-9", "beta 1e-09: the exact gradient is 0 in float32; use a larger beta"),
+        ("swissroll", "1e14", "beta 1e+14: exact samples coincide in float32; use a smaller beta"),
+    ],
+)
+def test_what_cannot_be_measured_fails_before_training(
+    density: str, beta: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert toy(tmp_path, "--density", density, "--method", "mse", "--beta", beta) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not list(tmp_path.glob("**/*.safetensors"))
+    assert density != "ring" or not list(tmp_path.iterdir())
+
+
+def test_an_unwritable_folder_fails_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder has settings from an earlier run, but takes no new file."""
+    models = Models("moons", "ci", 0, tmp_path, progress=False)
+    models.run  # noqa: B018 (writes the settings)
+
+    def no_space(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("cepnb.storage.files.tempfile.mkstemp", no_space)
+    monkeypatch.setattr("cepnb.densities.methods.train", no_space)
+    with pytest.raises(CepnbError, match="floor_beta3.json: could not be written"):
+        benchmark.record(models, "mse", 3.0)
+
+
+def test_imports_of_metrics_leave_global_state() -> None:
+    """Optimal transport and scipy are imported at the first measurement."""
+    code = (
+        "import os, warnings, torch; from cepnb.densities.metrics import mean_interval, w2\n"
+        "before = dict(os.environ), list(warnings.filters)\n"
+        "w2(torch.zeros(2, 2), torch.ones(2, 2)), mean_interval([1.0, 2.0])\n"
+        "assert before == (dict(os.environ), warnings.filters)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,5 +1,7 @@
 """The training loop: it learns, resumes bit for bit, and refuses checkpoints that do not match."""
 
+import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,7 @@ import torch
 
 from cepnb.diffusion.training import Plan, draw, initialised, seeded, train, training
 from cepnb.errors import CepnbError
+from cepnb.storage.files import load_tensors
 
 PLAN = Plan(steps=60, learning_rate=1e-2, final_fraction=0.1, record_every=5, checkpoint_every=10)
 
@@ -119,3 +122,54 @@ def test_bad_checkpoints_and_plans_are_refused(tmp_path: Path) -> None:
     for name in ("steps", "record_every"):
         with pytest.raises(CepnbError, match=f"^{name} 0: use at least 1$"):
             Plan(**{"steps": 10, "learning_rate": 1e-3} | {name: 0})
+
+
+def test_weights_that_the_last_step_makes_infinite_are_not_saved(tmp_path: Path) -> None:
+    """The loss of a step is finite while its update is not."""
+    net, loss = regression()
+
+    def spoil() -> None:
+        if next(steps) == PLAN.steps:
+            net[0].bias.data[0] = float("inf")
+
+    steps = iter(range(1, PLAN.steps + 1))
+    generator, path = seeded(0, "a"), tmp_path / "c"
+    with pytest.raises(
+        CepnbError, match="weights are not finite after step 60; lower the learning"
+    ):
+        train(
+            loss, {"net": net}, PLAN, generator, after_step=spoil, checkpoint=path, progress=False
+        )
+    assert "history" in load_tensors(path)[1]  # of step 50
+
+
+def test_learning_rates_are_numbers() -> None:
+    for rate in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(CepnbError, match="learning_rate .*: use a finite number, 0 or more"):
+            Plan(10, rate)
+
+
+def test_training_leaves_global_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first optimiser of a process imports libraries that change global state."""
+    adam = torch.optim.Adam
+
+    def first_adam(*arguments: object, **options: object) -> torch.optim.Adam:
+        os.environ["CEPNB_TEST_ADDED"] = os.environ["CEPNB_TEST_KEPT"] = "1"
+        del os.environ["CEPNB_TEST_LOST"]
+        warnings.filterwarnings("once", category=ResourceWarning)
+        return adam(*arguments, **options)
+
+    monkeypatch.setattr(torch.optim, "Adam", first_adam)
+    monkeypatch.setenv("CEPNB_TEST_KEPT", "0")
+    monkeypatch.setenv("CEPNB_TEST_LOST", "0")
+    environment, filters = dict(os.environ), list(warnings.filters)
+    net, loss = regression()
+    train(loss, {"net": net}, Plan(1, 1e-2), seeded(0, "a"), progress=False)
+    assert dict(os.environ) == environment and warnings.filters == filters
+
+
+def test_initial_weights_leave_the_random_state_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    regression()
+    assert seeds == []

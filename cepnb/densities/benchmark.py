@@ -11,16 +11,23 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cepnb.densities.methods import METHODS, Models, check_scale, guided_samples
-from cepnb.densities.metrics import gradient_moments, mean_interval, mmd, w2
+from cepnb.densities.methods import METHODS, Models, exact_text, guided_samples
+from cepnb.densities.metrics import (
+    check_gradient_size,
+    gradient_moments,
+    mean_interval,
+    mmd,
+    w2,
+)
 from cepnb.densities.mixtures import Density
 from cepnb.densities.settings import ToySettings, toy_settings
 from cepnb.densities.toys import DENSITIES
-from cepnb.diffusion.losses import check_beta
+from cepnb.diffusion.losses import check_beta, check_scale
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
 from cepnb.storage.files import read_json, write_json
 from cepnb.storage.runs import Run
+from cepnb.storage.validation import check_finite
 
 BETAS = (1.0, 3.0, 10.0, 20.0)
 SHOWN = ("w2_ratio", "mmd_ratio", "energy_gradient_mse")  # numbers of a record that have a table
@@ -49,22 +56,26 @@ def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dic
     `w2_ratio` their quotient; `mmd_ratio` is the same for MMD. `energy_gradient_mse` is E_{p_t}
     ‖s∇f − ∇E_t‖², averaged over `TIMES`; `energy_gradient_relative` averages its ratio to E ‖∇E_t‖².
     `effective_share` = E[w]²/E[w²], w = e^{−βE}, is the share of samples of q_0 that reweighting
-    would keep. `seconds` is the training time. Raises `CepnbError` unless 0 < β < ∞, 0 ≤ scale < ∞.
+    would keep. `seconds` is the training time. Raises `CepnbError` unless 0 < β < ∞, 0 ≤ scale < ∞,
+    on a β that float32 cannot resolve, and on samples or numbers that are not finite.
     """
-    check_beta(beta)
-    check_scale(scale)
+    beta, scale = check_beta(beta), check_scale(scale)
     density, settings, seed = models.density, models.settings, models.seed
+    floor = _floor(models, beta)  # before any training, so that bad cases and folders fail early
+    no_gradient = lambda xt, t: torch.zeros_like(xt)
+    _, size = gradient_moments(no_gradient, density, beta, TIMES, seeded(seed, "toy gradient"), 100)
+    check_gradient_size(beta, size)
     eps, gradient = models.guidance(method, beta)
     pairs = []
     for repeat, (exact, _) in enumerate(exact_sets(density, beta, settings, seed)):
         start = seeded(seed, f"toy start {repeat}")
         pairs.append((guided_samples(eps, gradient, density, settings, start, scale), exact))
-    distance, floor = _mean_distances(pairs), _floor(models, beta)
+    distance = _mean_distances(pairs)
     scaled_gradient = lambda xt, t: scale * gradient(xt, t)
     generator = seeded(seed, "toy gradient")
     error, size = gradient_moments(scaled_gradient, density, beta, TIMES, generator, 2000)
     log_share = 2 * density.log_partition(beta) - density.log_partition(2 * beta)
-    return {
+    found = {
         "w2": distance["w2"],
         "w2_floor": floor["w2"],
         "w2_ratio": distance["w2"] / floor["w2"],
@@ -74,16 +85,27 @@ def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dic
         "effective_share": log_share.exp().item(),
         "seconds": models.seconds(method, beta),
     }
+    check_finite(f"numbers of {method} at beta {beta:g}", list(found.values()), "use another beta")
+    return found
 
 
 def record(models: Models, method: str, beta: float, scale: float = 1.0) -> dict:
-    """Measure one case of the table and save its record, or read the saved record."""
-    path = models.run.folder / f"{method}_beta{beta:g}_scale{scale:g}.json"
+    """Measure one case of the table and save its record, or read the saved record.
+
+    Raises `CepnbError` as `measure` does, and if the saved record is of another case.
+    """
+    beta, scale = check_beta(beta), check_scale(scale)
+    name = f"{method}_beta{exact_text(beta)}_scale{exact_text(scale)}.json"
+    path = models.run.folder / name
+    case = {"density": models.name, "method": method, "beta": beta, "seed": models.seed}
+    case |= {"scale": scale, "profile": models.profile}
     if not path.exists():
-        case = {"density": models.name, "method": method, "beta": beta, "seed": models.seed}
-        case |= {"scale": scale, "profile": models.profile}
         write_json(path, case | measure(models, method, beta, scale))
-    return read_json(path)
+    saved = read_json(path)
+    other = [name for name in case if not isinstance(saved, dict) or saved.get(name) != case[name]]
+    if other:
+        raise CepnbError(f"{path}: made with another {', '.join(other)}; delete it")
+    return saved
 
 
 def table(
@@ -133,8 +155,9 @@ def records_table(records: list[dict], key: str = "w2_ratio", intervals: bool = 
 
     A row is a density and β, a column a method. A cell is the mean ± half the 95 % interval over
     the seeds, or a dash without records. If the numbers of seeds differ, the headings show them.
-    `intervals=False` shows the means alone.
+    `intervals=False` shows the means alone. Raises `CepnbError` on numbers that are not finite.
     """
+    check_finite(f"{key} of the records", [r[key] for r in records], "measure them again")
     values = defaultdict(list)
     for r in records:
         values[r["method"], r["density"], r["beta"]].append(r[key])
@@ -147,7 +170,7 @@ def records_table(records: list[dict], key: str = "w2_ratio", intervals: bool = 
     lines = [_line(["density", "β", *headings]), "|---" * (len(methods) + 2) + "|"]
     for name, beta in rows:
         cells = [_cell(values[method, name, beta], intervals) for method in methods]
-        lines.append(_line([name, f"{beta:g}", *cells]))
+        lines.append(_line([name, exact_text(beta), *cells]))
     return "\n".join(lines)
 
 
@@ -165,11 +188,14 @@ def exact_sets(
 
 def _floor(models: Models, beta: float) -> dict[str, float]:
     """Mean distances between exact sets, measured once per density, β and seed."""
-    path = models.run.folder / f"floor_beta{beta:g}.json"
+    path = models.run.folder / f"floor_beta{exact_text(beta)}.json"
     if not path.exists():
         pairs = exact_sets(models.density, beta, models.settings, models.seed)
         write_json(path, _mean_distances(pairs))
-    return read_json(path)
+    floor = read_json(path)
+    if not min(floor["w2"], floor["mmd"]) > 0:
+        raise CepnbError(f"beta {beta:g}: exact samples coincide in float32; use a smaller beta")
+    return floor
 
 
 def _mean_distances(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:

@@ -82,7 +82,7 @@ def train_toy_energy(
     net = toy_energy_net(density, settings, seed)
     loss = toy_energy_loss(method, net, density, beta, settings, seed)
     plan = Plan(settings.steps, settings.rate, settings.final)
-    generator, label = seeded(seed, "toy energy"), f"training {method} at β = {beta:g}"
+    generator, label = seeded(seed, "toy energy"), f"training {method} at β = {exact_text(beta)}"
     train(
         loss, {"net": net}, plan, generator, checkpoint=checkpoint, label=label, progress=progress
     )
@@ -158,7 +158,8 @@ def score_net(density: Density, settings: ToySettings, seed: int) -> PlaneEpsNet
     """Build an untrained ε_θ."""
 
     def build() -> PlaneEpsNet:
-        plane = PlaneFeatures(density.schedule, settings.score_features, 2.0, _deviation(density))
+        deviation, dim = _deviation(density), density.dim
+        plane = PlaneFeatures(density.schedule, settings.score_features, 2.0, deviation, dim)
         return PlaneEpsNet(plane, settings.score_width, settings.score_depth)
 
     return initialised(seed, "toy score", build)
@@ -170,16 +171,17 @@ def toy_energy_net(
     """Build an untrained f_φ(x_t, t), or f_φ(x_t, t, β) with `condition_dim` = 2."""
 
     def build() -> EnergyNet:
-        plane = PlaneFeatures(density.schedule, settings.features, 0.5, _deviation(density))
-        return EnergyNet(2, condition_dim, settings.width, settings.depth, density.schedule, plane)
+        schedule, deviation, dim = density.schedule, _deviation(density), density.dim
+        plane = PlaneFeatures(schedule, settings.features, 0.5, deviation, dim)
+        return EnergyNet(dim, condition_dim, settings.width, settings.depth, schedule, plane)
 
     return initialised(seed, "toy energy", build)
 
 
-def check_scale(scale: float) -> None:
-    """Raise `CepnbError` unless the guidance scale is finite and not negative."""
-    if not isinstance(scale, (int, float)) or not 0 <= scale < math.inf:
-        raise CepnbError(f"scale {scale} is no guidance scale; use a finite number, 0 or more")
+def exact_text(number: float) -> str:
+    """Write a number briefly but with all its digits, for names of files: 20 for 20.0."""
+    text = f"{number:g}"
+    return text if float(text) == number else repr(float(number))
 
 
 def beta_features(beta: Float[Tensor, "*shape 1"]) -> Float[Tensor, "*shape 2"]:
@@ -195,13 +197,20 @@ def at_beta(net: EnergyNet, beta: float) -> EnergyFunction:
 
 @dataclass(frozen=True)
 class Models:
-    """The networks of a toy density: trained on first use, then loaded from `folder`/name/seed."""
+    """The networks of a toy density: trained on first use, then loaded from `folder`/name/seed.
+
+    Raises `CepnbError` on an unknown name or profile.
+    """
 
     name: str
     profile: str
     seed: int
     folder: Path
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        toy_density(self.name)
+        toy_settings(self.profile)
 
     @cached_property
     def density(self) -> Density:
@@ -235,7 +244,7 @@ class Models:
         ) -> EnergyNet:
             return train_toy_energy(method, density, beta, settings, seed, checkpoint, progress)
 
-        return self._network(f"{method}_{beta:g}", toy_energy_net, fit)
+        return self._network(f"{method}_{exact_text(beta)}", toy_energy_net, fit)
 
     def guidance(self, method: str, beta: float) -> tuple[EpsFunction, EpsFunction]:
         """Return (ε, ∇f) of a method. Raises `CepnbError` unless it is one of `METHODS`."""
@@ -249,7 +258,7 @@ class Models:
 
     def seconds(self, method: str, beta: float) -> float:
         """Return the seconds that training took for the score and the energy of a method."""
-        steps = ("score", method, f"{method}_{beta:g}") if method != "exact" else ()
+        steps = ("score", method, f"{method}_{exact_text(beta)}") if method != "exact" else ()
         return float(sum(self.run.seconds.get(step, 0.0) for step in steps))
 
     def _network(self, step: str, build: Callable, fit: Callable) -> nn.Module:
@@ -265,24 +274,41 @@ def guided_samples(
     settings: ToySettings,
     generator: torch.Generator,
     scale: float = 1.0,
-) -> Float[Tensor, "n 2"]:
-    """Draw `settings.samples` samples by DPM-Solver++ under the guided score (Eq. 11)."""
+) -> Float[Tensor, "n dim"]:
+    """Draw `settings.samples` samples by DPM-Solver++ under the guided score (Eq. 11).
+
+    Sampling starts from N(0, I). Raises `CepnbError` unless q_0 has about unit scale, and on samples
+    that are not finite.
+    """
+    _deviation(density, 1_000)
     schedule = density.schedule
-    start = torch.randn(settings.samples, 2, generator=generator)
+    start = torch.randn(settings.samples, density.dim, generator=generator)
     guided_eps = guided(eps, gradient, schedule, scale)
-    return last(dpm_solver_pp(guided_eps, start, schedule.times(settings.sampler_steps), schedule))
+    x = last(dpm_solver_pp(guided_eps, start, schedule.times(settings.sampler_steps), schedule))
+    bad = len(x) - int(x.isfinite().all(dim=1).sum())
+    if bad:
+        found = f"{bad} of {len(x)} samples at scale {scale:g}"
+        raise CepnbError(f"{found} are not finite; use a smaller scale")
+    return x
 
 
-def _deviation(density: Density) -> float:
-    """Standard deviation of q_0 per coordinate, to one decimal: the unit of the networks."""
-    x, _ = density.sample(10_000, seeded(0, "toy deviation"))
-    return round(x.std(dim=0).mean().item(), 1)
+def _deviation(density: Density, count: int = 10_000) -> float:
+    """Standard deviation of q_0 per coordinate, to one decimal: the unit of the networks.
+
+    Raises `CepnbError` unless it is in [0.1, 10] and all means are in [-10, 10].
+    """
+    x, _ = density.sample(count, seeded(0, "toy deviation"))
+    deviation, mean = x.var(dim=0).mean().sqrt().item(), x.mean(dim=0).abs().max().item()
+    if not (0.1 <= deviation <= 10 and mean <= 10):
+        found = f"density: deviation {deviation:.3g} around means up to {mean:.3g}"
+        raise CepnbError(f"{found}; use standardised() of an own density, or rescale it to about 1")
+    return round(deviation, 1)
 
 
 def _draw_groups(
     density: Density, settings: ToySettings, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw x_t (groups, K, 2), t (groups,) and the energies E(x_0) (groups, K)."""
+    """Draw x_t (groups, K, dim), t (groups,) and the energies E(x_0) (groups, K)."""
     shape = (settings.groups, settings.K)
     x0, energy = density.sample(settings.groups * settings.K, generator)
     x0, energy = x0.unflatten(0, shape), energy.unflatten(0, shape)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cepnb.diffusion.schedule import VPSchedule
 from cepnb.errors import CepnbError
+from cepnb.storage.validation import check_finite, check_same_shape
 
 Points = Float[Tensor, "*batch dim"]
 Values = Float[Tensor, "*batch"]
@@ -26,12 +27,19 @@ class Density:
 
     A sample is a pair (x_0, E). Each of the C components adds a constant E_c to the energy, so E may
     depend on x_0 and on its component; `energy` is its mean given x_0. p_0 reweights each sample by
-    its own e^{−βE}. Subclasses define the methods that raise `NotImplementedError` here.
+    its own e^{−βE}. Subclasses define the methods that raise `NotImplementedError` here. Raises
+    `CepnbError` on components that are not finite or differ in number, and on points of another
+    dimension.
     """
 
     log_weights: Float[Tensor, "C"]  # log w_c up to a constant
     energies: Float[Tensor, "C"]  # E_c
     schedule: VPSchedule = VPSchedule()
+
+    @property
+    def dim(self) -> int:
+        """The number of coordinates of x_0."""
+        raise NotImplementedError
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Samples:
         """Draw independent pairs (x_0, E)."""
@@ -44,8 +52,14 @@ class Density:
         return joint.softmax(-1) @ self.energies
 
     def tilted(self, beta: float) -> "Density":
-        """Return p_0 ∝ q_0 e^{−βE} with the same energy (β = 0 gives q_0)."""
+        """Return p_0 ∝ q_0 e^{−βE} with the same energy (β = 0 gives q_0).
+
+        Raises `CepnbError` if no weight is finite, as for a very large β.
+        """
         log_weights = (self.log_weights + self._log_factors(beta)).log_softmax(0)
+        if log_weights.isnan().any():
+            problem = f"the weights e^(-beta E) are not finite in {log_weights.dtype}"
+            raise CepnbError(f"beta {beta:g}: {problem}; use a smaller beta")
         return replace(self, log_weights=log_weights)
 
     def score(self, xt: Points, t: Tensor) -> Points:
@@ -92,6 +106,20 @@ class Density:
         """Return ∇E_t = ∇ log q_t − ∇ log p_t (Eq. 11)."""
         return self.score(xt, t) - self.tilted(beta).score(xt, t)
 
+    def _check_components(self, *names: str) -> None:
+        total = self.log_weights.logsumexp(0)  # single weights may be 0
+        check_finite("log of the total weight", total, "use finite log_weights")
+        for name in ("energies", *names):
+            values = getattr(self, name)
+            check_finite(name, values.detach(), f"use finite {name}")
+            first = values[:, 0] if name in ("means", "lows", "highs") else values
+            check_same_shape(log_weights=self.log_weights, **{name: first})
+
+    def _check_points(self, x: Points) -> None:
+        if x.shape[-1:] != (self.dim,):
+            fix = f"use (*batch, {self.dim}), as the density has {self.dim} coordinates"
+            raise CepnbError(f"points have shape {tuple(x.shape)}; {fix}")
+
     def _draw_components(self, count: int, generator: torch.Generator | None) -> Tensor:
         weights = self.log_weights.softmax(0)
         return torch.multinomial(weights, count, replacement=True, generator=generator)
@@ -112,13 +140,21 @@ class GaussianMixture(Density):
     quadratic: float = 0.0  # h
 
     def __post_init__(self) -> None:
+        self._check_components("means", "deviations")
+        if torch.as_tensor(self.linear).shape not in ((), (self.dim,)):
+            shape = tuple(torch.as_tensor(self.linear).shape)
+            raise CepnbError(f"linear has shape {shape}; use a number or shape ({self.dim},)")
         if not bool((self.deviations >= 0).all()):
             lowest = float(self.deviations.min())
             raise CepnbError(f"deviations: the lowest is {lowest:g}; use values of 0 or more")
 
+    @property
+    def dim(self) -> int:
+        return self.means.shape[1]
+
     def sample(self, count: int, generator: torch.Generator | None = None) -> Samples:
         component = self._draw_components(count, generator)
-        noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
+        noise = torch.randn(count, self.dim, generator=generator, dtype=self.means.dtype)
         x = self.means[component] + self.deviations[component, None] * noise
         return x, self.energies[component] + self._polynomial(x)
 
@@ -138,13 +174,13 @@ class GaussianMixture(Density):
         Given c, x_0 is Gaussian with mean μ_c = m_c + g_c (x_t/α_t − m_c) and variance
         v_c = d_c² (1 − g_c), where g_c = α_t² d_c²/(α_t² d_c² + σ_t²).
         """
+        posterior = self.log_joint(xt, t).softmax(-1)
         alpha, sigma = self.schedule.coefficients(t, xt)
         signal = alpha**2 * self.deviations**2
         gain = signal / (signal + sigma**2)  # (*batch, C)
         offset = xt.unsqueeze(-2) / alpha.unsqueeze(-1) - self.means
         mean = self.means + gain.unsqueeze(-1) * offset  # (*batch, C, dim)
-        spread = 0.5 * self.quadratic * self.means.shape[1] * self.deviations**2 * (1 - gain)
-        posterior = self.log_joint(xt, t).softmax(-1)
+        spread = 0.5 * self.quadratic * self.dim * self.deviations**2 * (1 - gain)
         return (posterior * (self.energies + self._polynomial(mean) + spread)).sum(-1)
 
     def score(self, xt: Points, t: Tensor) -> Points:
@@ -154,22 +190,23 @@ class GaussianMixture(Density):
         return alpha * (weights @ self.means) - xt * weights.sum(-1, keepdim=True)
 
     def _log_components(self, x: Tensor, scale: Tensor, variance: Tensor) -> Tensor:
+        self._check_points(x)
         variance = scale**2 * self.deviations**2 + variance
         offset = x.unsqueeze(-2) - scale.unsqueeze(-1) * self.means
         square = offset.square().sum(-1) / variance
-        return -0.5 * (square + self.means.shape[1] * torch.log(2 * math.pi * variance))
+        return -0.5 * (square + self.dim * torch.log(2 * math.pi * variance))
 
     def _log_factors(self, beta: float) -> Tensor:
-        k, variance, dim = self._precision_factors(beta), self.deviations**2, self.means.shape[1]
+        k, variance, dim = self._precision_factors(beta), self.deviations**2, self.dim
         b = torch.as_tensor(self.linear, dtype=self.means.dtype).expand(dim)
-        from_linear = -2 * beta * self.means @ b + beta**2 * (b @ b) * variance
+        from_linear = -2 * beta * self.means @ b + beta * beta * (b @ b) * variance
         from_quadratic = beta * self.quadratic * self.means.square().sum(1)
         return -beta * self.energies + 0.5 * ((from_linear - from_quadratic) / k - dim * k.log())
 
     def _precision_factors(self, beta: float) -> Tensor:
         """k_c = 1 + βh d_c², the factor of e^{−βE} on the precision of component c."""
         k = 1 + beta * self.quadratic * self.deviations**2
-        if not bool((k > 0).all()):
+        if bool((k <= 0).any()):
             limit = f"{-1 / (self.quadratic * float(self.deviations.max()) ** 2):g}"
             raise CepnbError(f"beta {beta:g}: e^(-beta E) has no mean; use a beta below {limit}")
         return k
@@ -190,12 +227,18 @@ class BoxMixture(Density):
     highs: Float[Tensor, "C dim"]
 
     def __post_init__(self) -> None:
+        self._check_components("lows", "highs")
+        check_same_shape(lows=self.lows, highs=self.highs)
         if not bool((self.highs > self.lows).all()):
             raise CepnbError("boxes: a high is not above its low; swap or move them")
 
+    @property
+    def dim(self) -> int:
+        return self.lows.shape[1]
+
     def sample(self, count: int, generator: torch.Generator | None = None) -> Samples:
         component = self._draw_components(count, generator)
-        part = torch.rand(count, self.lows.shape[1], generator=generator, dtype=self.lows.dtype)
+        part = torch.rand(count, self.dim, generator=generator, dtype=self.lows.dtype)
         x = torch.lerp(self.lows[component], self.highs[component], part)
         return x, self.energies[component]
 
@@ -203,6 +246,7 @@ class BoxMixture(Density):
         """Return the energy of the nearest box; `width` > 0 makes it smooth."""
         if width > 0:
             return super().energy(x, width)
+        self._check_points(x)
         x = x.unsqueeze(-2)
         outside = torch.maximum(self.lows - x, x - self.highs).clamp(min=0)  # (*batch, C, dim)
         return self.energies[outside.square().sum(-1).argmin(-1)]
@@ -227,6 +271,7 @@ class BoxMixture(Density):
 
     def _edges(self, x: Tensor, scale: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
         """(scale · low − x)/deviation and (scale · high − x)/deviation, both (*batch, C, dim)."""
+        self._check_points(x)
         x, scale, deviation = x.unsqueeze(-2), scale.unsqueeze(-1), deviation.unsqueeze(-1)
         return (scale * self.lows - x) / deviation, (scale * self.highs - x) / deviation
 

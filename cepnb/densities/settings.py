@@ -7,7 +7,7 @@ from cepnb.profiles import profile_name
 
 @dataclass(frozen=True)
 class ToySettings:
-    """Hyper-parameters of training, sampling and measuring on a density in the plane."""
+    """Hyper-parameters of training, sampling and measuring on a density of unit scale."""
 
     # Noise prediction ε_θ, one network per density
     score_features: int = 32  # random frequencies of x_t in the input
@@ -31,7 +31,7 @@ class ToySettings:
     conditioned_steps: int = 200_000
     beta_max: float = 25.0
     # Sampling and measuring
-    dps_width: float = 1.0  # smoothing of E for DPS, which needs a slope
+    dps_width: float = 1.0  # smoothing of E for DPS, which needs a slope; for unit scale
     sampler_steps: int = 25  # DPM-Solver++ evaluations per sample
     samples: int = 2_000  # guided samples per set
     repeats: int = 10  # independent sets

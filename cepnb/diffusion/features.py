@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from cepnb.diffusion.schedule import VPSchedule
+from cepnb.diffusion.schedule import VPSchedule, expand_as
 from cepnb.errors import CepnbError
 
 TIME_DIM = 32  # width of the time features
@@ -30,21 +30,24 @@ class TimeFeatures(nn.Module):
 
     def forward(self, t: Tensor, x: Tensor) -> Tensor:
         u = (self.schedule.half_log_snr(t) - self.offset) / self.span
-        return _with_waves(u.reshape(t.shape + (1,) * (x.ndim - t.ndim)) * self.frequencies)
+        return _with_waves(expand_as(u, x) * self.frequencies)
 
 
 class PlaneFeatures(nn.Module):
-    """Fourier features (u, sin Wu, cos Wu) of x_t in the plane, at unit scale.
+    """Fourier features (u, sin Wu, cos Wu) of x_t, at unit scale.
 
     u = x_t/(α_t² m² + σ_t²)^½ with the data's `deviation` m, and W ~ N(0, scale²) is fixed (Tancik
     et al. 2020). An MLP of x_t alone learns details finer than the density, such as rings, slowly.
-    Shapes: (*batch, 2) → (*batch, 2 + 2 count).
+    Shapes: (*batch, dim) → (*batch, dim + 2 count).
     """
 
-    def __init__(self, schedule: VPSchedule, count: int, scale: float, deviation: float) -> None:
+    def __init__(
+        self, schedule: VPSchedule, count: int, scale: float, deviation: float, dim: int = 2
+    ) -> None:
         super().__init__()
-        self.schedule, self.deviation, self.width = schedule, deviation, 2 + 2 * count
-        self.register_buffer("frequencies", scale * torch.randn(2, count))
+        self.schedule, self.deviation = schedule, deviation
+        self.dim, self.width = dim, dim + 2 * count
+        self.register_buffer("frequencies", scale * torch.randn(dim, count))
 
     def variance(self, t: Tensor, x: Tensor) -> Tensor:
         """Return α_t² m² + σ_t², the variance of x_t, in a shape that broadcasts against x."""

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from cepnb.diffusion.schedule import VPSchedule, expand_as
+from cepnb.errors import CepnbError
+from cepnb.storage.validation import check_same_shape
 
 # ε(x_t, t, condition) → (*batch, dim); f(x_t, t, condition) → (*batch,). Toys pass no condition.
 EpsFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -13,12 +15,19 @@ EnergyFunction = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def energy_gradient(energy: EnergyFunction) -> EpsFunction:
-    """Return the detached gradient ∇f of an energy f(x_t, t, condition) of independent examples."""
+    """Return the detached gradient ∇f of an energy f(x_t, t, condition) of independent examples.
+
+    The gradient raises `CepnbError` unless f returns one value per example.
+    """
 
     def gradient(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         with torch.enable_grad():
             xt = xt.detach().requires_grad_(True)
-            (slope,) = torch.autograd.grad(energy(xt, t, condition).sum(), xt)
+            f = energy(xt, t, condition)
+            if f.shape != xt.shape[:-1]:
+                fix = f"return {tuple(xt.shape[:-1])}, one value per example"
+                raise CepnbError(f"energy returns shape {tuple(f.shape)}; {fix}")
+            (slope,) = torch.autograd.grad(f.sum(), xt)
         return slope
 
     return gradient
@@ -33,14 +42,16 @@ def guided(
     s is not a temperature: s E_t is not the intermediate energy of s β. s = 0 returns `eps` itself,
     and in a tensor it ignores ∇f even if ∇f is not finite.
     """
-    if isinstance(scale, (int, float)) and scale == 0:
+    if not isinstance(scale, Tensor) and scale == 0:
         return eps
 
     def guided_eps(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
-        push = expand_as(schedule.sigma(t) * scale, xt) * gradient(xt, t, condition)
+        slope, noise = gradient(xt, t, condition), eps(xt, t, condition)
+        check_same_shape(x_t=xt, gradient=slope, eps=noise)
+        push = expand_as(schedule.sigma(t) * scale, xt) * slope
         if isinstance(scale, Tensor):
             push = push.masked_fill(expand_as(scale == 0, xt), 0.0)
-        return eps(xt, t, condition) + push
+        return noise + push
 
     return guided_eps
 
@@ -50,7 +61,9 @@ def predict_x0(eps: EpsFunction, schedule: VPSchedule) -> EpsFunction:
 
     def data(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         alpha, sigma = schedule.coefficients(t, xt)
-        return (xt - sigma * eps(xt, t, condition)) / alpha
+        noise = eps(xt, t, condition)
+        check_same_shape(x_t=xt, eps=noise)
+        return (xt - sigma * noise) / alpha
 
     return data
 

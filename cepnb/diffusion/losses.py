@@ -1,16 +1,19 @@
 """The losses: pure functions that return one value per example or group of K samples.
 
+Inputs are not broadcast: they raise `CepnbError` unless their shapes are as declared.
 f approximates E_t, not −E_t. `beta_energy` is β E(x_0); for a policy E = −Q, so it is −β Q(s, a). Equations are those of
 arXiv:2304.12824.
 """
 
 import math
+from numbers import Real
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cepnb.errors import CepnbError
+from cepnb.storage.validation import check_same_shape
 
 Normaliser = Float[Tensor, "*batch"] | Float[Tensor, ""] | float
 EXP_MSE_CEILING = 4.5  # largest exponent of `exponentiated_mse`
@@ -20,6 +23,7 @@ def noise_prediction(
     predicted: Float[Tensor, "*batch dim"], eps: Float[Tensor, "*batch dim"]
 ) -> Float[Tensor, "*batch"]:
     """Denoising score matching: mean over coordinates of (ε_θ − ε)² (Ho et al. 2020, Eq. 14)."""
+    check_same_shape(predicted=predicted, eps=eps)
     return (predicted - eps).square().mean(dim=-1)
 
 
@@ -36,8 +40,9 @@ def cep(
     `CepnbError` for K = 1. Caveat: if c is far from log E[e^{−βE}], labels overflow or vanish in
     float32. `ceiling` limits their exponents but makes the minimiser inexact.
     """
-    _check_contrast(f)
-    if isinstance(log_normaliser, Tensor):
+    _check_contrast(f, beta_energy)
+    if isinstance(log_normaliser, Tensor) and log_normaliser.ndim:
+        check_same_shape(f=f[..., 0], log_normaliser=log_normaliser)
         log_normaliser = log_normaliser.unsqueeze(-1)
     labels = (-beta_energy - log_normaliser).clamp(max=ceiling).exp()
     return -(labels * torch.log_softmax(-f, dim=-1)).sum(dim=-1)
@@ -52,7 +57,7 @@ def cep_self_normalised(
     It is stable for any energies. Raises `CepnbError` for K = 1. Caveat: the normaliser depends on
     the K samples, so the minimiser is biased at finite K, strongly if good samples are rare.
     """
-    _check_contrast(f)
+    _check_contrast(f, beta_energy)
     return -(torch.softmax(-beta_energy, dim=-1) * torch.log_softmax(-f, dim=-1)).sum(dim=-1)
 
 
@@ -60,6 +65,7 @@ def mse(
     f: Float[Tensor, "*batch"], beta_energy: Float[Tensor, "*batch"]
 ) -> Float[Tensor, "*batch"]:
     """Squared error (f − βE)²; its minimiser E[βE(x_0) | x_t] ≥ E_t is not exact (Table 1)."""
+    check_same_shape(f=f, beta_energy=beta_energy)
     return (f - beta_energy).square()
 
 
@@ -73,6 +79,9 @@ def exponentiated_mse(
     c = `log_normaliser` is as in `cep`. The paper's `EXP_MSE_CEILING` limits both exponents, so that one
     example cannot outweigh all others. Caveat: it makes the minimiser inexact for large −βE − c.
     """
+    check_same_shape(f=f, beta_energy=beta_energy)
+    if isinstance(log_normaliser, Tensor) and log_normaliser.ndim:
+        check_same_shape(f=f, log_normaliser=log_normaliser)
     label = (-beta_energy - log_normaliser).clamp(max=EXP_MSE_CEILING).exp()
     return ((-f).clamp(max=EXP_MSE_CEILING).exp() - label).square()
 
@@ -96,16 +105,44 @@ def softmax_q_target(
     not at timeouts. Raises `CepnbError` unless 0 < β < ∞.
     """
     check_beta(beta)
+    check_same_shape(next_q=next_q[..., 0], reward=reward, terminal=terminal)
     expected = (torch.softmax(beta * next_q, dim=-1) * next_q).sum(dim=-1)
     return reward + discount * torch.where(terminal, torch.zeros_like(expected), expected)
 
 
-def check_beta(beta: float) -> None:
-    """Raise `CepnbError` unless 0 < β < ∞."""
-    if not isinstance(beta, (int, float)) or not 0 < beta < math.inf:
-        raise CepnbError(f"beta {beta}: use a finite number above 0")
+def check_beta(beta: object) -> float:
+    """Return β as a Python float; raise `CepnbError` unless it is a number and 0 < β < ∞."""
+    if not 0 < _as_float(beta) < math.inf:
+        raise CepnbError(f"beta {_shown(beta)}: use a finite number above 0")
+    return _as_float(beta)
 
 
-def _check_contrast(f: Tensor) -> None:
+def check_scale(scale: object) -> float:
+    """Return a guidance scale as a Python float; raise `CepnbError` unless it is finite and ≥ 0."""
+    if not 0 <= _as_float(scale) < math.inf:
+        fix = "use a finite number, 0 or more"
+        raise CepnbError(f"scale {_shown(scale)} is no guidance scale; {fix}")
+    if _as_float(scale) > torch.finfo(torch.float32).max:
+        raise CepnbError(f"samples at scale {scale:g} are not finite; use a smaller scale")
+    return _as_float(scale)
+
+
+def _as_float(value: object) -> float:
+    """Return a number of Python or NumPy as a float; NaN for other types, which include bool."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _shown(value: object) -> str:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return str(value) if number else f"of type {type(value).__name__}"
+
+
+def _check_contrast(f: Tensor, beta_energy: Tensor) -> None:
+    check_same_shape(f=f, beta_energy=beta_energy)
     if f.shape[-1] < 2:
         raise CepnbError(f"K {f.shape[-1]}: use at least 2 samples to contrast")

@@ -146,7 +146,7 @@ class PlaneEpsNet(nn.Module):
         self.plane, self.time = plane, TimeFeatures(plane.schedule)
         self.first = JointLinear((plane.width, TIME_DIM), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
-        self.out = nn.Linear(width, 2)
+        self.out = nn.Linear(width, plane.dim)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         h = _silu(self.first(self.plane(x, t), self.time(t, x)))

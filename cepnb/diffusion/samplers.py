@@ -79,7 +79,14 @@ def last(trajectory: Iterator[Tensor]) -> Tensor:
 def _coefficients(times: Tensor, schedule: VPSchedule) -> Iterator[list[float]]:
     """Return α, σ and λ at the times, computed in float64."""
     times = times.double()
-    if times.ndim != 1 or len(times) < 2 or times[-1] <= 0 or not (times.diff() < 0).all():
+    finite = bool(times.isfinite().all())
+    if (
+        not finite
+        or times.ndim != 1
+        or len(times) < 2
+        or times[-1] <= 0
+        or not (times.diff() < 0).all()
+    ):
         shape = tuple(times.shape)
         raise CepnbError(f"times of shape {shape}: use at least 2, decreasing, above 0")
     coefficients = schedule.alpha(times), schedule.sigma(times), schedule.half_log_snr(times)

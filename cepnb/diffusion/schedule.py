@@ -8,10 +8,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.errors import CepnbError
+from cepnb.storage.validation import check_same_shape
 
 
 def expand_as(coefficient: Tensor, x: Tensor) -> Tensor:
-    """Append axes of length one to a coefficient per example: (batch,) → (batch, 1, ..., 1)."""
+    """Append axes of length one to a coefficient per example: (batch,) → (batch, 1, ..., 1).
+
+    Raises `CepnbError` unless its axes are the leading ones of x, or of length one.
+    """
+    leading, shape = coefficient.shape, x.shape[:-1]
+    if len(leading) > len(shape) or any(n not in (1, m) for n, m in zip(leading, shape)):
+        fix = f"use leading axes of x, of shape {tuple(x.shape)}"
+        raise CepnbError(f"times or scales have shape {tuple(leading)}; {fix}")
     return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
 
 
@@ -21,7 +29,8 @@ class VPSchedule:
 
     log α_t = −(rate_max − rate_min) t²/4 − rate_min t/2. The rates are β_0 and β_1 in Song et al.
     2021; here β is only the inverse temperature. Times are in [t_min, 1], because σ_0 = 0. Raises
-    `CepnbError` unless 0 < rate_min < rate_max < ∞ and 0 < t_min < 1.
+    `CepnbError` unless 0 < rate_min < rate_max < ∞ and 0 < t_min < 1, or if σ at t_min or α at
+    t = 1 underflows in float32.
     """
 
     rate_min: float = 0.1
@@ -34,6 +43,11 @@ class VPSchedule:
             raise CepnbError(f"{rates}: use 0 < rate_min < rate_max < inf")
         if not 0 < self.t_min < 1:
             raise CepnbError(f"t_min {self.t_min}: use a time in (0, 1)")
+        first, last = torch.tensor([self.t_min, 1.0])
+        if not self.sigma(first) > 0:
+            raise CepnbError("sigma at t_min underflows; use a larger t_min")
+        if not self.alpha(last) > 1e-30:  # predictions of x_0 divide by it
+            raise CepnbError("alpha at t = 1 underflows; use smaller rates, such as 0.1 and 20")
 
     def log_alpha(self, t: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """log α_t, from 0 at t = 0 to −(rate_max + rate_min)/4 at t = 1."""
@@ -65,6 +79,7 @@ class VPSchedule:
 
     def add_noise(self, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """Return x_t = α_t x_0 + σ_t ε (Eq. 8); t has the leading axes of x0, or none."""
+        check_same_shape(x0=x0, eps=eps)
         alpha, sigma = self.coefficients(t, x0)
         return alpha * x0 + sigma * eps
 

@@ -14,6 +14,7 @@ from torch.optim import Adam
 from tqdm.auto import tqdm
 
 from cepnb.diffusion.devices import captured
+from cepnb.diffusion.imports import unchanged_globals
 from cepnb.errors import CepnbError
 from cepnb.storage.files import load_module, load_tensors, save_tensors, under
 
@@ -36,6 +37,8 @@ class Plan:
         for name in ("steps", "record_every"):
             if getattr(self, name) < 1:
                 raise CepnbError(f"{name} {getattr(self, name)}: use at least 1")
+        if not 0 <= self.learning_rate < math.inf:
+            raise CepnbError(f"learning_rate {self.learning_rate}: use a finite number, 0 or more")
         if self.checkpoint_every < 1 or self.checkpoint_every % self.record_every:
             fix = f"use a multiple of record_every, {self.record_every}"
             raise CepnbError(f"checkpoint_every {self.checkpoint_every}: {fix}")
@@ -72,7 +75,8 @@ def training(
     `checkpoint` stores weights, optimiser, history and random state every `plan.checkpoint_every`
     steps. A later call with the same arguments yields the stored records again and resumes, bit for
     bit on the same machine and thread count. Steps on a GPU are `captured` unless `capture` is off.
-    Raises `CepnbError` if a loss is not finite or a checkpoint does not match modules and plan.
+    Raises `CepnbError` if a loss or a final weight is not finite, or if a checkpoint does not match
+    modules and plan.
     """
     parameters = [p for module in modules.values() for p in module.parameters() if p.requires_grad]
     optimiser = _adam(parameters, plan, generator.device)
@@ -102,15 +106,22 @@ def training(
             if done % plan.record_every and done < plan.steps:
                 continue
             record = Record(done, float(loss_sum) / (done - recorded))
-            if not math.isfinite(record.loss):
-                reason = f"loss is {record.loss} after step {done}"
-                raise CepnbError(f"{label}: {reason}; lower the learning rate")
+            ends = done == plan.steps
+            saved = checkpoint is not None and (done % plan.checkpoint_every == 0 or ends)
+            problem = "" if math.isfinite(record.loss) else f"loss is {record.loss}"
+            # The loss of a step is that of the weights before it.
+            if not problem and (saved or ends):
+                finite = all(bool(p.isfinite().all()) for p in parameters)
+                problem = "" if finite else "weights are not finite"
+            if problem:
+                fix = "lower the learning rate or beta"
+                raise CepnbError(f"{label}: {problem} after step {done}; {fix}")
             history.append(record)
             bar.update(done - recorded)
             bar.set_postfix(loss=f"{record.loss:.4g}", refresh=False)
             recorded = done
             loss_sum.zero_()
-            if checkpoint is not None and (done % plan.checkpoint_every == 0 or done == plan.steps):
+            if saved:
                 metadata = {"plan": repr(plan), "history": json.dumps(history)}
                 save_tensors(checkpoint, _state(modules, optimiser, generator), metadata)
             yield record
@@ -143,7 +154,8 @@ def seeded(seed: int, purpose: str, device: torch.device | str = "cpu") -> Gener
 def initialised(seed: int, purpose: str, build: Callable[[], Module]) -> Module:
     """Build a network whose initial weights depend on (seed, purpose) only."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seeded(seed, f"{purpose} weights").initial_seed())
+        # Not torch.manual_seed, which seeds GPUs, too.
+        torch.default_generator.manual_seed(seeded(seed, f"{purpose} weights").initial_seed())
         return build()
 
 
@@ -162,7 +174,8 @@ def _adam(parameters: list[nn.Parameter], plan: Plan, device: torch.device) -> A
     """Build Adam with a tensor as learning rate, which the loop fills; float64 on the CPU."""
     dtype = torch.float64 if device.type == "cpu" else torch.float32
     rate = torch.tensor(plan.learning_rate, dtype=dtype, device=device)
-    return torch.optim.Adam(parameters, lr=rate, fused=True, capturable=device.type == "cuda")
+    with unchanged_globals():  # the first optimiser imports torch's compiler
+        return torch.optim.Adam(parameters, lr=rate, fused=True, capturable=device.type == "cuda")
 
 
 def _state(modules: Modules, optimiser: Adam, generator: Generator) -> dict[str, Tensor]:

@@ -12,9 +12,9 @@ import torch
 from numpy import ndarray as Array
 from torch import Tensor
 
-from cepnb.densities.methods import check_scale
 from cepnb.diffusion.devices import device_named
 from cepnb.diffusion.guidance import EnergyFunction
+from cepnb.diffusion.losses import check_scale
 from cepnb.diffusion.networks import EpsNet, TwinQ
 from cepnb.diffusion.training import Module, seeded
 from cepnb.errors import CepnbError, in_a_line
@@ -114,8 +114,7 @@ def load_policy(
     networks = load_networks(path)
     if method not in networks.methods:
         raise CepnbError(f"{path}: has no '{method}'; use one of {', '.join(networks.methods)}")
-    scale = networks.settings.headline_scale if scale is None else scale
-    check_scale(scale)
+    scale = check_scale(networks.settings.headline_scale if scale is None else scale)
     return TrainedPolicy(networks, method, scale, seed)
 
 
