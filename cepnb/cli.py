@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _qgpo(options: argparse.Namespace) -> None:
-    from cepnb.datasets.registry import environment_of, evaluated_in, load_task
+    from cepnb.datasets.registry import check_used, environment_of, evaluated_in, load_task
     from cepnb.diffusion.devices import device_named
     from cepnb.envs.registry import ENVIRONMENTS
     from cepnb.experiments.report import scores_text
@@ -129,7 +129,9 @@ def _qgpo(options: argparse.Namespace) -> None:
         environment = evaluated_in(options.dataset, environment)
     elif environment is None and environment_of(options.dataset) in ENVIRONMENTS:
         environment = environment_of(options.dataset)
-    settings = qgpo_settings(profile, environment, **_changes(options.set))
+    changes = _changes(options.set)
+    check_used(options.dataset, changes)
+    settings = qgpo_settings(profile, environment, **changes)
     check_seed(options.seed)
     device = device_named(options.device)
     if not (options.out / "metrics.json").exists():  # before a dataset is downloaded or made

@@ -15,13 +15,19 @@ and compiles a binding at first import, with a C compiler and the headers of Ope
 """
 
 import importlib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from cepnb.datasets.d4rl import is_whole_hdf5
 from cepnb.datasets.download import download
 from cepnb.datasets.local import NAMES, local_dataset
-from cepnb.envs.d4rl_package import episode_limit, prepare_environments, reference_scores
-from cepnb.envs.locomotion import TASKS
+from cepnb.envs.d4rl_package import (
+    episode_limit,
+    mujoco_21_present,
+    prepare_environments,
+    reference_scores,
+)
 from cepnb.qgpo.settings import qgpo_settings
 
 
@@ -29,6 +35,7 @@ def install() -> None:
     """Prepare D4RL's environments, replace its download and register the local data."""
     prepare_environments()
     importlib.import_module("d4rl.offline_env").download_dataset_from_url = _download
+    _repair_copies()
     for name in NAMES:
         _register(name)
 
@@ -52,30 +59,45 @@ def _register(name: str) -> None:
     if family == "maze2d":
         maze, _, noisy = variant.partition("-")
         identity = f"maze2d-{maze}-local-noisy-v1" if noisy else f"maze2d-{maze}-local-v1"
-        entry_point = _with_local_data(maze_model.MazeEnv, name)
+        make = maze_model.MazeEnv
         layout = {"umaze": "U_MAZE", "medium": "MEDIUM_MAZE", "large": "LARGE_MAZE"}[maze]
         kwargs |= {"maze_spec": getattr(maze_model, layout)}
         kwargs |= {"reward_type": "sparse", "reset_target": False}
     else:
         identity = f"{stem}-local-v2"
-        body = TASKS[family].removesuffix("-v4")  # such as HalfCheetah
-        local = _with_local_data(getattr(gym_envs, f"Offline{body}Env"), name)
-        entry_point = lambda **options: gym_envs.NormalizedBoxEnv(local(**options))
-    limit = episode_limit(stem)
+        make = getattr(gym_envs, f"get_{family.removesuffix('2d').removeprefix('half')}_env")
+    entry_point, limit = partial(_with_local_data, make, name), episode_limit(stem)
     register(id=identity, entry_point=entry_point, kwargs=kwargs, max_episode_steps=limit)
 
 
-def _with_local_data(environment: type, name: str) -> type:
-    """Subclass a d4rl environment; its dataset is local, with the size of `$CEPNB_PROFILE`."""
+def _with_local_data(make: Callable[..., "gym.Env"], name: str, **options: object) -> "gym.Env":
+    """Create a d4rl environment; its dataset is local, with the size of `$CEPNB_PROFILE`."""
+    env = make(**options)
+    wrapped = getattr(env, "wrapped_env", env)
+    wrapped.get_dataset = partial(_local_data, wrapped, name)
+    return env
 
-    class Local(environment):
-        def get_dataset(self, h5path: str | None = None) -> dict:
-            if h5path is None:
-                settings = qgpo_settings()
-                h5path = str(local_dataset(name, settings.transitions, settings.data_seed))
-            return super().get_dataset(h5path)
 
-    return Local
+def _local_data(env: "gym.Env", name: str, h5path: str | None = None) -> dict:
+    if h5path is None:
+        settings = qgpo_settings()
+        h5path = str(local_dataset(name, settings.transitions, settings.data_seed))
+    return type(env).get_dataset(env, h5path)
+
+
+def _repair_copies() -> None:
+    """Make copies and pickles of environments and spaces exact.
+
+    Under NumPy 2, gym's random generators cannot be copied. d4rl's pickles of an environment store
+    neither its arguments nor its state: a large maze would become a small one.
+    """
+    from gym.envs.mujoco.mujoco_env import MujocoEnv
+    from gym.utils.seeding import RandomNumberGenerator
+
+    RandomNumberGenerator._generator_ctor = staticmethod(RandomNumberGenerator)
+    if not mujoco_21_present():  # mujoco_py's simulations have no pickles
+        MujocoEnv.__getstate__ = lambda env: vars(env) | {"viewer": None, "_viewers": {}}
+        MujocoEnv.__setstate__ = lambda env, state: vars(env).update(state)
 
 
 install()

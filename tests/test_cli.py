@@ -40,11 +40,15 @@ def refusal(**changes: object) -> str:
     [
         (
             ["--dataset", "local/maze2d-tiny"],
-            "environment 'maze2d-tiny': use one of maze2d-umaze, maze2d-medium, maze2d-large",
+            "dataset 'local/maze2d-tiny': use one of local/maze2d-umaze, local/maze2d-umaze-noisy",
         ),
         (
             ["--dataset", "nowhere.hdf5"],
-            "dataset 'nowhere.hdf5': the name gives no environment; add --environment",
+            "dataset 'nowhere.hdf5': not found; use local/…, d4rl/…, minari/… or the path of an HDF5 file",
+        ),
+        (
+            ["--dataset", "minari/mujoco/hopper/medium-v0"],
+            "dataset 'minari/mujoco/hopper/medium-v0': the name gives no environment; add --environment",
         ),
         (
             ["--dataset", "nowhere.hdf5", "--environment", "maze2d-umaze"],

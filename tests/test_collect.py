@@ -3,7 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,6 +18,7 @@ from cepnb.datasets.local import local_dataset
 from cepnb.datasets.waypoint import collect_maze
 from cepnb.envs.maze import LAYOUTS
 from cepnb.errors import CepnbError
+from cepnb.storage import files
 
 
 @pytest.fixture(autouse=True)
@@ -170,3 +174,37 @@ def test_failed_write_raises_one_line_and_leaves_no_file(monkeypatch: pytest.Mon
 def test_unknown_names(name: str) -> None:
     with pytest.raises(CepnbError, match=f"dataset '{name}': use one of local/maze2d-umaze"):
         local_dataset(name, 100, 0)
+
+
+# Files may have 5,000 bytes; the system ignores the signal that a larger write sends.
+SMALL_DISK = """
+import resource
+from cepnb.datasets.local import local_dataset
+from cepnb.errors import CepnbError
+resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.RLIM_INFINITY))
+try:
+    local_dataset("local/maze2d-umaze", 1_000, 0)
+except CepnbError as error:
+    print(error)
+"""
+
+
+def test_refused_write_ends_without_a_crash() -> None:
+    ran = subprocess.run([sys.executable, "-c", SMALL_DISK], capture_output=True, text=True)
+    assert ran.returncode == 0 and "Traceback" not in ran.stderr, ran.stderr
+    assert "could not be written (File too large); " in ran.stdout and ran.stdout.count("\n") == 1
+    assert not [path for path in module.cache_dir().rglob("*") if path.is_file()]
+
+
+def test_missing_space_and_a_file_in_the_way_are_found_before_collecting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "collect_maze", lambda *_: pytest.fail("collected"))
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+    with pytest.raises(
+        CepnbError, match="hdf5: needs 0.0002 GB, but 1e-06 GB are free; free space"
+    ):
+        local_dataset("local/maze2d-umaze", 1_000, 0)
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(CepnbError, match="a file has the name of a folder; rename it or use"):
+        local_dataset("local/maze2d-umaze", 1_000, 0)

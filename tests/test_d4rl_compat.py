@@ -18,6 +18,7 @@ from cepnb.envs.maze import LAYOUTS, MazeEnv
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
 
+ROOT = Path(__file__).parent.parent
 # A separate process, because the stand-in occupies the name mujoco_py. It does what code for D4RL does.
 CLIENT = """
 import cepnb.d4rl_compat
@@ -243,3 +244,69 @@ def test_published_downloads_resume_and_cut_files_raise(tmp_path: Path) -> None:
 def test_local_names_are_not_published_names() -> None:
     with pytest.raises(CepnbError, match="not in d4rl's table"):
         load_dataset("d4rl/maze2d-umaze-local-v1", 0, 0)
+
+
+# Push the mass to the goal, then give NaN actions: MuJoCo would ignore them and the mass would stay.
+NAN_ACTIONS = """
+import cepnb.d4rl_compat
+import gym, mujoco_py
+import numpy as np
+for name in ("maze2d-umaze-local-v1", "hopper-medium-v2", "antmaze-umaze-v2"):
+    env = gym.make(name)
+    env.reset()
+    try:
+        env.step(np.full(env.action_space.shape, np.nan))
+    except mujoco_py.MujocoException as error:
+        print(name, error)
+"""
+
+
+def test_actions_that_are_not_finite_raise_as_in_mujoco_py(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", NAN_ACTIONS],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,  # MuJoCo writes its log there
+        env=os.environ | {"MUJOCO_PY_MUJOCO_PATH": "/nowhere", "PYTHONPATH": str(ROOT)},
+    )
+    lines = [line for line in ran.stdout.splitlines() if "MuJoCo Warning: mjWARN_BADCTRL" in line]
+    assert ran.returncode == 0 and len(lines) == 3, (ran.stdout, ran.stderr)
+
+
+# Copy environments in the middle of an episode, also in a process that is spawned.
+COPIES = """
+import cepnb.d4rl_compat
+import copy, multiprocessing, pickle, sys
+import gym
+import numpy as np
+def steps(env, actions):
+    return [env.step(action)[:2] for action in actions] + [env.reset()]
+def continued(stored, actions):
+    return pickle.dumps(steps(pickle.loads(stored), actions))
+if __name__ == "__main__":
+    pool = multiprocessing.get_context("spawn").Pool(1)
+    for name in ("maze2d-large-local-v1", "hopper-medium-local-v2", "maze2d-large-v1"):
+        env = gym.make(name)
+        env.seed(0), env.action_space.seed(0), env.reset()
+        actions = [env.action_space.sample() for _ in range(6)]
+        space, stored, copied = copy.deepcopy(env.action_space), pickle.dumps(env), copy.deepcopy(env)
+        assert np.array_equal(space.sample(), env.action_space.sample())
+        found, spawned = steps(copied, actions), pickle.loads(pool.apply(continued, (stored, actions)))
+        expected = steps(env, actions)
+        assert str(found) == str(spawned) == str(expected), name
+        print(copied.spec.id, sorted(copied.get_dataset())[0] if "local" in name else "")
+    pool.terminate()
+"""
+
+
+def test_environments_and_spaces_are_copied_and_pickled_exactly(tmp_path: Path) -> None:
+    (tmp_path / "copies.py").write_text(COPIES)
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", str(tmp_path / "copies.py")],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"MUJOCO_PY_MUJOCO_PATH": "/nowhere", "PYTHONPATH": str(ROOT)},
+    )
+    names = [line.split()[0] for line in ran.stdout.splitlines() if "-v" in line]
+    expected = ["maze2d-large-local-v1", "hopper-medium-local-v2", "maze2d-large-v1"]
+    assert names == expected, (ran.stdout, ran.stderr)

@@ -106,3 +106,63 @@ def test_quiet_restores_everything(capfd: pytest.CaptureFixture) -> None:
     print("visible")
     os.write(2, b"visible too")
     assert capfd.readouterr() == ("visible\n", "visible too")
+
+
+# Everything of the process that others may use, before and after an import and a score.
+GLOBALS = """
+import logging, os, random, sys, warnings
+import mujoco, numpy, torch
+from cepnb.envs.d4rl_package import normalised_score
+def state():
+    root = logging.getLogger()
+    streams = sys.stdin, sys.stdout, sys.stderr
+    return (dict(os.environ), sys.path[:], os.getcwd(), sorted(os.listdir(os.environ["HOME"])), root.handlers[:],
+            root.level, streams, random.getstate(), str(numpy.random.get_state()), torch.get_rng_state().tolist(),
+            numpy.geterr(), torch.get_num_threads(), warnings.filters[:])
+before = state()
+if sys.argv[1] == "compat":
+    import cepnb.d4rl_compat
+else:
+    normalised_score("local/hopper", 1.0)
+changed = [(old, new) for old, new in zip(before, state()) if old != new]
+assert not changed, changed
+logging.basicConfig(level=logging.INFO, stream=sys.stdout)
+logging.info("a")
+logging.warning("b")
+"""
+
+
+@pytest.mark.parametrize("use", ["compat", "score"])
+def test_import_and_score_change_nothing_that_others_use(tmp_path, use: str) -> None:
+    """Also check that d4rl makes no folder at home, and that a program can log afterwards."""
+    ran = subprocess.run(
+        [sys.executable, "-c", GLOBALS, use],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HOME": str(tmp_path), "MUJOCO_PY_MUJOCO_PATH": "/nowhere"},
+    )
+    assert (ran.returncode, ran.stdout) == (0, "INFO:root:a\nWARNING:root:b\n"), ran.stderr
+    assert "Logging error" not in ran.stderr
+
+
+# A user without HOME and without an entry in the system's list of users.
+NO_HOME = """
+import pwd
+def missing(number):
+    raise KeyError(number)
+pwd.getpwuid = missing
+from cepnb.envs.d4rl_package import reference_scores
+print(reference_scores("local/hopper"))
+"""
+
+
+def test_scores_need_no_home(tmp_path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    ran = subprocess.run(
+        [sys.executable, "-c", NO_HOME],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert (ran.stdout, list(tmp_path.iterdir())) == ("(-20.272305, 3234.3)\n", []), ran.stderr

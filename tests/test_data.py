@@ -1,5 +1,7 @@
 """Tests of the HDF5 reader against d4rl's own in every published layout, and on bad files."""
 
+import fcntl
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -8,10 +10,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from jaxtyping import config
 
-from cepnb.datasets.dataset import check_rewards_vary, distinct_states
+from cepnb.datasets.d4rl import is_whole_hdf5
+from cepnb.datasets.dataset import OfflineDataset, check_rewards_vary, distinct_states
 from cepnb.datasets.hdf5 import load_hdf5
-from cepnb.datasets.registry import load_dataset
+from cepnb.datasets.local import verify
+from cepnb.datasets.registry import load_dataset, load_task
 from cepnb.envs.d4rl_package import d4rl
 from cepnb.errors import CepnbError
 
@@ -274,3 +279,102 @@ def test_constant_rewards_raise(tmp_path: Path) -> None:
     with pytest.raises(CepnbError, match="all rewards are 0; use data with rewards that differ"):
         check_rewards_vary(flat)
     check_rewards_vary(load_hdf5(write(tmp_path / "g.hdf5", example())))
+    local = replace(flat, name="local/maze2d-umaze")
+    with pytest.raises(CepnbError, match="all rewards are 0; raise the setting transitions"):
+        check_rewards_vary(local)
+
+
+def walk(rows: int = 200) -> dict[str, np.ndarray]:
+    """A trajectory in the small maze with its next states."""
+    states = np.cumsum(np.full((rows + 1, 4), 0.01), axis=0) + (1, 1, 0, 0)
+    return example(rows) | {
+        "observations": states[:-1],
+        "next_observations": states[1:].astype(np.float32),
+        "terminals": np.zeros(rows, bool),
+        "timeouts": np.zeros(rows, bool),
+    }
+
+
+def test_timeouts_of_an_own_file_complete_episodes(tmp_path: Path) -> None:
+    """Eight episodes end by timeouts at half of hopper's limit, and two by a fall."""
+    lengths, falls = [500] * 4 + [78] + [500] * 4 + [112, 30], [4, 9]
+    ends = np.cumsum(lengths) - 1
+    arrays = example(sum(lengths)) | {"rewards": np.ones(sum(lengths), np.float32)}
+    arrays["terminals"] = np.isin(np.arange(sum(lengths)), ends[falls])
+    arrays["timeouts"] = np.isin(np.arange(sum(lengths)), np.delete(ends, falls)[:-1])
+    path = write(tmp_path / "f.hdf5", arrays)
+    found = load_dataset(str(path), 0, 0, episode_limit=1000).episode_returns
+    assert found.tolist() == lengths[:-1]  # the end of the file cuts the last episode
+
+
+def test_terminal_of_an_own_file_is_kept_with_a_timeout(tmp_path: Path) -> None:
+    arrays = walk() | {"rewards": np.arange(200.0)}
+    arrays["terminals"][50], arrays["timeouts"][[50, 120]] = True, True
+    data = load_dataset(str(write(tmp_path / "f.hdf5", arrays)), 0, 0)
+    assert data.rewards[data.terminals].tolist() == [50] and len(data.rewards) == 198
+
+
+def test_next_observations_of_an_own_file_are_checked(tmp_path: Path) -> None:
+    arrays = walk()
+    arrays["terminals"][50], arrays["timeouts"][120] = True, True
+    arrays["next_observations"][[50, 120, 199]] = 7  # ends of episodes
+    load_dataset(str(write(tmp_path / "f.hdf5", arrays)), 0, 0)
+    order = np.random.default_rng(0).permutation(200)
+    shuffled = {key: value[order] for key, value in walk().items()}
+    uncut = walk()
+    uncut["next_observations"][99] = 7  # an episode ends here without a timeout
+    for name, spoilt, wrong in (("shuffled", shuffled, 19), ("uncut", uncut, 1)):
+        path = write(tmp_path / f"{name}.hdf5", spoilt)
+        problem = f"'next_observations' is not the next row in {wrong}.* rows; store rows in order"
+        with pytest.raises(CepnbError, match=f"^{path}: {problem}"):
+            load_dataset(str(path), 0, 0)
+    narrow = walk() | {"next_observations": np.zeros((200, 1))}
+    with pytest.raises(CepnbError, match=r"'next_observations' has shape \(200, 1\); store"):
+        load_dataset(str(write(tmp_path / "f.hdf5", narrow)), 0, 0)
+
+
+def test_own_file_names_its_environment(tmp_path: Path) -> None:
+    path = write(tmp_path / "f.hdf5", walk())
+    with h5py.File(path, "a") as file:
+        file.attrs["name"] = "local/maze2d-umaze-noisy"
+    load_task(str(path), "maze2d-umaze", 0, 0)
+    with pytest.raises(CepnbError, match="was made in maze2d-umaze, not maze2d-medium; use --env"):
+        load_task(str(path), "maze2d-medium", 0, 0)
+
+
+def test_file_that_cannot_be_opened_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lock a file as a writing process does, and refuse to open it; deletion is not advised."""
+    path = write(tmp_path / "f.hdf5", example())
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(CepnbError, match="another process has it open; wait for") as locked:
+            load_hdf5(path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(h5py, "File", refuse)
+    for read in (load_hdf5, verify, is_whole_hdf5):
+        with pytest.raises(
+            CepnbError, match=r"read \(Permission denied\); allow reading"
+        ) as closed:
+            read(path)
+    assert not any("delete" in str(caught.value) for caught in (locked, closed))
+
+
+@pytest.mark.parametrize("key", ["observations", "actions", "rewards", "terminals"])
+def test_columns_of_other_shapes_are_refused_from_python(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A column (n, 1) would broadcast to (n, n), although its digest is that of a vector."""
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # else the tests' own checks raise first
+    columns = dict(observations=torch.zeros(5, 3), actions=torch.zeros(5, 2))
+    columns |= dict(rewards=torch.arange(5.0), next_observations=torch.zeros(5, 3))
+    columns |= dict(terminals=torch.zeros(5, dtype=torch.bool), episode_returns=torch.ones(1))
+    OfflineDataset("mine", **columns)
+    with pytest.raises(CepnbError, match=rf"^mine: '{key}' has shape \(5, .*1\); store \(rows"):
+        OfflineDataset("mine", **columns | {key: columns[key][..., None]})
+    with pytest.raises(CepnbError, match="^mine: '.*' has . rows but 'observations' has . *;"):
+        OfflineDataset("mine", **columns | {key: columns[key][:4]})

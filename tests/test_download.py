@@ -1,7 +1,10 @@
 """Tests of downloads from a local server that cuts, stalls, changes its file and refuses."""
 
+import fcntl
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import h5py
@@ -161,3 +164,19 @@ def test_refusal_is_not_retried_and_unreachable_server_raises_one_line(
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CepnbError, match="could not be written"):
         get(server, tmp_path / "file")
+
+
+def test_missing_space_and_a_locked_file_are_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "data.hdf5"
+    with monkeypatch.context() as small:
+        small.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
+        with pytest.raises(CepnbError, match="needs 0.00105 GB, but 1e-06 GB are free; free space"):
+            get(server, tmp_path)
+    with h5py.File(path, "w") as file:
+        file["rewards"] = np.zeros(3)
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(CepnbError, match=f"^{path}: could not be read .*; another process has"):
+            get(server, tmp_path, accept=is_whole_hdf5)

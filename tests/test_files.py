@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from cepnb.errors import CepnbError
 from cepnb.profiles import profile_name
 from cepnb.qgpo.settings import PROFILES, qgpo_settings
 from cepnb.storage import files
+from cepnb.storage.arrays import open_array
 from cepnb.storage.runs import Run
 from cepnb.storage.validation import check_seed, check_shape
 
@@ -279,3 +281,43 @@ def test_the_paper_profile_has_the_reference_settings() -> None:
     locomotion = qgpo_settings("paper", "locomotion")
     assert (locomotion.beta, locomotion.beta_q) == (3.0, 1.0)
     assert (locomotion.reward_tuning, locomotion.headline_scale) == ("return_range", 1.0)
+
+
+def test_cache_folder_in_the_users_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CEPNB_CACHE", "~/c")
+    assert files.cache_dir() == tmp_path / "c"
+
+    def missing(number: int) -> None:
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", missing)
+    for value in ("~/c", ""):
+        monkeypatch.setenv("CEPNB_CACHE", value)
+        with pytest.raises(
+            CepnbError, match="no home folder is known; set CEPNB_CACHE to a folder"
+        ):
+            files.cache_dir()
+    monkeypatch.setenv("CEPNB_CACHE", ".")
+    assert files.cache_dir() == Path()
+
+
+@pytest.mark.parametrize("read", [files.read_json, files.load_tensors, open_array])
+def test_file_that_cannot_be_opened_is_not_called_damaged(
+    read: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CepnbError, match=f"^{tmp_path}: (is a folder|could not be read|not found)"):
+        read(tmp_path)
+    with pytest.raises(CepnbError, match="none: not found; check the path"):
+        read(tmp_path / "none")
+    (tmp_path / "file").touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("pathlib.Path.read_text", "cepnb.storage.files.safe_open", "builtins.open"):
+        monkeypatch.setattr(name, refuse)
+    with pytest.raises(CepnbError, match=r"file: could not be read \(Permission denied\); allow"):
+        read(tmp_path / "file")

@@ -1,14 +1,21 @@
 """Tests of the maze against D4RL's own model file and reference scores."""
 
+import copy
 import importlib.util
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import mujoco
 import numpy as np
 import pytest
+from jaxtyping import config
 
+from cepnb.envs.antmaze import AntMazeEnv
 from cepnb.envs.d4rl_package import d4rl, reference_scores
+from cepnb.envs.locomotion import LocomotionEnv
 from cepnb.envs.maze import LAYOUTS, MazeEnv, PointMass
+from cepnb.envs.registry import episodes_of
 from cepnb.errors import CepnbError
 
 
@@ -99,7 +106,7 @@ def test_walls_hold() -> None:
     assert observation[0, 1] == pytest.approx(1.3, abs=0.01)  # the wall, with a soft contact
 
 
-def test_bad_input_is_named() -> None:
+def test_bad_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CepnbError, match="maze 'tiny': use one of umaze, medium, large"):
         MazeEnv("tiny", 1, 0)
     with pytest.raises(CepnbError, match="episodes 0"):
@@ -112,3 +119,65 @@ def test_bad_input_is_named() -> None:
         CepnbError, match=r"actions have shape \(3, 2\); the environment takes \(2, 2\)"
     ):
         env.step(np.zeros((3, 2)))
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # else the tests' own checks raise first
+    for states, message in (
+        (np.zeros((2, 3)), r"states have shape \(2, 3\); use \(2, 4\)"),
+        (np.full((2, 4), np.nan), "states: 8 of 8 values are not finite; use finite states"),
+    ):
+        with pytest.raises(CepnbError, match=f"^maze2d-umaze: {message}"):
+            env.set_state(states)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("environment", ["maze2d-umaze", "hopper", "antmaze-umaze"])
+def test_constructors_name_bad_arguments(environment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "jaxtyping_disable", True)  # else the tests' own checks raise first
+    for arguments, message in (
+        ((2.5, 0), "episodes 2.5: use an integer"),
+        ((True, 0), "episodes True: use an integer"),
+        ((1, -1), "seed -1: use at least 0"),
+        ((1, None), "seed None: use an integer"),
+        ((1, 0, 0), "copies 0: use at least 1"),
+    ):
+        with pytest.raises(CepnbError, match=f"^{message}$"):
+            episodes_of(environment, *arguments)
+    kind = {"maze2d-umaze": MazeEnv, "hopper": LocomotionEnv, "antmaze-umaze": AntMazeEnv}
+    for name in ("", None, ["umaze"]):
+        with pytest.raises(CepnbError, match="use one of"):
+            kind[environment](name, 1, 0)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("environment", ["maze2d-umaze", "halfcheetah", "antmaze-umaze"])
+def test_unstable_simulations_raise_and_give_no_reward(
+    environment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MuJoCo resets such a state, warns and continues: an episode would go on from another state."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes its log there
+    env = episodes_of(environment, 2, 0)
+    env.reset()
+    part = env._masses[1] if environment == "maze2d-umaze" else env._simulators[1]
+    data = getattr(part.data, "raw", part.data)
+    for array, value, kind in ((data.qpos, 1e30, "BADQPOS"), (data.qvel, np.nan, "BADQVEL")):
+        env.reset()
+        array[:] = value
+        with pytest.raises(CepnbError, match=rf"^{environment}: step 1 failed \(.*mjWARN_{kind}"):
+            env.step(np.zeros((2, env.action_dim)))
+    env.reset()
+    env.step(np.zeros((2, env.action_dim)))  # a reset repairs it
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("environment", ["maze2d-umaze", "hopper", "antmaze-umaze"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_copies_continue_as_the_original_does(environment: str, copied: Callable) -> None:
+    env, random = episodes_of(environment, 2, 0), np.random.default_rng(0)
+    env.reset()
+    before, after = random.uniform(-1, 1, (2, 8, 2, env.action_dim))
+    for actions in before:
+        env.step(actions)
+    other = copied(env)
+    found, expected = ([one.step(actions) for actions in after] for one in (other, env))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert all(map(np.array_equal, ours, theirs))
+    assert np.array_equal(other.reset(), env.reset())

@@ -16,8 +16,15 @@ from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from serving import serving
 
-from cepnb.datasets.dataset import distinct_states
-from cepnb.datasets.registry import environment_of, evaluated_in, load_dataset, load_task
+from cepnb.datasets.dataset import digest, distinct_states
+from cepnb.datasets.local import local_dataset
+from cepnb.datasets.registry import (
+    check_used,
+    environment_of,
+    evaluated_in,
+    load_dataset,
+    load_task,
+)
 from cepnb.envs import d4rl_package
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
@@ -267,6 +274,112 @@ def test_runs_reject_actions_outside_the_environments_range(minari_folder: Path)
         ):
             load_task(name, "maze2d-umaze", chosen.transitions, chosen.data_seed)
         load_dataset(name, 0, 0, episode_limit=300)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_minari_columns_are_read_as_vectors(minari_folder: Path) -> None:
+    """Rewards and terminations of shape (T, 1) load as those of shape (T,)."""
+    store("test/vector-v0", VECTOR)
+    store("test/column-v0", VECTOR)
+    with h5py.File(minari_folder / "test/column-v0/data/main_data.hdf5", "a") as file:
+        for episode in file.values():
+            for key in ("rewards", "terminations"):
+                column = episode[key][()][:, None]
+                del episode[key]
+                episode[key] = column
+    vector, column = (load_dataset(f"minari/test/{name}-v0", 0, 0) for name in ("vector", "column"))
+    assert column.rewards.shape == (15,) and torch.equal(column.rewards, vector.rewards)
+    assert torch.equal(column.terminals, vector.terminals) and digest(column) == digest(vector)
+    assert torch.equal(column.episode_returns, vector.episode_returns)
+
+
+ANT_GOALS = spaces.Dict(
+    {key: spaces.Box(-9, 9, (2,), np.float64) for key in ("desired_goal", "achieved_goal")}
+    | {"observation": spaces.Box(-9, 9, (27,), np.float64)}
+)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_goals_in_observations_are_refused_for_environments_without(minari_folder: Path) -> None:
+    """AntMaze's 27 coordinates and a goal are as many as D4RL's 29 with the position of the torso."""
+    store("test/antmaze-v0", ANT_GOALS, spaces.Box(-1, 1, (8,), np.float32))
+    store("test/pointmaze-v0", GOALS)
+    for name, environment in (("antmaze", "antmaze-umaze"), ("pointmaze", "maze2d-umaze")):
+        problem = (
+            f"observations end with a goal, but those of {environment} do not; train with --no"
+        )
+        with pytest.raises(CepnbError, match=f"^dataset 'minari/test/{name}-v0': {problem}"):
+            load_task(f"minari/test/{name}-v0", environment, 0, 0)
+    assert load_task("minari/test/antmaze-v0", None, 0, 0).observations.shape == (15, 29)
+
+
+def own_file(path: Path, observations: np.ndarray, actions: int) -> str:
+    rows = len(observations)
+    with h5py.File(path, "w") as file:
+        file["observations"], file["actions"] = observations, np.zeros((rows, actions))
+        file["rewards"], file["terminals"] = np.arange(rows), np.zeros(rows, bool)
+        file["timeouts"] = np.zeros(rows, bool)
+    return str(path)
+
+
+def test_other_coordinates_are_named(tmp_path: Path) -> None:
+    """Refuse other units, another order and another environment with the same number of coordinates."""
+    random = np.random.default_rng(0)
+    maze = random.uniform((1, 1, -5, -5), (3, 3, 5, 5), (2_000, 4))
+    load_task(own_file(tmp_path / "a.hdf5", maze, 2), "maze2d-umaze", 0, 0)
+    for wrong, found in (
+        (maze + (90, 0, 0, 0), "coordinates 0 of .*.0 is in .91, 93., but starts are in .0.9"),
+        (maze + (0, 0, 0, 60), "coordinates 3 of observations do not fit maze2d-umaze"),
+    ):
+        path = own_file(tmp_path / "b.hdf5", wrong, 2)
+        with pytest.raises(
+            CepnbError, match=f"^dataset '{path}': {found}.*; use the environment's"
+        ):
+            load_task(path, "maze2d-umaze", 0, 0)
+    ant = np.c_[random.normal(size=(2_000, 27)), np.full((2_000, 2), (0.5, 8.5))]  # and its goal
+    with pytest.raises(
+        CepnbError, match="coordinates 27, 28 of observations do not fit antmaze-umaze"
+    ):
+        load_task(own_file(tmp_path / "d.hdf5", ant, 8), "antmaze-umaze", 0, 0)
+    cheetah = local_dataset("local/halfcheetah-medium", 2_000, 0)
+    with h5py.File(cheetah) as file:
+        path = own_file(tmp_path / "c.hdf5", file["observations"][()], 6)
+    load_task(path, "halfcheetah", 0, 0)
+    with pytest.raises(CepnbError, match="coordinates 0 of observations do not fit walker2d"):
+        load_task(path, "walker2d", 0, 0)
+
+
+@pytest.mark.parametrize("environment", ["maze2d-large", "hopper"])
+def test_few_rows_and_constant_coordinates_of_the_environment_are_accepted(
+    tmp_path: Path, environment: str
+) -> None:
+    """Take short pieces from the middle of episodes, and one with a coordinate that is constant."""
+    name = "local/hopper-medium" if environment == "hopper" else "local/maze2d-large"
+    with h5py.File(local_dataset(name, 2_000, 0)) as file:
+        observations, size = file["observations"][()], file["actions"].shape[1]
+    for start in range(100, 1900, 200):
+        piece = observations[start : start + 30].copy()
+        load_task(own_file(tmp_path / "f.hdf5", piece, size), environment, 0, 0)
+    observations[:, -1] = 0
+    load_task(own_file(tmp_path / "f.hdf5", observations, size), environment, 0, 0)
+
+
+def test_settings_of_local_data_are_refused_for_other_data(tmp_path: Path) -> None:
+    path = own_file(tmp_path / "f.hdf5", np.ones((9, 4)), 2)
+    check_used(path, {"beta": 3.0})
+    check_used("local/maze2d-umaze", {"transitions": 100, "data_seed": 1})
+    for name in (path, "d4rl/hopper-medium-v2", "minari/mujoco/hopper/medium-v0"):
+        for setting in ("transitions", "data_seed"):
+            with pytest.raises(CepnbError, match=f"^{setting} 7: dataset '{name}' does not use it"):
+                check_used(name, {setting: 7})
+
+
+def test_missing_dataset_is_named_before_its_environment() -> None:
+    for name in ("missing.hdf5", "nothing"):
+        with pytest.raises(CepnbError, match=f"^dataset '{name}': not found"):
+            evaluated_in(name)
+    with pytest.raises(CepnbError, match="^dataset 'local/nope': use one of local/maze2d-umaze, "):
+        evaluated_in("local/nope")
 
 
 def test_importing_the_sources_is_cheap() -> None:

@@ -397,12 +397,12 @@ def refusal(**changes: object) -> str:
         (
             '["local/maze2d-umaze"]',
             '["local/maze2d-tiny"]',
-            "datasets: environment 'maze2d-tiny': use one of maze2d-umaze",
+            "datasets: dataset 'local/maze2d-tiny': use one of local/maze2d-umaze, ",
         ),
         (
             '["local/maze2d-umaze"]',
             '["nowhere.hdf5"]',
-            "datasets: dataset 'nowhere.hdf5': the name gives no environment; add --environment",
+            "datasets: dataset 'nowhere.hdf5': not found; use local/…, d4rl/…",
         ),
         (
             '["local/maze2d-umaze"]',

@@ -7,7 +7,7 @@ from pathlib import Path
 from cepnb.datasets.download import download
 from cepnb.envs.d4rl_package import d4rl
 from cepnb.errors import CepnbError
-from cepnb.storage.files import HDF5_DAMAGE, cache_dir
+from cepnb.storage.files import HDF5_DAMAGE, cache_dir, not_read
 
 EXAMPLES = ("maze2d-umaze-v1", "hopper-medium-v2", "antmaze-umaze-v2")
 
@@ -37,11 +37,16 @@ def published_file(name: str) -> Path:
 
 
 def is_whole_hdf5(path: Path) -> bool:
-    """Return whether a file is HDF5 and has the length that its header states."""
+    """Return whether a file is HDF5 and has the length that its header states.
+
+    Raises `CepnbError` if the file cannot be opened: it may be complete.
+    """
     import h5py
 
     try:
         with h5py.File(path):
             return True
-    except HDF5_DAMAGE:
+    except HDF5_DAMAGE as error:
+        if refusal := not_read(path, error):
+            raise refusal from error
         return False

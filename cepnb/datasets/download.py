@@ -9,7 +9,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from cepnb.errors import CepnbError
-from cepnb.storage.files import read_json, write_json
+from cepnb.storage.files import check_writable, read_json, unwritable, write_json
 
 CHUNK = 1 << 16  # bytes; a broken connection loses at most one chunk
 RETRYABLE = (408, 429)  # client errors that may pass: timeout, too many requests
@@ -33,7 +33,7 @@ def download(url: str, path: Path, accept: Callable[[Path], bool]) -> Path:
                 if not path.exists():  # else another process downloaded it
                     _fetch(url, path, accept)
     except OSError as error:  # from the disk: `_fetch` catches network errors
-        raise CepnbError(f"{path}: could not be written ({error.strerror or error})") from error
+        raise unwritable(path, error) from error
     if not accept(path):
         raise CepnbError(f"{path}: the file is incomplete; delete it to download it again")
     return path
@@ -102,6 +102,7 @@ def _request(url: str, part: Path) -> bool:
         # A range may be shorter than requested, so its own length is not the file's.
         length = content_range.rpartition("/")[2] if resumed else fields.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
+        check_writable(part, (total or 0) - (stored if resumed else 0))
         version = fields.get("ETag") or fields.get("Last-Modified")
         if version and version.startswith("W/"):
             version = None  # a weak ETag does not promise equal bytes

@@ -6,31 +6,36 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from numpy import ndarray as Array
 
-from cepnb.datasets.dataset import OfflineDataset, check_arrays, dataset_of
+from cepnb.datasets.dataset import OfflineDataset, as_vector, check_arrays, dataset_of
 from cepnb.errors import CepnbError, in_a_line
-from cepnb.storage.files import HDF5_DAMAGE
+from cepnb.storage.files import HDF5_DAMAGE, not_read
 
 KEYS = ("observations", "actions", "rewards", "terminals")
 
 
 def load_hdf5(
-    path: Path, name: str | None = None, episode_limit: int | None = None
+    path: Path, name: str | None = None, episode_limit: int | None = None, own: bool = False
 ) -> OfflineDataset:
     """Load a D4RL HDF5 file; the transitions equal `d4rl.qlearning_dataset`, row for row.
 
     A row whose `timeouts` is set is dropped, because the next row starts another episode. Older
-    files have no `timeouts`; their episodes end after `episode_limit` rows. Raises `CepnbError`
-    with file and key if an array is missing, damaged, of unequal length or not finite.
+    files have no `timeouts`; their episodes end after `episode_limit` rows. A file that is `own`,
+    neither D4RL's nor local data, is read by what it states instead: each of its timeouts completes
+    an episode, a terminal row is kept even with a timeout, and its `next_observations` are checked.
+    Raises `CepnbError` with file and key if an array is missing, damaged, of unequal length or not
+    finite, and if `next_observations` are not the next rows.
     """
-    arrays = _read(path)
+    arrays = _read(path, (*KEYS, "timeouts", *(["next_observations"] if own else [])))
     check_arrays(str(path), arrays)
     rows, terminals = len(arrays["rewards"]), arrays["terminals"].astype(bool)
     if rows < 2:
         raise CepnbError(f"{path}: has {rows} rows; store at least 2")
     if "timeouts" in arrays:
-        dropped = timed_out = arrays["timeouts"].astype(bool)
+        timed_out = arrays["timeouts"].astype(bool)
+        dropped = timed_out & ~terminals if own else timed_out
     elif episode_limit is None:
-        raise CepnbError(f"{path}: 'timeouts' is missing; add it or give a limit of steps")
+        remedy = "add it or name an environment with a time limit (--environment)"
+        raise CepnbError(f"{path}: 'timeouts' is missing; {remedy}")
     else:
         dropped, timed_out = _counted_timeouts(terminals, episode_limit)
     kept = np.flatnonzero(~dropped[:-1])
@@ -38,8 +43,30 @@ def load_hdf5(
         raise CepnbError(f"{path}: no transition is left; store episodes of at least two rows")
     columns = {key: arrays[key][kept] for key in KEYS}
     columns["next_observations"] = arrays["observations"][kept + 1]
-    returns = _episode_returns(arrays["rewards"], terminals, timed_out, episode_limit)
+    if "next_observations" in arrays:
+        stated = arrays["next_observations"][kept][~terminals[kept]]
+        _check_order(path, stated, columns["next_observations"][~terminals[kept]])
+    shortest = None if own else episode_limit
+    returns = _episode_returns(arrays["rewards"], terminals, timed_out, shortest)
     return dataset_of(name or str(path), columns | {"episode_returns": returns})
+
+
+def recorded_name(path: Path) -> str:
+    """Return the dataset's name that a local file states in its attributes, else ""."""
+    import h5py
+
+    with h5py.File(path) as file:
+        return str(file.attrs.get("name", ""))
+
+
+def _check_order(path: Path, stated: Shaped[Array, "n ds"], found: Shaped[Array, "n ds"]) -> None:
+    """Raise `CepnbError` if stated next states differ from the next rows by more than rounding."""
+    rounding = 1e-3 * np.std(found, axis=0) + 1e-6
+    wrong = int((np.abs(stated - found) > rounding).any(axis=1).sum())
+    if wrong:
+        problem = f"'next_observations' is not the next row in {wrong} of {len(found)} rows"
+        remedy = "store rows in order of time and set 'timeouts' where an episode is cut"
+        raise CepnbError(f"{path}: {problem}; {remedy}")
 
 
 def _episode_returns(
@@ -61,8 +88,8 @@ def _episode_returns(
     return returns[complete] if complete.any() else returns
 
 
-def _read(path: Path) -> dict[str, Array]:
-    """Read the arrays of a file, columns as vectors where d4rl expects vectors."""
+def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Array]:
+    """Read arrays of a file, columns as vectors where d4rl expects vectors."""
     import h5py
 
     if not path.is_file():
@@ -75,20 +102,19 @@ def _read(path: Path) -> dict[str, Array]:
 
     try:
         with h5py.File(path) as file:
-            arrays = {key: array(file[key]) for key in (*KEYS, "timeouts") if key in file}
+            arrays = {key: array(file[key]) for key in keys if key in file}
     except HDF5_DAMAGE as error:
         problem = f"not a whole HDF5 file ({in_a_line(error)})"
-        raise CepnbError(
-            f"{path}: {problem}; delete it, then download or export it again"
-        ) from error
+        damage = CepnbError(f"{path}: {problem}; delete it, then download or export it again")
+        raise not_read(path, error) or damage from error
     for key in KEYS:
         if key not in arrays:
             raise CepnbError(f"{path}: '{key}' is missing; store {', '.join(KEYS)}")
     for key, value in arrays.items():
         if value is None:
             raise CepnbError(f"{path}: '{key}' is not an array; store numbers")
-        if key in ("rewards", "terminals", "timeouts") and value.shape[1:] == (1,):
-            arrays[key] = value[:, 0]  # some published files store columns
+        if key in ("rewards", "terminals", "timeouts"):
+            arrays[key] = as_vector(value)  # some published files store columns
     return arrays
 
 

@@ -14,13 +14,14 @@ from cepnb.datasets.waypoint import NOISE, collect_maze
 from cepnb.envs.locomotion import TASKS
 from cepnb.envs.maze import LAYOUTS
 from cepnb.errors import CepnbError
-from cepnb.storage.files import HDF5_DAMAGE, atomic_path, cache_dir
+from cepnb.storage.files import HDF5_DAMAGE, atomic_path, cache_dir, check_writable, not_read
 
 ORIGIN = "made locally by cepnb after D4RL's {} recipe; this is not the published D4RL file"
 NAMES = (
     *(f"local/maze2d-{maze}{noise}" for maze in LAYOUTS for noise in ("", "-noisy")),
     *(f"local/{task}-{quality}" for task in TASKS for quality in QUALITIES),
 )
+ROW_BYTES = 200  # more than a row takes in the file
 # Versions of the collecting code; raise one when the same settings give other arrays.
 RECIPES = {"maze2d": 1, "locomotion": 1}
 
@@ -32,9 +33,7 @@ def local_dataset(name: str, transitions: int, seed: int) -> Path:
     outdated recipe is replaced once the new one is complete. Raises `CepnbError` on an unknown
     name, fewer than two rows, and a damaged file, which stays unchanged.
     """
-    if name not in NAMES:
-        options = ", ".join(NAMES)
-        raise CepnbError(f"dataset '{name}': use one of {options}, or the path of a file")
+    check_name(name)
     stem = name.removeprefix("local/")
     path = cache_dir() / "local" / f"{stem}-{transitions}-seed{seed}.hdf5"
     family, _, variant = stem.partition("-")
@@ -53,6 +52,7 @@ def local_dataset(name: str, transitions: int, seed: int) -> Path:
         stored = recipe | {"recipe": 1} | verify(path)
         if all(stored[key] == value for key, value in recipe.items()):
             return path
+    check_writable(path, ROW_BYTES * transitions)
     about = {"origin": ORIGIN.format(kind), "name": name, "seed": seed}
     versions = {"mujoco": version("mujoco"), "numpy": np.__version__, "cepnb": __version__}
     write_dataset(path, collect(), recipe | about | versions)
@@ -60,14 +60,26 @@ def local_dataset(name: str, transitions: int, seed: int) -> Path:
     return path
 
 
+def check_name(name: str) -> None:
+    """Raise `CepnbError` unless `name` is a local dataset."""
+    if name not in NAMES:
+        options = ", ".join(NAMES)
+        raise CepnbError(f"dataset '{name}': use one of {options}, or the path of a file")
+
+
 def write_dataset(path: Path, arrays: dict[str, Array], attributes: dict[str, object]) -> None:
     """Write arrays as a D4RL HDF5 file, atomically, with attributes and the arrays' checksum."""
     import h5py
 
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
-        for key, value in arrays.items():
-            file.create_dataset(key, data=value, compression="gzip", compression_opts=1)
-        file.attrs.update(attributes | {"sha256": checksum(arrays)})
+    with atomic_path(path) as temporary:
+        # In memory first: when a disk is full, h5py cannot close a file and crashes at exit.
+        with h5py.File(temporary, "w", driver="core", backing_store=False) as file:
+            for key, value in arrays.items():
+                file.create_dataset(key, data=value, compression="gzip", compression_opts=1)
+            file.attrs.update(attributes | {"sha256": checksum(arrays)})
+            file.flush()
+            image = file.id.get_file_image()
+        temporary.write_bytes(image)
 
 
 def verify(path: Path) -> dict[str, object]:
@@ -86,7 +98,8 @@ def verify(path: Path) -> dict[str, object]:
             attributes = dict(file.attrs)
             whole = checksum(arrays) == attributes.get("sha256")
     except HDF5_DAMAGE as error:
-        raise CepnbError(f"{path}: not a whole HDF5 file; delete it to make it again") from error
+        damage = CepnbError(f"{path}: not a whole HDF5 file; delete it to make it again")
+        raise not_read(path, error) or damage from error
     if not whole:
         raise CepnbError(f"{path}: arrays do not match the checksum; delete it to make it again")
     return attributes

@@ -6,10 +6,13 @@ import warnings
 import numpy as np
 from numpy import ndarray as Array
 
-from cepnb.datasets.dataset import OfflineDataset, check_arrays, dataset_of
+from cepnb.datasets.dataset import OfflineDataset, as_vector, check_arrays, dataset_of
 from cepnb.errors import CepnbError, in_a_line
+from cepnb.storage.files import not_read
 
 NAME = r"([-\w]+/)*[-\w]+-v\d+"  # with a version; a name without one is a folder of datasets
+
+GOAL_TASK = {"observation", "desired_goal"}  # keys of the observations of a goal task
 
 
 def load_minari(name: str) -> OfflineDataset:
@@ -37,6 +40,9 @@ def load_minari(name: str) -> OfflineDataset:
             raise
         except Exception as error:  # minari, its storage and the network raise many types
             folder, remedy = get_dataset_path(name), "check the name and the connection"
+            file = folder / "data/main_data.hdf5"
+            if file.exists() and (refusal := not_read(file, error)):
+                raise refusal from error
             if (folder / "data").exists():
                 remedy = f"delete {folder} to download it again"
             raise CepnbError(f"{label}: not loaded ({in_a_line(error)}); {remedy}") from error
@@ -46,15 +52,16 @@ def load_minari(name: str) -> OfflineDataset:
         if len(path) != steps + 1:
             problem = f"{len(path)} observations for {steps} steps"
             raise CepnbError(f"{label}: episode {episode.id} has {problem}; store {steps + 1}")
-        actions, rewards = _vectors(episode.actions), episode.rewards
-        parts.append((path[:-1], actions, rewards, path[1:], episode.terminations))
+        rewards, terminals = map(as_vector, (episode.rewards, episode.terminations))
+        parts.append((path[:-1], _vectors(episode.actions), rewards, path[1:], terminals))
     if not sum(map(len, episodes)):
         raise CepnbError(f"{label}: has no steps; use another dataset")
     keys = ("observations", "actions", "rewards", "next_observations", "terminals")
     arrays = {key: np.concatenate(column) for key, column in zip(keys, zip(*parts))}
     check_arrays(label, arrays)
     returns = np.array([np.sum(episode.rewards, dtype=np.float64) for episode in episodes])
-    return dataset_of(f"minari/{name}", arrays | {"episode_returns": returns})
+    has_goal = GOAL_TASK <= set(getattr(stored.observation_space, "spaces", ()))
+    return dataset_of(f"minari/{name}", arrays | {"episode_returns": returns}, has_goal)
 
 
 def _check_vectors(space: "gymnasium.Space", label: str) -> None:
@@ -78,6 +85,5 @@ def _vectors(values: Array | dict) -> Array:
 
 def _parts(values: dict) -> list:
     """Return observation and desired goal of a goal task, else all parts in order of name."""
-    goal_task = {"observation", "desired_goal"} <= set(values)
-    names = ("observation", "desired_goal") if goal_task else sorted(values)
+    names = ("observation", "desired_goal") if GOAL_TASK <= set(values) else sorted(values)
     return [values[name] for name in names]

@@ -3,16 +3,19 @@
 import re
 from pathlib import Path
 
+import numpy as np
+
 from cepnb.datasets.d4rl import published_file
 from cepnb.datasets.dataset import OfflineDataset
-from cepnb.datasets.hdf5 import load_hdf5
-from cepnb.datasets.local import local_dataset
+from cepnb.datasets.hdf5 import load_hdf5, recorded_name
+from cepnb.datasets.local import check_name, local_dataset
 from cepnb.datasets.minari import load_minari
 from cepnb.envs.d4rl_package import episode_limit as published_limit
-from cepnb.envs.registry import family_of
+from cepnb.envs.registry import episodes_of, family_of
 from cepnb.errors import CepnbError
 
 OVERSHOOT = 0.01  # rounding or slight noise; actions in other units leave [-1, 1] by far
+COMPARED_ROWS = 1_000  # fewer rows may be far from all start states
 
 
 def load_dataset(
@@ -28,22 +31,38 @@ def load_dataset(
     In D4RL's and local maze2d data, the reward of a row is that of its state s_t, whereas the
     environment rewards s_{t+1}. Raises `CepnbError` on an unknown name or a bad file.
     """
-    path = Path(name)
-    source, _, rest = name.partition("/")
+    rest = name.partition("/")[2]
+    match source_of(name):
+        case "minari":
+            return load_minari(rest)
+        case "d4rl":
+            return load_hdf5(published_file(rest), name, published_limit(rest))
+        case "local":
+            # Episodes of a local maze end at each goal; a locomotion file may cut its last episode.
+            limit = None if rest.startswith("maze2d") else published_limit(rest)
+            return load_hdf5(local_dataset(name, transitions, seed), name, limit)
+    return load_hdf5(Path(name), name, episode_limit, own=True)
+
+
+def source_of(name: str) -> str:
+    """Return "local", "d4rl", "minari" or "file"; raises `CepnbError` if there is no such file."""
+    path, source = Path(name), name.partition("/")[0]
     if path.suffix == ".hdf5" and path.is_file():  # also in a folder named like a source
-        source = "file"
-    if source == "minari":
-        return load_minari(rest)
-    if source == "d4rl":
-        path, episode_limit = published_file(rest), published_limit(rest)
-    elif source == "local":
-        path = local_dataset(name, transitions, seed)
-        # Episodes of a local maze end at each goal; a locomotion file may cut its last episode.
-        episode_limit = None if rest.startswith("maze2d") else published_limit(rest)
-    elif not name or not path.exists():
+        return "file"
+    if source in ("local", "d4rl", "minari"):
+        return source
+    if not name or not path.exists():
         problem = f"dataset '{name}': not found" if name else "dataset name is empty"
         raise CepnbError(f"{problem}; use local/…, d4rl/…, minari/… or the path of an HDF5 file")
-    return load_hdf5(path, name, episode_limit)
+    return "file"
+
+
+def check_used(name: str, changes: dict[str, object]) -> None:
+    """Raise `CepnbError` if `changes` set how local data is made, but the dataset is not local."""
+    for setting in ("transitions", "data_seed"):
+        if setting in changes and source_of(name) != "local":
+            problem = f"dataset '{name}' does not use it"
+            raise CepnbError(f"{setting} {changes[setting]}: {problem}; remove the setting")
 
 
 def environment_of(name: str) -> str | None:
@@ -59,12 +78,15 @@ def environment_of(name: str) -> str | None:
 def evaluated_in(name: str, environment: str | None = None) -> str:
     """Return the environment that scores a dataset's policies: `environment`, else the name's.
 
-    Raises `CepnbError` without either, on an unknown environment, and on a dataset with dense
-    rewards if `environment` is None: the environments here have sparse rewards.
+    Raises `CepnbError` on an unknown environment. If `environment` is None, also on a dataset that
+    does not exist, on a name without environment, and on dense rewards: the environments here have
+    sparse rewards.
     """
     if environment is None and re.match(r"(local|d4rl)/maze2d-[a-z]+-dense", name):
         problem = "rewards are dense, but environments have sparse rewards"
         raise CepnbError(f"dataset '{name}': {problem}; name an environment to evaluate in")
+    if environment is None and source_of(name) == "local":
+        check_name(name)
     environment = environment or environment_of(name)
     if environment is None:
         raise CepnbError(f"dataset '{name}': the name gives no environment; add --environment")
@@ -77,8 +99,9 @@ def load_task(
 ) -> OfflineDataset:
     """Load the dataset of a run; a local one has `transitions` rows made with `data_seed`.
 
-    Raises `CepnbError` as `load_dataset` does, and on actions outside the environments' [-1, 1], as
-    in some of Minari's datasets.
+    Raises `CepnbError` as `load_dataset` does, on actions outside the environments' [-1, 1], as in
+    some of Minari's datasets, on observations with other coordinates than the environment's, and on
+    a copy of local data made in another environment.
     """
     dataset = load_dataset(
         name, transitions, data_seed, environment and published_limit(environment)
@@ -87,4 +110,38 @@ def load_task(
     if largest > 1 + OVERSHOOT:
         problem = f"actions reach {largest:g}, but environments take [-1, 1]"
         raise CepnbError(f"dataset '{name}': {problem}; rescale them")
+    stated = recorded_name(Path(name)) if source_of(name) == "file" else ""
+    if environment and environment_of(stated) not in (None, environment):
+        made_in = environment_of(stated)
+        problem = f"was made in {made_in}, not {environment}"
+        raise CepnbError(f"dataset '{name}': {problem}; use --environment {made_in}")
+    if environment is not None:
+        _check_coordinates(dataset, environment)
     return dataset
+
+
+def _check_coordinates(dataset: OfflineDataset, environment: str) -> None:
+    """Raise `CepnbError` if observations have the environment's width but other coordinates.
+
+    Observations with a goal do: no environment here has one. In others, some of the start states
+    must be near the data in each coordinate: in its range, widened on both sides by its length. A
+    recording of few rows is not compared, because it may cover only a part of an episode.
+    """
+    label, observations = f"dataset '{dataset.name}'", dataset.observations
+    if dataset.has_goal:
+        problem = f"observations end with a goal, but those of {environment} do not"
+        raise CepnbError(f"{label}: {problem}; train with --no-evaluation and no --environment")
+    env = episodes_of(environment, 10, seed=0)
+    if observations.shape[1] != env.state_dim or len(observations) < COMPARED_ROWS:
+        return  # training names other widths
+    low, high = (bound.double().numpy() for bound in observations.aminmax(dim=0))
+    starts = env.reset()
+    margin = np.maximum(high - low, np.ptp(starts, axis=0))
+    near = (low - margin <= starts) & (starts <= high + margin)
+    if len(far := np.flatnonzero(~near.any(axis=0))):
+        i = far[0]
+        problem = f"coordinates {', '.join(map(str, far))} of observations do not fit {environment}"
+        ranges = f"{i} is in [{low[i]:.3g}, {high[i]:.3g}]"
+        ranges += f", but starts are in [{starts[:, i].min():.3g}, {starts[:, i].max():.3g}]"
+        remedy = "use the environment's coordinates, order and units"
+        raise CepnbError(f"{label}: {problem} ({ranges}); {remedy}")

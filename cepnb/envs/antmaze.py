@@ -35,6 +35,18 @@ class AntMazeEnv(SimulatorEpisodes):
             maze = _make(f"{name}-v2")
             self.use([Ant(maze) for _ in range(self.count)])
 
+    def __getstate__(self) -> dict:
+        """Return all attributes; of each ant its simulation and goal: D4RL's maze has no pickle."""
+        return vars(self) | {"_simulators": [(ant.data, ant.goal) for ant in self._simulators]}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        maze, self._simulators = _make(f"{self.name}-v2"), []
+        for data, goal in state["_simulators"]:
+            ant = Ant(maze)
+            ant.data.raw, ant.goal = data.raw, goal
+            self._simulators.append(ant)
+
 
 class Ant:
     """One ant with its own simulation and goal; all ants share one D4RL environment, `maze`."""
@@ -43,6 +55,7 @@ class Ant:
         self._maze, self._inner = maze, maze.wrapped_env
         self.observation_space, self.action_space = maze.observation_space, maze.action_space
         self._sim = type(self._inner.sim)(self._inner.model)
+        self.data = self._sim.data
         self.goal: tuple[float, float] | None = None
 
     def reset(self, seed: int) -> tuple[Float[Array, "29"], dict]:

@@ -33,9 +33,15 @@ class Episodes(ABC):
     action_dim: int
 
     def __init__(self, count: int, seed: int, copies: int = 1) -> None:
-        for label, value in (("episodes", count), ("copies", copies)):
-            if value < 1:
-                raise CepnbError(f"{label} {value}: use at least 1")
+        for label, value, least in (
+            ("episodes", count, 1),
+            ("copies", copies, 1),
+            ("seed", seed, 0),
+        ):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+                raise CepnbError(f"{label} {value!r}: use an integer")
+            if value < least:
+                raise CepnbError(f"{label} {value}: use at least {least}")
         self.starts, self.copies, self.count, self.seed = count, copies, count * copies, seed
         self._elapsed = 0
 
@@ -56,8 +62,8 @@ class Episodes(ABC):
     def step(self, actions: Float[Array, "..."]) -> StepResult:
         """Clip actions to [-1, 1] and step all episodes.
 
-        Raises `CepnbError` on actions of another shape, actions that are not finite, and if the
-        simulator fails.
+        Raises `CepnbError` on actions of another shape, on actions, observations or rewards that
+        are not finite, and if the simulator fails or warns.
         """
         shape = (self.count, self.action_dim)
         if actions.shape != shape:
@@ -68,6 +74,10 @@ class Episodes(ABC):
         self._elapsed += 1
         with self.simulating(f"step {self._elapsed}"):
             result = self._advance(np.clip(actions, -1.0, 1.0))
+        for what, values in zip(("observations", "rewards"), result):
+            if not np.isfinite(values).all():
+                problem = f"step {self._elapsed} gives {what} that are not finite"
+                raise CepnbError(f"{self.name}: {problem}; fix its simulator")
         return *result, np.full(self.count, self._elapsed >= self.max_steps)
 
     @contextlib.contextmanager
@@ -77,6 +87,16 @@ class Episodes(ABC):
             yield
         except Exception as error:
             raise CepnbError(f"{self.name}: {action} failed ({in_a_line(error)})") from error
+
+
+def check_stable(data: "mujoco.MjData") -> None:
+    """Raise `RuntimeError` if MuJoCo warned since the last reset: the state is wrong or was reset."""
+    counts = data.warning.number
+    if counts.any():
+        import mujoco
+
+        kinds = [mujoco.mjtWarning(kind).name for kind in np.flatnonzero(counts)]
+        raise RuntimeError(f"MuJoCo warns of {', '.join(kinds)}")
 
 
 class SimulatorEpisodes(Episodes):

@@ -5,11 +5,11 @@ import os
 import re
 import sys
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 
 from cepnb.envs.quiet import quiet
 from cepnb.errors import CepnbError, in_a_line
+from cepnb.storage.files import cache_dir
 
 # Episode limits of d4rl's environments, by the first pattern that matches a dataset's name.
 EPISODE_LIMITS = {
@@ -31,12 +31,21 @@ def d4rl() -> ModuleType:
     """Import the d4rl package at first use.
 
     Without MuJoCo 2.1, `mujoco_py` fails to compile and `import d4rl` raises. `mujoco_py` is then
-    marked as absent, and d4rl skips the environments that need it.
+    marked as absent, and d4rl skips the environments that need it. This entry of `sys.modules` and
+    d4rl itself stay; all else that the import changes is restored.
     """
     if not mujoco_21_present():
         sys.modules.setdefault("mujoco_py", None)  # `import mujoco_py` raises ImportError
+    if "d4rl" in sys.modules:
+        return sys.modules["d4rl"]
+    folder = os.path.expanduser(os.environ.get("D4RL_DATASET_DIR") or "~/.d4rl/datasets")
     with quiet():
-        return importlib.import_module("d4rl")
+        os.environ["D4RL_DATASET_DIR"] = "."  # d4rl creates its folder, which may be impossible
+        package = importlib.import_module("d4rl")
+    if folder.startswith("~"):  # there is no home
+        folder = str(cache_dir() / "d4rl")
+    importlib.import_module("d4rl.offline_env").DATASET_PATH = folder
+    return package
 
 
 @cache
@@ -45,8 +54,9 @@ def mujoco_21_present() -> bool:
 
     If the folder exists but the import fails, a line on standard error gives the reason.
     """
-    folder = Path(os.environ.get("MUJOCO_PY_MUJOCO_PATH") or "~/.mujoco/mujoco210").expanduser()
-    if not folder.is_dir():
+    folder = os.environ.get("MUJOCO_PY_MUJOCO_PATH") or "~/.mujoco/mujoco210"
+    folder = os.path.expanduser(folder)  # unlike pathlib's, it accepts that there is no home
+    if not os.path.isdir(folder):
         return False
     try:
         with quiet():

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
-from cepnb.envs.base import SimulatorEpisodes
+from cepnb.envs.base import Advance, SimulatorEpisodes, check_stable
 from cepnb.envs.quiet import quiet
 from cepnb.errors import CepnbError
 
@@ -29,6 +29,23 @@ class LocomotionEnv(SimulatorEpisodes):
         with quiet():
             self.use([gymnasium.make(task(name)).unwrapped for _ in range(self.count)])
 
+    def __getstate__(self) -> dict:
+        """Return all attributes; gymnasium's own pickles lose the state of a simulation."""
+        kinds_and_states = [(type(simulator), vars(simulator)) for simulator in self._simulators]
+        return vars(self) | {"_simulators": kinds_and_states}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._simulators = [kind.__new__(kind) for kind, _ in state["_simulators"]]
+        for simulator, (_, attributes) in zip(self._simulators, state["_simulators"]):
+            vars(simulator).update(attributes)
+
+    def _advance(self, actions: Float[Array, "count da"]) -> Advance:
+        result = super()._advance(actions)
+        for simulator in self._simulators:
+            check_stable(simulator.data)
+        return result
+
     def body(self, row: int) -> tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]:
         """Return the capsules of one episode, in metres: both ends as (x, z), and the radii."""
         model, data = self._simulators[row].model, self._simulators[row].data
@@ -41,6 +58,6 @@ class LocomotionEnv(SimulatorEpisodes):
 
 def task(name: str) -> str:
     """Return gymnasium's name of a task; raises `CepnbError` on an unknown one."""
-    if name not in TASKS:
+    if name not in tuple(TASKS):  # a tuple also answers for a name that has no hash
         raise CepnbError(f"environment '{name}': use one of {', '.join(TASKS)}")
     return TASKS[name]

@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
-from cepnb.envs.base import Advance, Episodes
+from cepnb.envs.base import Advance, Episodes, check_stable
 from cepnb.errors import CepnbError
+from cepnb.storage.validation import check_finite
 
 MAX_SPEED = 5.0  # velocities are clipped to ±5 before every step
 GOAL_RADIUS = 0.5  # distance to the target within which the reward is 1
@@ -74,7 +75,7 @@ LAYOUTS = {
 
 def layout(name: str) -> Layout:
     """Return a maze's layout; raises `CepnbError` on an unknown name."""
-    if name not in LAYOUTS:
+    if name not in tuple(LAYOUTS):  # a tuple also answers for a name that has no hash
         raise CepnbError(f"maze '{name}': use one of {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
@@ -118,17 +119,32 @@ def maze_model(name: str) -> "mujoco.MjModel":
 
 
 class PointMass:
-    """One point mass with state (x, y, vx, vy) and action (ax, ay); a step takes 0.01 s."""
+    """One point mass with state (x, y, vx, vy) and action (ax, ay); a step takes 0.01 s.
+
+    A copy or pickle continues as the original does. Raises `RuntimeError` if MuJoCo warns.
+    """
 
     def __init__(self, name: str) -> None:
         import mujoco
 
-        self.model = maze_model(name)
-        self.data = mujoco.MjData(self.model)
+        self._use(name, mujoco.MjData(maze_model(name)))
+
+    def __getstate__(self) -> tuple[str, "mujoco.MjData"]:
+        return self.name, self.data
+
+    def __setstate__(self, state: tuple[str, "mujoco.MjData"]) -> None:
+        self._use(*state)
+
+    def _use(self, name: str, data: "mujoco.MjData") -> None:
+        import mujoco
+
+        self.name, self.model, self.data = name, maze_model(name), data
         self._clear = partial(mujoco.mj_resetData, self.model, self.data)
         self._advance = partial(mujoco.mj_step, self.model, self.data)
         # Views of MuJoCo's own arrays: reading them from `data` each time is slower.
         self._position, self._velocity, self._force = self.data.qpos, self.data.qvel, self.data.ctrl
+        self._warnings = self.data.warning.number
+        self._no_warnings = bytes(self._warnings.nbytes)
 
     def set_state(self, x: float, y: float, vx: float, vy: float) -> None:
         self._clear()  # also the solver's history, so that a state determines its future
@@ -137,10 +153,12 @@ class PointMass:
     def step(self, ax: float, ay: float) -> tuple[float, float, float, float]:
         vx, vy = self._velocity.tolist()
         if not (-MAX_SPEED <= vx <= MAX_SPEED and -MAX_SPEED <= vy <= MAX_SPEED):
-            self._velocity[0] = max(-MAX_SPEED, min(MAX_SPEED, vx))
-            self._velocity[1] = max(-MAX_SPEED, min(MAX_SPEED, vy))
+            self._velocity[0] = max(min(vx, MAX_SPEED), -MAX_SPEED)  # in this order NaN stays NaN
+            self._velocity[1] = max(min(vy, MAX_SPEED), -MAX_SPEED)
         self._force[0], self._force[1] = ax, ay
         self._advance()
+        if self._warnings.tobytes() != self._no_warnings:  # faster than the array's `any`
+            check_stable(self.data)
         return *self._position.tolist(), *self._velocity.tolist()
 
 
@@ -170,7 +188,11 @@ class MazeEnv(Episodes):
         return observations
 
     def set_state(self, observations: Float[Array, "count 4"]) -> None:
-        """Set the states of all episodes and their elapsed steps to 0."""
+        """Set the states of all episodes and their elapsed steps to 0; refuse other shapes and NaN."""
+        if observations.shape != (self.count, self.state_dim):
+            problem = f"states have shape {observations.shape}"
+            raise CepnbError(f"{self.name}: {problem}; use {(self.count, self.state_dim)}")
+        check_finite(f"{self.name}: states", observations, "use finite states")
         self._elapsed = 0
         for mass, state in zip(self._masses, observations.tolist(), strict=True):
             mass.set_state(*state)

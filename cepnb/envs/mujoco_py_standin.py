@@ -19,12 +19,11 @@ __version__ = f"0 (cepnb's stand-in on mujoco {mujoco.__version__})"
 COUNTS = {"body": "nbody", "joint": "njnt", "geom": "ngeom", "site": "nsite", "camera": "ncam"}
 COUNTS |= {"actuator": "nu", "sensor": "nsensor"}
 ARRAY_PREFIXES = {"body": "", "geom": "geom_", "site": "site_"}  # of arrays such as geom_xpos
-UNSTABLE = ("mjWARN_BADQPOS", "mjWARN_BADQVEL", "mjWARN_BADQACC")
 Picture = Array | tuple[Array, Array]  # colours, or colours and depth
 
 
 class MujocoException(Exception):
-    """Positions, velocities or accelerations of a simulation are huge or not finite."""
+    """The engine warned: values are huge or not finite, or a buffer is full."""
 
 
 class MjSimState(NamedTuple):
@@ -54,7 +53,7 @@ class Model:
 
     def __getattr__(self, name: str) -> object:
         """Read any other attribute from mujoco's model."""
-        if name == "compiled":  # absent while a copy is made
+        if name == "compiled" or name.startswith("__"):  # of a copy that is being made
             raise AttributeError(name)
         return getattr(self.compiled, name)
 
@@ -67,7 +66,7 @@ class Data:
 
     def __getattr__(self, name: str) -> object:
         """Return a getter for `get_KIND_QUANTITY`, else read the attribute of mujoco's data."""
-        if name in ("model", "raw"):  # absent while a copy is made
+        if name in ("model", "raw") or name.startswith("__"):  # of a copy that is being made
             raise AttributeError(name)
         if not name.startswith(("get_body_", "get_geom_", "get_site_")):
             return getattr(self.raw, name)
@@ -87,14 +86,20 @@ class MjSim:
     def step(self) -> None:
         for _ in range(self.nsubsteps):
             mujoco.mj_step(self.model.compiled, self.data.raw)
-        for kind in UNSTABLE:
-            warning = self.data.raw.warning[getattr(mujoco.mjtWarning, kind)]
-            if warning.number:
-                warning.number = 0
-                raise MujocoException(f"Got MuJoCo Warning: {kind}: a value is huge or not finite")
+        self._raise_warnings()
 
     def forward(self) -> None:
         mujoco.mj_forward(self.model.compiled, self.data.raw)
+        self._raise_warnings()
+
+    def _raise_warnings(self) -> None:
+        """Raise on every warning of the engine, as mujoco_py does."""
+        counts = self.data.raw.warning.number
+        if counts.any():
+            kinds = [mujoco.mjtWarning(kind).name for kind in counts.nonzero()[0]]
+            counts[:] = 0
+            problem = f"Got MuJoCo Warning: {', '.join(kinds)}"
+            raise MujocoException(f"{problem}: a value is huge or not finite, or a buffer is full")
 
     def reset(self) -> None:
         mujoco.mj_resetData(self.model.compiled, self.data.raw)

@@ -36,6 +36,17 @@ WRITE_FIXES = {
     errno.ENAMETOOLONG: "use a shorter name",
     errno.ENOENT: "check the path",
 }
+# How to fix a refused read of a file whose content may be right, by the system's error number.
+READ_FIXES = {
+    errno.EACCES: "allow reading it",
+    errno.EPERM: "allow reading it",
+    errno.EAGAIN: "another process has it open; wait for that process or end it",
+    errno.EIO: "check the disk, then try again",
+    errno.EMFILE: "close other files",
+    errno.ENFILE: "close other files",
+    errno.ENOTDIR: "a file has the name of a folder; check the path",
+    errno.ENAMETOOLONG: "use a shorter name",
+}
 
 
 def cache_dir() -> Path:
@@ -43,10 +54,14 @@ def cache_dir() -> Path:
 
     Raises `CepnbError` if neither is known.
     """
-    folder = Path(os.environ.get("CEPNB_CACHE") or platformdirs.user_cache_dir("cepnb"))
-    if folder.parts[:1] == ("~",):
+    chosen = os.environ.get("CEPNB_CACHE")
+    try:
+        folder = os.path.expanduser(chosen or platformdirs.user_cache_dir("cepnb"))
+    except RuntimeError:  # of platformdirs, if there is no home
+        folder = "~"
+    if folder.startswith("~"):
         raise CepnbError(f"{folder}: no home folder is known; set CEPNB_CACHE to a folder")
-    return folder
+    return Path(folder)
 
 
 @contextmanager
@@ -80,12 +95,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 def unwritable(path: str | Path, error: Exception) -> CepnbError:
     """Return the error for a refused write, in one line: the system's reason and its fix."""
-    number, reason = getattr(error, "errno", None), getattr(error, "strerror", None)
-    text = str(error).partition("\n")[0]
-    if number is None and (found := re.search(r"(?:os error|errno =) (\d+)", text)):
-        number = int(found[1])  # of safetensors and h5py
-    fix = WRITE_FIXES.get(number, "use another folder")
-    return CepnbError(f"{path}: could not be written ({reason or text}); {fix}")
+    reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+    fix = WRITE_FIXES.get(_system_number(error), "use another folder")
+    return CepnbError(f"{path}: could not be written ({reason}); {fix}")
+
+
+def _system_number(error: Exception) -> int | None:
+    """Return the system's error number; safetensors and h5py give it only in the text."""
+    found = re.search(r"(?:os error|errno =) (\d+)", str(error))
+    return getattr(error, "errno", None) or (int(found[1]) if found else None)
 
 
 def check_writable(path: str | Path, size: int = 0) -> None:
@@ -140,11 +158,23 @@ def read_json(path: str | Path) -> object:
 
 
 def unreadable(path: str | Path, kind: str, error: Exception) -> CepnbError:
-    """Return the error for a file that is missing or damaged, in one line."""
-    if isinstance(error, FileNotFoundError) or not Path(path).exists():
+    """Return the error for a file that is missing, closed to this process or damaged, in one line."""
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    damage = f"{path}: not a complete {kind} file ({reason}); restore or remake it"
+    return not_read(path, error) or CepnbError(damage)
+
+
+def not_read(path: str | Path, error: Exception) -> CepnbError | None:
+    """Return the error for a file whose content was not read; None if it was read and is damaged."""
+    number = _system_number(error)
+    if number in READ_FIXES:
+        problem = f"could not be read ({os.strerror(number)})"
+        return CepnbError(f"{path}: {problem}; {READ_FIXES[number]}")
+    if isinstance(error, FileNotFoundError) or not os.path.exists(path):
         return CepnbError(f"{path}: not found; check the path")
-    reason = str(error).splitlines()[0]
-    return CepnbError(f"{path}: not a complete {kind} file ({reason}); restore or remake it")
+    if os.path.isdir(path):
+        return CepnbError(f"{path}: is a folder; give the path of a file")
+    return None
 
 
 def save_tensors(
