@@ -121,7 +121,7 @@ def test_bad_input_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         env.step(np.zeros((3, 2)))
     monkeypatch.setattr(config, "jaxtyping_disable", True)  # else the tests' own checks raise first
     for states, message in (
-        (np.zeros((2, 3)), r"states have shape \(2, 3\); use \(2, 4\)"),
+        (np.zeros((2, 3)), r"states: shape is \(2, 3\); use \(2, 4\)"),
         (np.full((2, 4), np.nan), "states: 8 of 8 values are not finite; use finite states"),
     ):
         with pytest.raises(CepnbError, match=f"^maze2d-umaze: {message}"):

@@ -24,9 +24,9 @@ class LocomotionEnv(SimulatorEpisodes):
     def __init__(self, name: str, count: int, seed: int, copies: int = 1) -> None:
         super().__init__(count, seed, copies)
         self.name = name
-        import gymnasium  # outside of `quiet`, which would undo the warnings filter that it sets
+        with quiet():  # also the import: it adds a filter of warnings and an environment variable
+            import gymnasium
 
-        with quiet():
             self.use([gymnasium.make(task(name)).unwrapped for _ in range(self.count)])
 
     def __getstate__(self) -> dict:

@@ -9,7 +9,7 @@ from numpy import ndarray as Array
 
 from cepnb.envs.base import Advance, Episodes, check_stable
 from cepnb.errors import CepnbError
-from cepnb.storage.validation import check_finite
+from cepnb.storage.validation import check_finite, check_shape
 
 MAX_SPEED = 5.0  # velocities are clipped to ±5 before every step
 GOAL_RADIUS = 0.5  # distance to the target within which the reward is 1
@@ -189,9 +189,7 @@ class MazeEnv(Episodes):
 
     def set_state(self, observations: Float[Array, "count 4"]) -> None:
         """Set the states of all episodes and their elapsed steps to 0; refuse other shapes and NaN."""
-        if observations.shape != (self.count, self.state_dim):
-            problem = f"states have shape {observations.shape}"
-            raise CepnbError(f"{self.name}: {problem}; use {(self.count, self.state_dim)}")
+        check_shape(f"{self.name}: states", observations, self.count, self.state_dim)
         check_finite(f"{self.name}: states", observations, "use finite states")
         self._elapsed = 0
         for mass, state in zip(self._masses, observations.tolist(), strict=True):

@@ -56,7 +56,7 @@ def cache_dir() -> Path:
     """
     chosen = os.environ.get("CEPNB_CACHE")
     try:
-        folder = os.path.expanduser(chosen or platformdirs.user_cache_dir("cepnb"))
+        folder = os.path.expanduser(chosen) if chosen else platformdirs.user_cache_dir("cepnb")
     except RuntimeError:  # of platformdirs, if there is no home
         folder = "~"
     if folder.startswith("~"):
