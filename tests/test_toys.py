@@ -121,6 +121,8 @@ def test_shipped_networks_match_the_settings_and_sample_well() -> None:
             eps, gradient, models.density, models.settings, seeded(2, "shipped"), scale=0.0
         )
         assert mmd(x, sets[0]) < min(4 * mmd(sets[1], sets[0]), 0.5 * mmd(unguided, sets[0]))
+    with pytest.raises(CepnbError, match="^beta 25.5: cep_beta is trained up to 25; use cep_self"):
+        models.guidance("cep_beta", 25.5)
 
 
 def test_the_command_writes_the_files_that_are_shipped(

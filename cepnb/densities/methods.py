@@ -231,11 +231,19 @@ class Models:
         return self._network("score", score_net, train_score)
 
     def energy(self, method: str, beta: float) -> EnergyFunction:
-        """Return f(x_t, t) of a method of `LEARNED`, of "cep_beta" or of "dps"."""
+        """Return f(x_t, t) of a method of `LEARNED`, of "cep_beta" or of "dps".
+
+        Raises `CepnbError` if β is above the range of "cep_beta".
+        """
         if method == "dps":
             smooth_energy = partial(self.density.energy, width=self.settings.dps_width)
             return dps_energy(self.score(), smooth_energy, beta, self.density.schedule)
         if method == "cep_beta":
+            if beta > self.settings.beta_max:
+                problem = f"cep_beta is trained up to {exact_text(self.settings.beta_max)}"
+                raise CepnbError(
+                    f"beta {exact_text(beta)}: {problem}; use cep_self, or a smaller beta"
+                )
             build = partial(toy_energy_net, condition_dim=2)
             return at_beta(self._network(method, build, train_conditioned), beta)
 
@@ -251,7 +259,8 @@ class Models:
         if method not in METHODS:
             raise CepnbError(f"method '{method}' is unknown; use one of {', '.join(METHODS)}")
         if method not in ("exact", "exact_energy"):
-            return self.score(), energy_gradient(self.energy(method, beta))
+            gradient = energy_gradient(self.energy(method, beta))  # first: it checks β
+            return self.score(), gradient
         exact = self.density.intermediate_energy_gradient
         gradient = lambda xt, t, condition=None: exact(xt, t, beta)
         return self.density.eps if method == "exact" else self.score(), gradient

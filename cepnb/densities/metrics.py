@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.densities.mixtures import Density
-from cepnb.diffusion.imports import unchanged_globals
 from cepnb.errors import CepnbError
+from cepnb.storage.global_state import unchanged_globals
 from cepnb.storage.validation import check_finite, check_same_shape
 
 Gradient = Callable[[Tensor, Tensor], Tensor]  # ∇f(x_t, t)

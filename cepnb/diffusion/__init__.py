@@ -9,5 +9,4 @@ Read in this order:
 - `samplers`: DPM-Solver++ and ancestral sampling
 - `training`: one loop for every loss
 - `devices`: CPU or GPU, and CUDA graphs of training steps
-- `imports`: imports that leave global state unchanged
 """

@@ -14,9 +14,9 @@ from torch.optim import Adam
 from tqdm.auto import tqdm
 
 from cepnb.diffusion.devices import captured
-from cepnb.diffusion.imports import unchanged_globals
 from cepnb.errors import CepnbError
 from cepnb.storage.files import load_module, load_tensors, save_tensors, under
+from cepnb.storage.global_state import unchanged_globals
 
 Module = TypeVar("Module", bound=nn.Module)
 Modules = dict[str, nn.Module]

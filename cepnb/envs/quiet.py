@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-import numpy as np
+from cepnb.storage.global_state import unchanged_globals
 
 
 @contextlib.contextmanager
@@ -16,8 +16,8 @@ def quiet() -> Iterator[None]:
     """Silence printed text, warnings and logs inside the block, and restore everything after it.
 
     Silenced: standard output and error, Python's warnings, absl's log, and MuJoCo's warnings with
-    their log file. Also restored: the root logger's handlers and level, numpy's global random state,
-    environment variables and `sys.path`. Exceptions propagate.
+    their log file. Also restored: the root logger's handlers and level, and what `unchanged_globals`
+    restores. Exceptions propagate.
     """
     with contextlib.suppress(ImportError):
         importlib.import_module("absl.logging")  # before standard error is redirected: it keeps it
@@ -25,8 +25,7 @@ def quiet() -> Iterator[None]:
 
     root, absl = logging.getLogger(), logging.getLogger("absl")
     handlers, level, absl_disabled = root.handlers[:], root.level, absl.disabled
-    mujoco_warning, random_state = mujoco.get_mju_user_warning(), np.random.get_state()
-    variables, search_path = dict(os.environ), sys.path[:]
+    mujoco_warning = mujoco.get_mju_user_warning()
     sys.stdout.flush()
     sys.stderr.flush()
     descriptors = {number: os.dup(number) for number in (1, 2)}  # C code prints to these
@@ -37,7 +36,7 @@ def quiet() -> Iterator[None]:
             open(os.devnull, "w", encoding="utf-8") as devnull,
             contextlib.redirect_stdout(devnull),  # Jupyter replaces Python's streams
             contextlib.redirect_stderr(devnull),
-            warnings.catch_warnings(),
+            unchanged_globals(),
         ):
             warnings.simplefilter("ignore")
             for number in descriptors:
@@ -47,11 +46,6 @@ def quiet() -> Iterator[None]:
         for number, copy in descriptors.items():
             os.dup2(copy, number)
             os.close(copy)
-        np.random.set_state(random_state)
-        sys.path[:] = search_path
-        for name in os.environ.keys() - variables.keys():
-            del os.environ[name]
-        os.environ.update(variables)
         mujoco.set_mju_user_warning(mujoco_warning)
         absl.disabled = absl_disabled
         root.handlers[:] = handlers

@@ -69,9 +69,8 @@ def run_sweep(
     Raises `CepnbError` before any run starts if a dataset cannot be loaded or trained on, if a folder holds a damaged run
     or a run of another configuration, if an environment cannot be evaluated, or if `folder` refuses files.
     """
-    folder = (
-        Path(folder).absolute() if cluster else Path(folder)
-    )  # workers have other current folders
+    # Workers of a cluster have other current folders.
+    folder = Path(folder).absolute() if cluster else Path(folder)
     jobs = jobs_of(sweep, folder, threads=1 if workers > 1 else None, device=device)
     _check_jobs(sweep, folder, jobs)
     failures = []

@@ -3,5 +3,6 @@
 - `files`: atomic writes, JSON and safetensors
 - `runs`: a folder of results whose finished steps are loaded, not repeated
 - `arrays`: tensors larger than memory
-- `validation`: plain data checked against declared types
+- `validation`: plain data checked against declared types; finite numbers, shapes and seeds
+- `global_state`: imports that leave the process as it was
 """
