@@ -97,7 +97,7 @@ def test_failed_reads_and_writes_are_one_line(tmp_path: Path) -> None:
         (lambda: files.write_json(tmp_path, 1), "could not be written"),
         (
             lambda: files.write_json(tmp_path / "a", {"q": float("nan")}),
-            "a: not written .*; use finite numbers",
+            "a: not written .*; use plain finite numbers",
         ),
         (lambda: files.read_json(tmp_path / "file"), "file: not a complete JSON file .*; restore"),
         (lambda: files.read_json(tmp_path / "none"), "none: not found; check the path"),

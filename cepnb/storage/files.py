@@ -135,11 +135,11 @@ def _delete_stale(path: Path) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write `value` as indented JSON, atomically; raise `CepnbError` on NaN and infinity."""
+    """Write `value` as indented JSON, atomically; raise `CepnbError` on NaN, infinity and tensors."""
     try:
         text = json.dumps(value, indent=2, allow_nan=False)
-    except ValueError as error:
-        raise CepnbError(f"{path}: not written ({error}); use finite numbers") from error
+    except (TypeError, ValueError) as error:
+        raise CepnbError(f"{path}: not written ({error}); use plain finite numbers") from error
     write_text(path, text + "\n")
 
 
