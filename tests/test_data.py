@@ -15,7 +15,7 @@ from jaxtyping import config
 from cepnb.datasets.d4rl import is_whole_hdf5
 from cepnb.datasets.dataset import OfflineDataset, check_rewards_vary, distinct_states
 from cepnb.datasets.hdf5 import load_hdf5
-from cepnb.datasets.local import verify
+from cepnb.datasets.local import local_dataset, verify
 from cepnb.datasets.registry import load_dataset, load_task
 from cepnb.envs.d4rl_package import d4rl
 from cepnb.errors import CepnbError
@@ -334,9 +334,8 @@ def test_next_observations_of_an_own_file_are_checked(tmp_path: Path) -> None:
 
 
 def test_own_file_names_its_environment(tmp_path: Path) -> None:
-    path = write(tmp_path / "f.hdf5", walk())
-    with h5py.File(path, "a") as file:
-        file.attrs["name"] = "local/maze2d-umaze-noisy"
+    path = tmp_path / "f.hdf5"
+    path.write_bytes(local_dataset("local/maze2d-umaze-noisy", 2_000, 0).read_bytes())
     load_task(str(path), "maze2d-umaze", 0, 0)
     with pytest.raises(CepnbError, match="was made in maze2d-umaze, not maze2d-medium; use --env"):
         load_task(str(path), "maze2d-medium", 0, 0)

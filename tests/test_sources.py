@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -257,14 +258,9 @@ def test_unusable_minari_datasets_raise_one_line(minari_folder: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_runs_reject_actions_outside_the_environments_range(minari_folder: Path) -> None:
     """Check files and Minari; rounding is accepted, and `load_dataset` accepts any range."""
-    random, chosen = np.random.default_rng(0), qgpo_settings("ci")
-    for name, largest in (("rounded", 1 + 1e-6), ("other", 2.0)):
-        with h5py.File(minari_folder / f"{name}.hdf5", "w") as file:
-            file["observations"], file["rewards"] = random.random((9, 4)), random.random(9)
-            file["actions"], file["terminals"] = (
-                np.linspace(-largest, 0, 18).reshape(9, 2),
-                np.zeros(9, bool),
-            )
+    chosen = qgpo_settings("ci")
+    for name, factor in (("rounded", 1 + 1e-6), ("other", 2.0)):
+        copy_of("local/maze2d-umaze", minari_folder / f"{name}.hdf5", actions=lambda a: factor * a)
     load_task(f"{minari_folder}/rounded.hdf5", "maze2d-umaze", chosen.transitions, chosen.data_seed)
     store("test/pusher-v0", VECTOR, spaces.Box(-2, 2, (2,), np.float32))
     for name in (f"{minari_folder}/other.hdf5", "minari/test/pusher-v0"):
@@ -322,46 +318,60 @@ def own_file(path: Path, observations: np.ndarray, actions: int) -> str:
     return str(path)
 
 
-def test_other_coordinates_are_named(tmp_path: Path) -> None:
-    """Refuse other units, another order and another environment with the same number of coordinates."""
-    random = np.random.default_rng(0)
-    maze = random.uniform((1, 1, -5, -5), (3, 3, 5, 5), (2_000, 4))
-    load_task(own_file(tmp_path / "a.hdf5", maze, 2), "maze2d-umaze", 0, 0)
-    for wrong, found in (
-        (maze + (90, 0, 0, 0), "coordinates 0 of .*.0 is in .91, 93., but starts are in .0.9"),
-        (maze + (0, 0, 0, 60), "coordinates 3 of observations do not fit maze2d-umaze"),
-    ):
-        path = own_file(tmp_path / "b.hdf5", wrong, 2)
+def copy_of(
+    name: str, path: Path, rows: slice = slice(None), **changes: Callable[[np.ndarray], np.ndarray]
+) -> str:
+    """Write rows of a local dataset as a reader's own file, with some columns changed."""
+    with h5py.File(local_dataset(name, 2_000, 0)) as source, h5py.File(path, "w") as file:
+        for key in ("observations", "actions", "rewards", "terminals", "timeouts"):
+            file[key] = changes.get(key, lambda column: column)(source[key][rows])
+    return str(path)
+
+
+SPOILT = {
+    "other units": lambda x: 57.3 * x,
+    "half the size": lambda x: x / 2,
+    "another order": lambda x: x[:, ::-1],
+    "velocities first": lambda x: np.roll(x, x.shape[1] // 2, axis=1),
+    "an offset": lambda x: x + 1,
+    "mirrored": lambda x: -x,
+    "standardised": lambda x: (x - x.mean(axis=0)) / x.std(axis=0),
+}
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(700, 715)])
+@pytest.mark.parametrize("name", ["maze2d-umaze", "hopper-medium-replay", "halfcheetah-medium"])
+def test_coordinates_must_be_those_of_the_environment(
+    tmp_path: Path, name: str, rows: slice
+) -> None:
+    """The rows are stepped again, so that order, units and origin matter, however few rows there are."""
+    environment = name if name.startswith("maze2d") else name.partition("-")[0]
+    path = tmp_path / "f.hdf5"
+    load_task(copy_of(f"local/{name}", path, rows), environment, 0, 0)
+    for how, change in SPOILT.items():
+        copy_of(f"local/{name}", path, rows, observations=change)
         with pytest.raises(
-            CepnbError, match=f"^dataset '{path}': {found}.*; use the environment's"
-        ):
-            load_task(path, "maze2d-umaze", 0, 0)
+            CepnbError, match=f"^dataset '{path}': in .* of the rows tried"
+        ) as found:
+            load_task(str(path), environment, 0, 0)
+        assert "use the environment's coordinates, order and units" in str(found.value), how
+
+
+def test_data_of_another_task_is_named(tmp_path: Path) -> None:
+    for name, environment in (
+        ("halfcheetah-medium", "walker2d"),
+        ("maze2d-large", "maze2d-umaze"),
+        ("maze2d-umaze", "maze2d-large"),
+    ):
+        path = copy_of(f"local/{name}", tmp_path / "f.hdf5")
+        with pytest.raises(CepnbError, match=f"rows tried, {environment} steps to another state"):
+            load_task(path, environment, 0, 0)
+    random = np.random.default_rng(0)
     ant = np.c_[random.normal(size=(2_000, 27)), np.full((2_000, 2), (0.5, 8.5))]  # and its goal
     with pytest.raises(
         CepnbError, match="coordinates 27, 28 of observations do not fit antmaze-umaze"
     ):
         load_task(own_file(tmp_path / "d.hdf5", ant, 8), "antmaze-umaze", 0, 0)
-    cheetah = local_dataset("local/halfcheetah-medium", 2_000, 0)
-    with h5py.File(cheetah) as file:
-        path = own_file(tmp_path / "c.hdf5", file["observations"][()], 6)
-    load_task(path, "halfcheetah", 0, 0)
-    with pytest.raises(CepnbError, match="coordinates 0 of observations do not fit walker2d"):
-        load_task(path, "walker2d", 0, 0)
-
-
-@pytest.mark.parametrize("environment", ["maze2d-large", "hopper"])
-def test_few_rows_and_constant_coordinates_of_the_environment_are_accepted(
-    tmp_path: Path, environment: str
-) -> None:
-    """Take short pieces from the middle of episodes, and one with a coordinate that is constant."""
-    name = "local/hopper-medium" if environment == "hopper" else "local/maze2d-large"
-    with h5py.File(local_dataset(name, 2_000, 0)) as file:
-        observations, size = file["observations"][()], file["actions"].shape[1]
-    for start in range(100, 1900, 200):
-        piece = observations[start : start + 30].copy()
-        load_task(own_file(tmp_path / "f.hdf5", piece, size), environment, 0, 0)
-    observations[:, -1] = 0
-    load_task(own_file(tmp_path / "f.hdf5", observations, size), environment, 0, 0)
 
 
 def test_settings_of_local_data_are_refused_for_other_data(tmp_path: Path) -> None:

@@ -80,6 +80,14 @@ class Episodes(ABC):
                 raise CepnbError(f"{self.name}: {problem}; fix its simulator")
         return *result, np.full(self.count, self._elapsed >= self.max_steps)
 
+    def set_state(self, observations: Float[Array, "count ds"]) -> None:
+        """Set the states of all episodes and their elapsed steps to 0.
+
+        Raises `CepnbError` on another shape, on values that are not finite, and where observations
+        do not determine the state.
+        """
+        raise CepnbError(f"{self.name}: its observations do not determine the state; use reset")
+
     @contextlib.contextmanager
     def simulating(self, action: str) -> Iterator[None]:
         """Convert any exception of the simulator into a `CepnbError` that names `action`."""

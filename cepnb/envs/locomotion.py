@@ -7,6 +7,7 @@ from numpy import ndarray as Array
 from cepnb.envs.base import Advance, SimulatorEpisodes, check_stable
 from cepnb.envs.quiet import quiet
 from cepnb.errors import CepnbError
+from cepnb.storage.validation import check_finite, check_shape
 
 CAPSULE = 3  # MuJoCo's mjGEOM_CAPSULE
 # gymnasium's "v4" equal gym's "v2", on which D4RL's data was made: bodies, rewards, terminations.
@@ -45,6 +46,17 @@ class LocomotionEnv(SimulatorEpisodes):
         for simulator in self._simulators:
             check_stable(simulator.data)
         return result
+
+    def set_state(self, observations: Float[Array, "count ds"]) -> None:
+        check_shape(f"{self.name}: states", observations, self.count, self.state_dim)
+        check_finite(f"{self.name}: states", observations, "use finite states")
+        self._elapsed = 0
+        self._terminated[:] = False
+        self._observations[:] = observations
+        for simulator, state in zip(self._simulators, observations):
+            simulator.reset()  # also the solver's history, so that a state determines its future
+            positions = simulator.model.nq - 1  # the first one, along the track, is not observed
+            simulator.set_state(np.r_[0.0, state[:positions]], state[positions:])
 
     def body(self, row: int) -> tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]:
         """Return the capsules of one episode, in metres: both ends as (x, z), and the radii."""

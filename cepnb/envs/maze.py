@@ -188,7 +188,6 @@ class MazeEnv(Episodes):
         return observations
 
     def set_state(self, observations: Float[Array, "count 4"]) -> None:
-        """Set the states of all episodes and their elapsed steps to 0; refuse other shapes and NaN."""
         check_shape(f"{self.name}: states", observations, self.count, self.state_dim)
         check_finite(f"{self.name}: states", observations, "use finite states")
         self._elapsed = 0
