@@ -447,6 +447,8 @@ def test_a_trained_folder_is_scored_later_without_its_data(
         read_metrics(tmp_path / "metrics.json")
     with pytest.raises(CepnbError, match=r"widths \(4, 2\), those of hopper have \(11, 3\)"):
         evaluate_run(tmp_path, "hopper", progress=False)
+    with pytest.raises(CepnbError, match="rows tried, maze2d-large steps to another state"):
+        evaluate_run(tmp_path, "maze2d-large", progress=False)
     with pytest.raises(CepnbError, match="environment is missing"):
         run_qgpo(data, None, chosen, "ci", 0, tmp_path, progress=False)
     with monkeypatch.context() as patch:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -17,6 +18,7 @@ from gymnasium import spaces
 from minari.data_collector.episode_buffer import EpisodeBuffer
 from serving import serving
 
+from cepnb.datasets.coordinates import check_coordinates, load_examples, save_examples
 from cepnb.datasets.dataset import digest, distinct_states
 from cepnb.datasets.local import local_dataset
 from cepnb.datasets.registry import (
@@ -369,9 +371,23 @@ def test_data_of_another_task_is_named(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     ant = np.c_[random.normal(size=(2_000, 27)), np.full((2_000, 2), (0.5, 8.5))]  # and its goal
     with pytest.raises(
-        CepnbError, match="coordinates 27, 28 of observations do not fit antmaze-umaze"
+        CepnbError, match="coordinates .*28 of observations do not fit antmaze-umaze"
     ):
         load_task(own_file(tmp_path / "d.hdf5", ant, 8), "antmaze-umaze", 0, 0)
+
+
+def test_examples_of_a_run_tell_its_coordinates(tmp_path: Path) -> None:
+    """A run may name its environment after training, when only its folder is at hand."""
+    path, dataset = tmp_path / "e.safetensors", load_dataset("local/maze2d-large", 2_000, 0)
+    save_examples(dataset, path)
+    check_coordinates(load_examples(path, "mine"), "maze2d-large")
+    with pytest.raises(
+        CepnbError, match="^dataset 'mine': in 100% of the rows tried, maze2d-umaze"
+    ):
+        check_coordinates(load_examples(path, "mine"), "maze2d-umaze")
+    save_examples(replace(dataset, has_goal=True), path)
+    with pytest.raises(CepnbError, match="^dataset 'mine': observations end with a goal"):
+        check_coordinates(load_examples(path, "mine"), "maze2d-large")
 
 
 def test_settings_of_local_data_are_refused_for_other_data(tmp_path: Path) -> None:

@@ -5,5 +5,6 @@
 - `hdf5`: files in D4RL's layout
 - `d4rl`: D4RL's published files, by name; `download` fetches and resumes
 - `minari`: Minari datasets
+- `coordinates`: whether a dataset has the coordinates of an environment
 - `local`: data made on this machine by the `waypoint` controller or the `agents` that `sac` trains
 """

@@ -12,6 +12,7 @@ from cepnb.errors import CepnbError
 from cepnb.storage.validation import check_finite, check_shape
 
 MAX_SPEED = 5.0  # velocities are clipped to ±5 before every step
+REACH = 0.6  # largest offset of a mass from the centre of its cell, with some penetration
 GOAL_RADIUS = 0.5  # distance to the target within which the reward is 1
 
 
@@ -34,6 +35,11 @@ class Layout:
         """Free cells in D4RL's order of drawing: empty ones sorted, then the goal."""
         tiles = np.array([list(row) for row in self.rows])
         return [tuple(cell) for tile in "OG" for cell in np.argwhere(tiles == tile).tolist()]
+
+    def in_walls(self, positions: Float[Array, "n 2"]) -> Bool[Array, "n"]:
+        """Return which positions no mass can reach: a centre comes `REACH` from that of a free cell."""
+        offset = np.abs(positions[:, None] - np.array(self.cells, dtype=float))
+        return offset.max(axis=2).min(axis=1) > REACH
 
     @property
     def target(self) -> Float[Array, "2"]:

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cepnb.datasets.coordinates import check_coordinates, load_examples, save_examples
 from cepnb.datasets.dataset import OfflineDataset, check_rewards_vary, digest
 from cepnb.diffusion.guidance import EnergyFunction
 from cepnb.diffusion.networks import EpsNet, TwinQ
@@ -36,6 +37,7 @@ from cepnb.storage.files import check_writable, read_json, save_tensors, write_j
 from cepnb.storage.runs import Run
 from cepnb.storage.validation import check_seed
 
+EXAMPLES = "examples.safetensors"  # rows of the data, to check an environment that is named later
 Maker = Callable[..., Module]  # builds or trains a network
 
 
@@ -237,7 +239,11 @@ def run_qgpo(
     configuration = configuration_of(dataset, environment, settings, profile, seed, device.type)
     if not path.exists():
         check_writable(folder / "settings.json", stored_bytes(folder, dataset, settings))
+        if environment is not None:
+            check_coordinates(dataset, environment)
     run = open_run(folder, configuration)
+    if environment is None:
+        run.ensure(folder / EXAMPLES, lambda: save_examples(dataset, folder / EXAMPLES))
     if path.exists():
         return evaluate_run(folder, environment, progress, device) if evaluation else _read(path)
     packages = {name: version(name) for name in ("torch", "mujoco", "numpy")}
@@ -277,6 +283,8 @@ def evaluate_run(
         return _read(path)
     check_writable(folder / "seconds.json")
     check_evaluation(environment)
+    if (folder / EXAMPLES).exists():
+        check_coordinates(load_examples(folder / EXAMPLES, metrics["dataset"]), environment)
     networks = load_networks(folder, device)
     widths = len(networks.scaling.mean), networks.eps.out.out_features
     _check_widths(str(folder), widths, environment, networks.seed)
