@@ -377,7 +377,7 @@ def test_data_of_another_task_is_named(tmp_path: Path) -> None:
 
 
 def test_examples_of_a_run_tell_its_coordinates(tmp_path: Path) -> None:
-    """A run may name its environment after training, when only its folder is at hand."""
+    """A run may name its environment after training, when its data may be gone."""
     path, dataset = tmp_path / "e.safetensors", load_dataset("local/maze2d-large", 2_000, 0)
     save_examples(dataset, path)
     check_coordinates(load_examples(path, "mine"), "maze2d-large")
