@@ -52,6 +52,8 @@ class Transitions:
         fix = f"use integers from 0 to {len(self.distinct) - 1}"
         if (kind := self.next_row.dtype) not in (torch.int32, torch.int64):
             raise CepnbError(f"next_row: type is {kind}; {fix}")
+        if self.next_row.device.type != "cpu":
+            return  # a copy; reading its values would wait for the device
         low, high = (bound.item() for bound in self.next_row.aminmax())
         if low < 0 or high >= len(self.distinct):
             raise CepnbError(f"next_row: rows are from {low} to {high}; {fix}")
