@@ -184,6 +184,10 @@ def test_names_states_and_instability(tmp_path: Path, monkeypatch: pytest.Monkey
     sim.data.qvel[0] = np.nan
     with pytest.raises(mujoco_py.MujocoException, match="BADQVEL"):
         sim.step()
+    for values in (start.qpos * np.nan, start.qpos + np.inf):
+        sim.set_state(start._replace(qpos=values))
+        with pytest.raises(mujoco_py.MujocoException, match="qpos or qvel is not finite"):
+            sim.forward()
     with pytest.raises(KeyError):
         model.site_name2id("none")
 

@@ -1,6 +1,7 @@
 """Tests of the HDF5 reader against d4rl's own in every published layout, and on bad files."""
 
 import fcntl
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,13 @@ from hypothesis import strategies as st
 from jaxtyping import config
 
 from cepnb.datasets.d4rl import is_whole_hdf5
-from cepnb.datasets.dataset import OfflineDataset, check_rewards_vary, distinct_states
+from cepnb.datasets.dataset import OfflineDataset, check_rewards_vary, digest, distinct_states
 from cepnb.datasets.hdf5 import load_hdf5
 from cepnb.datasets.local import local_dataset, verify
 from cepnb.datasets.registry import load_dataset, load_task
 from cepnb.envs.d4rl_package import d4rl
 from cepnb.errors import CepnbError
+from cepnb.qgpo.transitions import prepare
 
 
 def example(rows: int = 60, seed: int = 0) -> dict[str, np.ndarray]:
@@ -172,6 +174,9 @@ def poison(value: float):
         ({k: v for k, v in example().items() if k != "timeouts"}, "'timeouts' is missing; add it"),
         ({k: v[:1] for k, v in example().items()}, "has 1 rows; store at least 2"),
         (changed("timeouts", np.ones_like), "no transition is left"),
+        (changed("timeouts", lambda a: a * 0.3), "'timeouts' has values other than 0 and 1; store"),
+        (changed("terminals", lambda a: a * -1), "'terminals' has values other than 0 and 1;"),
+        (changed("terminals", lambda a: np.arange(60)), "'terminals' has values other than 0 and"),
         (
             changed("rewards", lambda a: a.astype(np.complex64)),
             "'rewards' has type complex64; store numbers",
@@ -377,3 +382,163 @@ def test_columns_of_other_shapes_are_refused_from_python(
         OfflineDataset("mine", **columns | {key: columns[key][..., None]})
     with pytest.raises(CepnbError, match="^mine: '.*' has . rows but 'observations' has . *;"):
         OfflineDataset("mine", **columns | {key: columns[key][:4]})
+
+
+def python_columns(**changes: object) -> dict[str, object]:
+    """Make the fields of a dataset of five rows."""
+    columns = dict(observations=torch.rand(5, 3), actions=torch.zeros(5, 2))
+    columns |= dict(rewards=torch.arange(5.0), next_observations=torch.rand(5, 3))
+    columns |= dict(terminals=torch.zeros(5), episode_returns=torch.arange(2.0))
+    return columns | changes
+
+
+def test_arrays_and_other_number_types_from_python_are_converted(as_users_call_it: None) -> None:
+    columns = python_columns(terminals=torch.tensor([0, 1, 0, 0, 1]))
+    expected = OfflineDataset("mine", **columns)
+    assert expected.terminals.tolist() == [False, True, False, False, True]
+    reversed_twice = {key: value.flip(0).numpy()[::-1] for key, value in columns.items()}
+    big_endian = {key: value.numpy().astype(">f8") for key, value in columns.items()}
+    read_only = {key: np.broadcast_to(v.numpy(), v.shape) for key, v in columns.items()}
+    double = {key: value.double() for key, value in columns.items()}
+    trained = {key: value.float().requires_grad_() for key, value in columns.items()}
+    for changes in (reversed_twice, big_endian, read_only, double, trained):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = OfflineDataset("mine", **changes)
+        for key in columns:
+            assert torch.equal(getattr(found, key), getattr(expected, key)), key
+    prepare(found, "return_range")
+    rounded = python_columns(rewards=torch.arange(5).bfloat16())
+    assert OfflineDataset("mine", **rounded).rewards.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "changes, problem",
+    [
+        ({"actions": torch.full((5, 2), np.nan)}, "'actions' has values that are not finite"),
+        ({"next_observations": np.full((5, 3), -np.inf)}, "'next_observations' has values that"),
+        ({"rewards": np.full(5, 1e300)}, "'rewards' has values that are not finite"),
+        ({"rewards": np.full(5, "x")}, "'rewards' has type <U1; store numbers"),
+        ({"rewards": torch.zeros(5, dtype=torch.cfloat)}, "'rewards' has type complex64; store"),
+        ({"terminals": torch.full((5,), 0.5)}, "'terminals' has values other than 0 and 1"),
+        ({"terminals": np.full(5, np.nan)}, "'terminals' has values other than 0 and 1"),
+        ({"episode_returns": torch.tensor([1, np.inf])}, "'episode_returns' has values that"),
+        ({"episode_returns": torch.tensor([1, np.nan])}, "'episode_returns' has values that"),
+        ({"episode_returns": torch.zeros(0)}, "'episode_returns' has no rows; store at least one"),
+        ({"episode_returns": torch.zeros(2, 1)}, r"'episode_returns' has shape \(2, 1\); store"),
+        ({k: v[:0] for k, v in python_columns().items()}, "'observations' has no rows; store at"),
+        ({"rewards": None}, r"'rewards' has shape \(\); store \(rows,\)"),
+    ],
+)
+def test_bad_values_from_python_are_named(
+    as_users_call_it: None, changes: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(CepnbError, match=f"^mine: {problem}"):
+        OfflineDataset("mine", **python_columns(**changes))
+
+
+def test_actions_outside_the_policies_range_are_refused_from_python() -> None:
+    data = OfflineDataset("mine", **python_columns(terminals=torch.zeros(5, dtype=torch.bool)))
+    large = replace(data, actions=torch.full((5, 2), -1e6))
+    with pytest.raises(CepnbError, match="^mine: actions reach 1e.06, but policies sample in"):
+        prepare(large)
+
+
+def test_digest_of_own_data_includes_its_episode_returns() -> None:
+    """Tuned rewards depend on the returns, which rows that are no transitions can change."""
+    data = OfflineDataset("mine", **python_columns(terminals=torch.zeros(5, dtype=torch.bool)))
+    other = replace(data, episode_returns=torch.arange(3.0))
+    assert digest(data) != digest(other)
+    named = [replace(d, name="d4rl/hopper-medium-v2") for d in (data, other)]
+    assert digest(named[0]) == digest(named[1])
+    files = [replace(d, name="local/own.hdf5") for d in (data, other)]
+    assert digest(files[0]) != digest(files[1])
+
+
+def episodes(cut: str = "timeouts") -> dict[str, np.ndarray]:
+    """Make four episodes of five rows from random starts, rewarded in their last rows."""
+    random = np.random.default_rng(0)
+    paths = random.normal(size=(4, 1, 3)) + np.arange(6)[:, None] * [0.1, 0.2, 0.3]
+    last = np.arange(20) % 5 == 4
+    return example(20) | {
+        "observations": paths[:, :-1].reshape(20, 3),
+        "next_observations": paths[:, 1:].reshape(20, 3),
+        "rewards": last * 1.0,
+        "terminals": np.zeros(20, bool),
+        "timeouts": np.zeros(20, bool),
+        cut: last,
+    }
+
+
+@pytest.mark.parametrize("cut", ["timeouts", "truncations", "truncated", "terminals"])
+def test_last_rows_of_episodes_in_an_own_file_are_kept(tmp_path: Path, cut: str) -> None:
+    """A sparse reward in the last row counts, where s' is stated or the row is terminal."""
+    arrays = episodes(cut)
+    if cut.startswith("trunc"):
+        del arrays["timeouts"]
+    data = load_dataset(str(write(tmp_path / "f.hdf5", arrays)), 0, 0)
+    assert data.rewards.sum() == 4 and data.episode_returns.tolist() == [1] * 4
+    going_on = ~data.terminals.numpy()
+    np.testing.assert_allclose(
+        data.next_observations[going_on], arrays["next_observations"][going_on], rtol=1e-6
+    )
+
+
+def test_starts_of_episodes_are_not_taken_as_next_states(tmp_path: Path) -> None:
+    """Drop a timeout whose stated s' is the next row, the start of another episode, or unknown."""
+    for last in (np.roll(episodes()["observations"], -1, axis=0), np.full((20, 3), np.nan)):
+        arrays = episodes() | {"rewards": np.arange(20.0)}
+        ends = arrays["timeouts"]
+        arrays["next_observations"][ends] = last[ends]
+        data = load_dataset(str(write(tmp_path / "f.hdf5", arrays)), 0, 0)
+        assert data.rewards.tolist() == [i for i in range(20) if not ends[i]]
+
+
+def test_rewards_without_a_next_state_are_named(tmp_path: Path) -> None:
+    arrays = episodes()
+    del arrays["next_observations"]
+    with pytest.raises(CepnbError, match="rewards differ only in the last rows.*; store 'next_obs"):
+        load_dataset(str(write(tmp_path / "f.hdf5", arrays)), 0, 0)
+
+
+@pytest.mark.parametrize("key", ["dones", "episode_ends", "steps"])
+def test_unread_ends_of_episodes_are_named(tmp_path: Path, key: str) -> None:
+    arrays = example() | {"qpos": np.zeros((60, 5)), "note": np.zeros(1)}
+    path = write(tmp_path / "f.hdf5", arrays | {key: np.arange(7)})
+    load_dataset(str(path), 0, 0)
+    del arrays["timeouts"]
+    load_dataset(str(write(path, arrays)), 0, 0, episode_limit=20)
+    problem = f"'timeouts' is missing, and '{key}' is not read; store 'timeouts', 1 where"
+    with pytest.raises(CepnbError, match=f"^{path}: {problem}"):
+        load_dataset(str(write(path, arrays | {key: np.arange(60)[:, None]})), 0, 0, 20)
+
+
+@pytest.mark.parametrize("kinds", [("f8", "f4"), ("f4", "f8"), ("f2", "f8"), ("f8", "f2")])
+@pytest.mark.parametrize("offset", [0, 100.1, -1e6])
+def test_rounded_next_observations_are_accepted(
+    tmp_path: Path, kinds: tuple[str, str], offset: float
+) -> None:
+    if "f2" in kinds:
+        offset = offset / 100
+    arrays = walk()
+    for key, kind in zip(("observations", "next_observations"), kinds):
+        arrays[key] = np.c_[arrays[key][:, :2] + offset, np.full((200, 1), 100.1)].astype(kind)
+    load_dataset(str(write(tmp_path / "f.hdf5", arrays)), 0, 0)
+    arrays["next_observations"][99] = 7
+    with pytest.raises(CepnbError, match="not the next row in 1 of 199 rows"):
+        load_dataset(str(write(tmp_path / "f.hdf5", arrays)), 0, 0)
+
+
+def test_unused_next_observations_may_be_nan(tmp_path: Path) -> None:
+    arrays = walk()
+    arrays["terminals"][50] = True
+    arrays["next_observations"][[50, 199]] = np.nan
+    assert len(load_dataset(str(write(tmp_path / "f.hdf5", arrays)), 0, 0).rewards) == 199
+    arrays["next_observations"][7] = np.nan
+    with pytest.raises(CepnbError, match="not the next row in 1 of 198 rows"):
+        load_dataset(str(write(tmp_path / "f.hdf5", arrays)), 0, 0)
+    bandit = walk() | {"terminals": np.ones(200, bool), "rewards": np.arange(200.0)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = load_dataset(str(write(tmp_path / "f.hdf5", bandit)), 0, 0)
+    assert len(data.rewards) == 200

@@ -21,6 +21,7 @@ from serving import serving
 from cepnb.datasets.coordinates import check_coordinates, load_examples, save_examples
 from cepnb.datasets.dataset import digest, distinct_states
 from cepnb.datasets.local import local_dataset
+from cepnb.datasets.minari import _has_goal
 from cepnb.datasets.registry import (
     check_used,
     environment_of,
@@ -156,6 +157,7 @@ def store(
     observation_space: spaces.Space,
     action_space: spaces.Space = ACTIONS,
     spoil: float = 0.0,
+    **more: object,
 ) -> list[EpisodeBuffer]:
     random, buffers = np.random.default_rng(0), []
     for index, steps in enumerate((5, 3, 7)):
@@ -180,7 +182,7 @@ def store(
             )
         )
     minari.create_dataset_from_buffers(
-        name, buffers, observation_space=observation_space, action_space=action_space
+        name, buffers, observation_space=observation_space, action_space=action_space, **more
     )
     return buffers
 
@@ -309,6 +311,32 @@ def test_goals_in_observations_are_refused_for_environments_without(minari_folde
         with pytest.raises(CepnbError, match=f"^dataset 'minari/test/{name}-v0': {problem}"):
             load_task(f"minari/test/{name}-v0", environment, 0, 0)
     assert load_task("minari/test/antmaze-v0", None, 0, 0).observations.shape == (15, 29)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Dict({"obs": GOALS}),
+        spaces.Dict({"observation": VECTOR, "goal": VECTOR}),
+        spaces.Dict({"state": spaces.Dict({"position": VECTOR, "Goal": VECTOR})}),
+    ],
+)
+def test_goals_are_found_at_every_level(space: spaces.Dict) -> None:
+    assert _has_goal(space) and not _has_goal(spaces.Dict({"a": VECTOR})) and not _has_goal(VECTOR)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_minari_facts_and_flags(minari_folder: Path) -> None:
+    store("test/none-v0", VECTOR)
+    store("test/hopper-v0", VECTOR, env="Hopper-v5")
+    for name, made_in in (("none", ""), ("hopper", "Hopper-v5")):
+        assert load_dataset(f"minari/test/{name}-v0", 0, 0).made_in == made_in
+    with h5py.File(minari_folder / "test/none-v0/data/main_data.hdf5", "a") as file:
+        del file["episode_1/terminations"]
+        file["episode_1/terminations"] = np.full(3, 0.3)
+    with pytest.raises(CepnbError, match="'terminals' has values other than 0 and 1; store 0 or 1"):
+        load_dataset("minari/test/none-v0", 0, 0)
 
 
 def own_file(path: Path, observations: np.ndarray, actions: int) -> str:

@@ -220,6 +220,16 @@ def test_shapes_that_would_broadcast_in_a_loss_are_refused(as_users_call_it: Non
         (lambda: example(terminals=torch.zeros(6, 1)), r"terminals: shape is \(6, 1\)"),
         (lambda: example(states=torch.zeros(4)), r"states: shape is \(4,\); use \(n, ds\)"),
         (lambda: example(distinct=torch.zeros(6, 1)), r"distinct: shape .*; use \(m, 4\)"),
+        (lambda: example(next_row=torch.arange(6) - 1), "next_row: .* from -1 to 4; use integers"),
+        (lambda: example(next_row=torch.arange(6) + 1), "next_row: .* to 6; use integers from 0"),
+        (
+            lambda: example(next_row=torch.arange(6.0)),
+            "next_row: type is torch.float32; use integers",
+        ),
+        (
+            lambda: Transitions(**{key: value[:0] for key, value in vars(data).items()}),
+            "states: there are no rows; use at least one transition",
+        ),
         (
             lambda: critic_loss(None, None, data, support[:5], chosen),
             r"support: shape is \(5, 4, 2\); use \(6, K, 2\)",
@@ -289,7 +299,7 @@ def test_values_that_are_not_finite_stop_a_step_and_are_named(tmp_path: Path) ->
         with pytest.raises(CepnbError, match=reason):
             sample_support(net, data.states, 4, chosen, 0, path, progress=False)
     broken = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
-    broken[0, 0] = math.nan  # a deviation of NaN must not count as that of a constant coordinate
+    broken[:, 0] = 3.4e38 * torch.tensor([1, -1, 1, -1, 1, -1])  # its deviation overflows
     ends = data.terminals, torch.tensor([1.0, 2.0])
     dataset = OfflineDataset("own", broken, data.actions, torch.arange(6.0), broken, *ends)
     with pytest.raises(CepnbError, match="own: deviations of observations: 1 of 4 values are not"):

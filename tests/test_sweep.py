@@ -471,6 +471,16 @@ def test_a_wrong_file_is_one_line(
     assert not out.exists()
 
 
+def test_two_datasets_with_one_folder_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    entries = (f'{{dataset = "{name}", environment = "maze2d-umaze"}}' for name in ("a b", "a-b"))
+    path.write_text(f"datasets = [{', '.join(entries)}]\nseeds = [0]")
+    folder = "a-b-in-maze2d-umaze"
+    problem = f"datasets: 'a b' and 'a-b' share the folder '{folder}'; rename or remove one"
+    with pytest.raises(CepnbError, match=f"^{path}: {problem}$"):
+        read_sweep(path)
+
+
 def test_other_bad_input(tmp_path: Path, config: Path, capsys: pytest.CaptureFixture) -> None:
     for arguments, expected in [
         (

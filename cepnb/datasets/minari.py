@@ -6,7 +6,13 @@ import warnings
 import numpy as np
 from numpy import ndarray as Array
 
-from cepnb.datasets.dataset import OfflineDataset, as_vector, check_arrays, dataset_of
+from cepnb.datasets.dataset import (
+    OfflineDataset,
+    as_vector,
+    check_shapes,
+    check_values,
+    dataset_of,
+)
 from cepnb.errors import CepnbError, in_a_line
 from cepnb.storage.files import not_read
 
@@ -58,10 +64,12 @@ def load_minari(name: str) -> OfflineDataset:
         raise CepnbError(f"{label}: has no steps; use another dataset")
     keys = ("observations", "actions", "rewards", "next_observations", "terminals")
     arrays = {key: np.concatenate(column) for key, column in zip(keys, zip(*parts))}
-    check_arrays(label, arrays)
+    check_shapes(label, arrays)
+    check_values(label, arrays)
     returns = np.array([np.sum(episode.rewards, dtype=np.float64) for episode in episodes])
-    has_goal = GOAL_TASK <= set(getattr(stored.observation_space, "spaces", ()))
-    return dataset_of(f"minari/{name}", arrays | {"episode_returns": returns}, has_goal)
+    facts = {"has_goal": _has_goal(stored.observation_space)}
+    facts["made_in"] = stored.env_spec.id if stored.env_spec else ""
+    return dataset_of(f"minari/{name}", arrays | {"episode_returns": returns}, **facts)
 
 
 def _check_vectors(space: "gymnasium.Space", label: str) -> None:
@@ -74,6 +82,12 @@ def _check_vectors(space: "gymnasium.Space", label: str) -> None:
     elif not isinstance(space, spaces.Box) or len(space.shape) != 1:
         text = " ".join(str(space).split())
         raise CepnbError(f"{label} have the space {text}; use vectors (a Box with one axis)")
+
+
+def _has_goal(space: "gymnasium.Space") -> bool:
+    """Return whether a dictionary, or one inside it, has a part named as a goal."""
+    parts = getattr(space, "spaces", {}).items()
+    return any("goal" in key.lower() or _has_goal(part) for key, part in parts)
 
 
 def _vectors(values: Array | dict) -> Array:

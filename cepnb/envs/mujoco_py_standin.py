@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import mujoco
+import numpy as np
 from numpy import ndarray as Array
 
 from cepnb.envs.quiet import quiet
@@ -89,7 +90,10 @@ class MjSim:
         self._raise_warnings()
 
     def forward(self) -> None:
-        mujoco.mj_forward(self.model.compiled, self.data.raw)
+        raw = self.data.raw  # the engine itself checks positions and velocities only in a step
+        if not (np.isfinite(raw.qpos).all() and np.isfinite(raw.qvel).all()):
+            raise MujocoException("qpos or qvel is not finite; set finite values")
+        mujoco.mj_forward(self.model.compiled, raw)
         self._raise_warnings()
 
     def _raise_warnings(self) -> None:

@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TypeVar, get_type_hints
 
-from msgspec import Struct
+from msgspec import Struct, defstruct
 
 from cepnb.datasets.registry import environment_of
 from cepnb.densities.metrics import mean_interval
@@ -60,7 +60,10 @@ class UnscoredRow(ScoreRow, kw_only=True):
     faults: list[str]
 
 
-_TYPES = get_type_hints(ScoreRow) | get_type_hints(Settings)
+_SETTINGS = get_type_hints(Settings)
+_FINITE = {float: Number, tuple[float, ...]: tuple[Number, ...]}
+_SettingsRow = defstruct("_SettingsRow", [(k, _FINITE.get(v, v)) for k, v in _SETTINGS.items()])
+_TYPES = get_type_hints(ScoreRow) | _SETTINGS
 
 
 @dataclass(frozen=True)
@@ -249,8 +252,9 @@ def _read_csv(path: Path) -> list[Row]:
     for line, texts in enumerate(cells, start=2):
         row = {key: _value(key, text) for key, text in texts.items()}
         kind = UnscoredRow if row.get("method") == "" else ScoreRow
-        convert(row, kind, f"{path}: line {line}", "name the scores.csv of a sweep")
         rows.append(DEFAULTS | row)
+        for cells, part in ((row, kind), (rows[-1], _SettingsRow)):
+            convert(cells, part, f"{path}: line {line}", "name the scores.csv of a sweep")
     return rows
 
 

@@ -86,6 +86,11 @@ def read_sweep(path: str | Path) -> Sweep:
                 raise CepnbError("cannot name a folder; use letters, digits, '_', '.' and '-'")
             changes[option] = common | coerce(own)
     tasks = tuple(_task(path, entry, changes, profile) for entry in file.datasets)
+    for task in tasks:
+        first = next(other for other in tasks if other.folder == task.folder)
+        if first.dataset != task.dataset:
+            both = f"{first.dataset!r} and {task.dataset!r} share the folder {task.folder!r}"
+            raise CepnbError(f"{path}: datasets: {both}; rename or remove one")
     folders = [task.folder for task in tasks]
     cases = [f"{task.dataset} in {task.environment}" for task in tasks]
     for key, values in (("datasets", folders), ("datasets", cases), ("seeds", file.seeds)):

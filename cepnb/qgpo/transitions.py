@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from cepnb.datasets.dataset import OfflineDataset, distinct_states
+from cepnb.datasets.dataset import OfflineDataset, check_actions, distinct_states
 from cepnb.errors import CepnbError
 from cepnb.storage.validation import check_finite, check_shape
 
@@ -29,7 +29,8 @@ class Transitions:
 
     `distinct[next_row[i]]` is the state after transition i. Most next states are also the next row,
     so there are about n distinct states instead of 2n. `prepare` makes `states` a view of the first
-    n rows of `distinct`. Raises `CepnbError` on other shapes: they could broadcast in a loss.
+    n rows of `distinct`. Raises `CepnbError` on other shapes, which could broadcast in a loss, on
+    no transition, and on rows outside of `distinct`: a negative one would count from the end.
     """
 
     states: Float[Tensor, "n ds"]
@@ -40,12 +41,22 @@ class Transitions:
     distinct: Float[Tensor, "m ds"]
 
     def __post_init__(self) -> None:
+        check_shape("states", self.states, "n", "ds")
         n = len(self.states)
-        check_shape("states", self.states, n, "ds")
         check_shape("actions", self.actions, n, "da")
         for name in ("rewards", "terminals", "next_row"):
             check_shape(name, getattr(self, name), n)
         check_shape("distinct", self.distinct, "m", self.states.shape[1])
+        if not n:
+            raise CepnbError("states: there are no rows; use at least one transition")
+        fix = f"use integers from 0 to {len(self.distinct) - 1}"
+        if (kind := self.next_row.dtype) not in (torch.int32, torch.int64):
+            raise CepnbError(f"next_row: type is {kind}; {fix}")
+        if self.next_row.device.type != "cpu":
+            return  # a copy; reading its values would wait for the device
+        low, high = (bound.item() for bound in self.next_row.aminmax())
+        if low < 0 or high >= len(self.distinct):
+            raise CepnbError(f"next_row: rows are from {low} to {high}; {fix}")
 
     def to(self, device: torch.device) -> "Transitions":
         """Copy all tensors to a device."""
@@ -57,9 +68,10 @@ def prepare(dataset: OfflineDataset, reward_tuning: str = "none") -> tuple[Trans
 
     A coordinate that never changes is only centred. `reward_tuning` follows the reference settings:
     "return_range" multiplies rewards by 1000/(max − min episode return) (locomotion), "minus_one"
-    subtracts 1 (AntMaze), "none" keeps them. Raises `CepnbError` if all returns are equal, and on
-    deviations and rewards that are not finite.
+    subtracts 1 (AntMaze), "none" keeps them. Raises `CepnbError` if all returns are equal, on actions
+    outside [-1, 1], and on deviations and rewards that are not finite.
     """
+    check_actions(dataset)
     observations, rewards = dataset.observations, _tuned_rewards(dataset, reward_tuning)
     deviation = observations.std(dim=0)
     for what, values in (("deviations of observations", deviation), ("tuned rewards", rewards)):
