@@ -443,6 +443,7 @@ def test_imports_of_metrics_leave_global_state() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.usefixtures("as_users_call_it")
 def test_statistics_of_large_logarithms_and_of_other_shapes() -> None:
     for level in (1e8, -1e8):
         assert effective_samples(torch.full((3,), level)).item() == pytest.approx(3)

@@ -86,10 +86,12 @@ def mean_interval(values: list[float]) -> tuple[float, float]:
     check_finite("values", values, "leave out failed runs")
     if len(values) == 0:
         raise CepnbError("values: there are none; pass one value per run")
-    mean, half = float(np.mean(values)), math.nan
-    if len(values) > 1:
-        half = float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
-        check_finite("mean and interval", (mean, half), "rescale the values")
+    if len(values) == 1:
+        return float(values[0]), math.nan
+    with np.errstate(over="ignore", invalid="ignore"):  # raised next
+        mean, error = float(np.mean(values)), stats.sem(values)
+    half = float(error * stats.t.ppf(0.975, len(values) - 1))
+    check_finite("mean and interval", (mean, half), "rescale the values")
     return mean, half
 
 
