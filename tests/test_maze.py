@@ -14,7 +14,7 @@ from jaxtyping import config
 from cepnb.envs.antmaze import AntMazeEnv
 from cepnb.envs.d4rl_package import d4rl, reference_scores
 from cepnb.envs.locomotion import LocomotionEnv
-from cepnb.envs.maze import LAYOUTS, MazeEnv, PointMass
+from cepnb.envs.maze import LAYOUTS, MazeEnv, PointMass, goal_reward
 from cepnb.envs.registry import episodes_of
 from cepnb.errors import CepnbError
 
@@ -181,3 +181,13 @@ def test_copies_continue_as_the_original_does(environment: str, copied: Callable
     for ours, theirs in zip(found, expected, strict=True):
         assert all(map(np.array_equal, ours, theirs))
     assert np.array_equal(other.reset(), env.reset())
+
+
+def test_a_position_that_is_not_finite_has_no_reward() -> None:
+    maze = LAYOUTS["umaze"]
+    observations = np.zeros((2, 4))
+    observations[0, :2] = maze.target
+    assert goal_reward(maze, observations).tolist() == [1, 0]
+    observations[1, 0] = np.nan
+    with pytest.raises(CepnbError, match="positions in the maze: 1 of 2 values are not finite"):
+        goal_reward(maze, observations)

@@ -414,3 +414,9 @@ def test_gradients_that_are_not_finite_or_misshapen_raise() -> None:
     constant = replace(q, energies=torch.zeros(8))
     with pytest.raises(CepnbError, match="beta 3: the exact gradient is 0 in float32"):
         gradient_error(lambda x, t: x, constant, 3.0, times, g)
+
+
+@pytest.mark.parametrize("make", [checkerboard, eight_gaussians])
+def test_the_energy_at_no_finite_point_is_nan(make) -> None:
+    x = torch.tensor([[math.nan, 0.0], [0.0, math.inf], [-math.inf, math.nan], [-3.0, -3.0]])
+    assert make().energy(x).isfinite().tolist() == [False, False, False, True]

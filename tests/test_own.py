@@ -290,3 +290,107 @@ def test_numbers_of_numpy_are_numbers(fitted: FittedGuidance) -> None:
     assert torch.equal(x, fitted.sample(4, scale=0.5))
     with pytest.raises(CepnbError, match="n True: use a number of samples"):
         fitted.sample(True)
+
+
+def trained_samples(energy: Callable, draw: Callable = gaussian, steps: int = 50) -> Tensor:
+    settings = replace(toy_settings("ci"), score_steps=steps, steps=steps)
+    return fit_guidance(draw, energy, BETA, settings=settings, progress=False).sample(50, seed=1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_constant_in_the_energy_does_not_matter(unit_samples: Tensor, dtype) -> None:
+    """Float32 keeps no digit of x_0 next to 10⁹; float64 does."""
+    draw = lambda n, g: gaussian(n, g).to(dtype)
+    x = trained_samples(lambda x: x[..., 0].double() + 1e9, draw)
+    torch.testing.assert_close(x.float(), unit_samples, atol=1e-4, rtol=1e-4)
+    raised, plain = (
+        own_density(draw, lambda x: x[..., 0].double() + c, 500, seeded(0, "own"))
+        for c in (1e9, 0.0)
+    )
+    torch.testing.assert_close(
+        raised.tilted(3.0).log_weights, plain.tilted(3.0).log_weights, atol=1e-4, rtol=1e-4
+    )
+    assert raised.tilted(3.0).energies.min() > 9e8
+
+
+def test_energies_that_differ_by_rounding_only_are_refused() -> None:
+    for size in (1e9, 1e8):
+        with pytest.raises(CepnbError, match="energy: .* subtract a constant, or return float64"):
+            own_density(gaussian, lambda x: x[..., 0] + size, 500)
+    assert own_density(gaussian, lambda x: x[..., 0] > 0, 500).energies.max() == 1
+
+
+@pytest.mark.parametrize("scale", [(50.0, 0.5), (1000.0, 1.0), (1.0, 1e-6)])
+def test_each_coordinate_has_its_own_unit(unit_samples: Tensor, scale: tuple) -> None:
+    units = torch.tensor(scale)
+    x = trained_samples(lambda x: x[..., 0] / scale[0], lambda n, g: units * gaussian(n, g))
+    torch.testing.assert_close(x / units, unit_samples, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.0, 0.1, -1e8])
+def test_a_constant_coordinate_stays_constant(value: float, dtype: torch.dtype) -> None:
+    def draw(n: int, g: torch.Generator) -> Tensor:
+        return torch.stack(
+            [gaussian(n, g)[:, 0].to(dtype), torch.full((n,), value, dtype=dtype)], 1
+        )
+
+    x = trained_samples(lambda x: x[..., 0], draw, steps=200)
+    assert abs(x[:, 0].std() - 1) < 0.3 and abs(x[:, 0].mean() + BETA) < 0.5
+    torch.testing.assert_close(x[:, 1], torch.full((50,), value, dtype=dtype))
+
+
+def test_a_coordinate_that_differs_by_rounding_only_is_refused() -> None:
+    draw = lambda n, g: gaussian(n, g) * torch.tensor([4.0, 1.0]) + torch.tensor([1e8, 0.0])
+    with pytest.raises(CepnbError, match="size up to 1e.08 in coordinate 0; return points that"):
+        own_density(draw, linear, 500)
+
+
+def test_exact_gradients_keep_their_digits_far_from_the_origin() -> None:
+    draw = lambda n, g: 1e6 + gaussian(n, g)
+    energy = lambda x: x[..., 0].double() - 1e6
+    time = torch.tensor(0.5)
+    rough, exact = (
+        own_density(lambda n, g: draw(n, g).to(dtype), energy, 2_000, seeded(0, "own"))
+        for dtype in (torch.float32, torch.float64)
+    )
+    x = rough.schedule.alpha(time) * rough.means[:5]
+    truth = exact.intermediate_energy_gradient(x.double(), time.double(), BETA)
+    error = rough.intermediate_energy_gradient(x, time, BETA).double() - truth
+    assert error.abs().max() < 0.01 * truth.abs().max()
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.parametrize(
+    "draw, message",
+    [
+        (lambda n, g: torch.empty(n, 2).cauchy_(generator=g), "sampler: the outermost 2 % .* cut"),
+        (lambda n, g: gaussian(n, g) > 0, "sampler: returns torch.bool; return float32 or float64"),
+        (lambda n, g: torch.complex(gaussian(n, g), gaussian(n, g)), "sampler: returns torch.comp"),
+        (lambda n, g: gaussian(n, g) / (n == 20_000), "sampler: returns values that are not fin"),
+    ],
+)
+def test_samplers_that_training_cannot_use_are_named(draw: Callable, message: str) -> None:
+    """The last one returns infinities after the first draw."""
+    with pytest.raises(CepnbError, match=message):
+        fit_guidance(draw, lambda x: x[..., 0].real.float(), 1.0, profile="ci", progress=False)
+
+
+def test_one_outlier_is_refused() -> None:
+    def draw(n: int, g: torch.Generator) -> Tensor:
+        x = gaussian(n, g)
+        x[0, 1] = 1e4
+        return x
+
+    with pytest.raises(CepnbError, match="the outermost 2 % .*; cut its heavy tails off"):
+        fit_guidance(draw, linear, 1.0, profile="ci", progress=False)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+def test_energies_and_points_of_other_shapes_raise() -> None:
+    own = own_density(gaussian, lambda x: x[..., 0] if x.ndim == 2 else x, 100)
+    for density in (own, own.standardised()):
+        with pytest.raises(CepnbError, match=r"points have shape \(4, 1\); use \(\*batch, 2\)"):
+            density.energy(torch.zeros(4, 1))
+        with pytest.raises(CepnbError, match="energy has shape .*; use that of x"):
+            density.energy(torch.zeros(3, 4, 2))

@@ -1,6 +1,7 @@
 """Trained policies: exported, loaded, called, and better than their behaviour."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,16 @@ import pytest
 import torch
 
 from cepnb.datasets.registry import load_dataset
+from cepnb.diffusion.training import seeded
 from cepnb.envs.locomotion import LocomotionEnv
 from cepnb.errors import CepnbError
 from cepnb.qgpo.evaluation import rollout
 from cepnb.qgpo.pipeline import Steps, configuration_of
-from cepnb.qgpo.pretrained import export_policy, load_networks, load_policy
+from cepnb.qgpo.policy import behaviour_policy, guided_policy
+from cepnb.qgpo.pretrained import TrainedPolicy, export_policy, load_networks, load_policy
 from cepnb.qgpo.record import open_run
-from cepnb.qgpo.settings import Settings, qgpo_settings
+from cepnb.qgpo.settings import SCHEDULE, Settings, qgpo_settings
+from cepnb.qgpo.transitions import Scaling
 from cepnb.storage.files import load_tensors, read_json, save_tensors, write_json
 
 TINY = dict(transitions=2_000, behaviour_steps=10, q_steps=10, energy_steps=10, energy_states=50)
@@ -205,3 +209,24 @@ def test_plain_paths_devices_and_seeds(
         load_networks(path, "tpu")
     with pytest.raises(CepnbError, match="written .*; a folder has this name; use another name"):
         export_policy(steps.run.folder, tmp_path)
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_infinite_actions_are_not_clipped_to_the_bounds(clip: bool) -> None:
+    """Every noise prediction is infinite at the last evaluation only, where nothing follows it."""
+    settings = replace(qgpo_settings("ci"), clip_actions=clip)
+    late = SCHEDULE.times(settings.sampler_steps)[-2].float()
+    infinite = lambda x, t: torch.where(t <= late * 1.001, torch.full_like(x, torch.inf), 0 * x)
+    eps = lambda x, t, s=None: infinite(x, t)
+    energy = lambda x, t, s=None: (infinite(x.detach(), t) * x).sum(-1)
+    plain = lambda x, t, s=None: 0 * x
+    trained = TrainedPolicy.__new__(TrainedPolicy)  # of no networks
+    trained._scaling = Scaling(torch.zeros(3), torch.ones(3))
+    for policy in (
+        behaviour_policy(eps, 2, settings),
+        guided_policy(plain, energy, 1.0, 2, settings),
+    ):
+        assert not policy(torch.zeros(4, 3), seeded(0, "clip")).isfinite().any()
+        trained._policy, trained._generator = policy, seeded(0, "clip")
+        with pytest.raises(CepnbError, match="actions are not finite"):
+            trained(np.zeros((4, 3)))

@@ -112,3 +112,9 @@ def test_rewards_and_policies_that_do_not_fit_are_refused(as_users_call_it: None
         mdp.tilted(mdp.reward[0], 1.0)
     with pytest.raises(CepnbError, match=r"^policy has shape \(1, 3\); use that of"):
         mdp.value(mdp.behaviour[:1])
+
+
+def test_actions_that_are_not_finite_have_no_direction() -> None:
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(CepnbError, match="actions: 1 of 4 values are not finite"):
+            nearest_direction(torch.tensor([[bad, 0.0], [1.0, 0.0]]))

@@ -441,3 +441,17 @@ def test_imports_of_metrics_leave_global_state() -> None:
         "assert before == (dict(os.environ), warnings.filters)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+def test_statistics_of_large_logarithms_and_of_other_shapes() -> None:
+    for level in (1e8, -1e8):
+        assert effective_samples(torch.full((3,), level)).item() == pytest.approx(3)
+    rows = torch.tensor([[1e8, -math.inf], [0.0, 0.0]])
+    assert effective_samples(rows).tolist() == pytest.approx([1, 2])
+    with pytest.raises(CepnbError, match="mean and interval: 1 of 2 values are not finite"):
+        mean_interval([1e200, -1e200, 3e200])
+    with pytest.raises(CepnbError, match="values: there are none; pass one value per run"):
+        mean_interval([])
+    with pytest.raises(CepnbError, match=r"scores: shape is \(9,\); use \(runs, tasks\)"):
+        stratified_interval(np.arange(9.0), np.random.default_rng(0))

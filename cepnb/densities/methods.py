@@ -310,7 +310,8 @@ def _deviation(density: Density, count: int = 10_000) -> float:
     deviation, mean = x.var(dim=0).mean().sqrt().item(), x.mean(dim=0).abs().max().item()
     if not (0.1 <= deviation <= 10 and mean <= 10):
         found = f"density: deviation {deviation:.3g} around means up to {mean:.3g}"
-        raise CepnbError(f"{found}; use standardised() of an own density, or rescale it to about 1")
+        fix = "use standardised() of an own density, rescale it to about 1, or cut heavy tails off"
+        raise CepnbError(f"{found}; {fix}")
     return round(deviation, 1)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from cepnb.densities.mixtures import Density
 from cepnb.errors import CepnbError
 from cepnb.storage.global_state import unchanged_globals
-from cepnb.storage.validation import check_finite, check_same_shape
+from cepnb.storage.validation import check_finite, check_same_shape, check_shape
 
 Gradient = Callable[[Tensor, Tensor], Tensor]  # ∇f(x_t, t)
 PerTime = Float[Tensor, "m"]
@@ -68,22 +68,31 @@ def mmd(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
 
 def effective_samples(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Effective sample size (Σ w)²/Σ w² of n weighted samples, from 1 to n (Kong 1992)."""
-    size = (2 * log_weights.logsumexp(-1) - (2 * log_weights).logsumexp(-1)).exp()
+    relative = log_weights - log_weights.amax(-1, keepdim=True)  # large logarithms lose digits
+    size = (2 * relative.logsumexp(-1) - (2 * relative).logsumexp(-1)).exp()
     fix = "use log weights without NaN, at least one above -inf and all below inf"
     check_finite("effective sample sizes", size.detach().cpu(), fix)
     return size
 
 
 def mean_interval(values: list[float]) -> tuple[float, float]:
-    """Mean of runs and half the width of its 95 % interval by Student's t (NaN for one run)."""
+    """Mean of runs and half the width of its 95 % interval by Student's t (NaN for one run).
+
+    Raises `CepnbError` without runs, and on values whose mean or deviation overflows.
+    """
     with unchanged_globals():
         from scipy import stats  # slow to import
 
     check_finite("values", values, "leave out failed runs")
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return mean, math.nan
-    return mean, float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+    if len(values) == 0:
+        raise CepnbError("values: there are none; pass one value per run")
+    if len(values) == 1:
+        return float(values[0]), math.nan
+    with np.errstate(over="ignore", invalid="ignore"):  # raised next
+        mean, error = float(np.mean(values)), stats.sem(values)
+    half = float(error * stats.t.ppf(0.975, len(values) - 1))
+    check_finite("mean and interval", (mean, half), "rescale the values")
+    return mean, half
 
 
 def interquartile_mean(scores: Float[np.ndarray, "*sets runs tasks"]) -> Float[np.ndarray, "*sets"]:
@@ -102,6 +111,7 @@ def stratified_interval(
     Runs are resampled within each task, so the interval is about other runs of the same tasks
     (Agarwal et al. 2021). It is too narrow for few runs and NaN for one.
     """
+    check_shape("scores", scores, "runs", "tasks")
     if len(scores) < 2:
         return math.nan, math.nan
     check_finite("scores", scores, "leave out failed runs")

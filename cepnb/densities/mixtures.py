@@ -243,13 +243,14 @@ class BoxMixture(Density):
         return x, self.energies[component]
 
     def energy(self, x: Points, width: float = 0.0) -> Values:
-        """Return the energy of the nearest box; `width` > 0 makes it smooth."""
+        """Return the energy of the nearest box, NaN at no finite x; `width` > 0 makes it smooth."""
         if width > 0:
             return super().energy(x, width)
         self._check_points(x)
-        x = x.unsqueeze(-2)
+        unknown, x = ~x.isfinite().all(-1), x.unsqueeze(-2)
         outside = torch.maximum(self.lows - x, x - self.highs).clamp(min=0)  # (*batch, C, dim)
-        return self.energies[outside.square().sum(-1).argmin(-1)]
+        nearest = outside.square().sum(-1).argmin(-1)  # 0 if all are NaN
+        return self.energies[nearest].masked_fill(unknown, math.nan)
 
     def score(self, xt: Points, t: Tensor) -> Points:
         """Return ∇ log q_t(x_t), the mean over q(c | x_t) of [φ(u) − φ(v)]/(σ_t [Φ(v) − Φ(u)]).

@@ -208,6 +208,10 @@ class MazeEnv(Episodes):
 
 
 def goal_reward(maze: Layout, observations: Float[Array, "n 4"]) -> Float[Array, "n"]:
-    """Return 1 within `GOAL_RADIUS` of the target, else 0: maze2d's "sparse" reward."""
+    """Return 1 within `GOAL_RADIUS` of the target, else 0: maze2d's "sparse" reward.
+
+    Raises `CepnbError` on positions that are not finite.
+    """
     distances = np.linalg.norm(observations[:, :2] - maze.target, axis=1)
+    check_finite("positions in the maze", distances, "use finite observations")
     return (distances <= GOAL_RADIUS).astype(float)

@@ -179,7 +179,8 @@ def _ablation_panel(
     for scale in sorted(set.intersection(*map(set, of_option.values()))):
         base = of_option["base"][scale]
         differences = [of_option[option][scale].less(base) for _, option in options]
-        means, halves = zip(*map(mean_interval, differences))
+        unknown = (math.nan, math.nan)  # of lines without a common seed
+        means, halves = zip(*(mean_interval(d) if d else unknown for d in differences))
         colour, fill = ("cep", None) if base.headline else ("cep_raw", "white")
         style = {"color": COLOURS[colour], "markerfacecolor": fill, "label": f"CEP, s = {scale:g}"}
         axes.errorbar(range(len(options)), means, halves, marker="o", capsize=3, **style)

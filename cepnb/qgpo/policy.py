@@ -29,6 +29,7 @@ def sample_actions(
 ) -> Float[Tensor, "n K da"]:
     """Sample K independent actions per state by DPM-Solver++ (2M), clipped if the settings say so.
 
+    Clipping makes infinite numbers NaN, so that the caller's checks still find them.
     `block` limits the actions per network call, with the same random numbers. It requires an `eps`
     that treats all rows alike (no scale per state). Raises `CepnbError` unless `states` has a row
     per state.
@@ -40,7 +41,9 @@ def sample_actions(
     pairs = zip(start.tensor_split(parts), states.tensor_split(parts), strict=True)
     samples = [last(dpm_solver_pp(eps, x, times, SCHEDULE, s.unsqueeze(1))) for x, s in pairs]
     actions = torch.cat(samples)
-    return actions.clamp(-1, 1) if settings.clip_actions else actions
+    if not settings.clip_actions:
+        return actions
+    return actions.masked_fill(actions.isinf(), math.nan).clamp(-1, 1)
 
 
 def behaviour_policy(eps: EpsFunction, action_dim: int, settings: Settings) -> Policy:

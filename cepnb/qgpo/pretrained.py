@@ -92,12 +92,12 @@ class TrainedPolicy:
         if not states.isfinite().all():
             raise CepnbError("observations are not finite; check the environment")
         flat = self._scaling(states.cpu().reshape(-1, width))
-        actions = self._policy(flat, self._generator).clamp(-1, 1)
+        actions = self._policy(flat, self._generator)
         if not actions.isfinite().all():
             raise CepnbError(
                 "actions are not finite; use a smaller scale or check the observations"
             )
-        actions = actions.reshape(*states.shape[:-1], actions.shape[-1])
+        actions = actions.clamp(-1, 1).reshape(*states.shape[:-1], actions.shape[-1])
         return actions.to(observations.device) if is_tensor else actions.numpy()
 
 

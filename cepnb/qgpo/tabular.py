@@ -109,5 +109,6 @@ def action_density(behaviour: Float[Tensor, "A"], q: Float[Tensor, "A"]) -> Gaus
 
 
 def nearest_direction(actions: Float[Tensor, "n 2"]) -> Int[Tensor, "n"]:
-    """Return the index of the closest of `DIRECTIONS` for each action in the plane."""
+    """Return the index of the closest of `DIRECTIONS` for each finite action in the plane."""
+    check_finite("actions", actions, "use finite actions")
     return torch.cdist(actions, DIRECTIONS).argmin(dim=1)
