@@ -440,7 +440,9 @@ def test_bad_values_from_python_are_named(
 def test_actions_outside_the_policies_range_are_refused_from_python() -> None:
     data = OfflineDataset("mine", **python_columns(terminals=torch.zeros(5, dtype=torch.bool)))
     large = replace(data, actions=torch.full((5, 2), -1e6))
-    with pytest.raises(CepnbError, match="^mine: actions reach 1e.06, but policies sample in"):
+    with pytest.raises(
+        CepnbError, match="^dataset 'mine': actions reach 1e.06, but environments take"
+    ):
         prepare(large)
 
 

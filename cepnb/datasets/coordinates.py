@@ -30,7 +30,7 @@ def check_coordinates(dataset: OfflineDataset, environment: str) -> None:
     label, observations = f"dataset '{dataset.name}'", dataset.observations.double().numpy()
     remedy = "use the environment's coordinates, order and units"
     if dataset.has_goal:
-        problem = f"observations end with a goal, but those of {environment} do not"
+        problem = f"observations include a goal, but those of {environment} do not"
         raise CepnbError(f"{label}: {problem}; train with --no-evaluation and no --environment")
     rows = _rows(dataset)
     env = episodes_of(environment, len(rows), seed=0)

@@ -34,7 +34,6 @@ class OfflineDataset:
     terminals: Bool[Tensor, "n"]  # no value follows a terminal; timeouts are not terminals
     episode_returns: Float[Tensor, "episodes"]  # undiscounted, over all rows of complete episodes
     has_goal: bool = False  # observations include a goal, as in Minari's goal tasks
-    made_in: str = ""  # environment that the source names, such as Hopper-v5
 
     def __post_init__(self) -> None:
         arrays = {key: _as_array(getattr(self, key)) for key in (*COLUMNS, "episode_returns")}
@@ -44,10 +43,10 @@ class OfflineDataset:
         vars(self).update(tensors)
 
 
-def dataset_of(name: str, columns: dict[str, Array], **facts: object) -> OfflineDataset:
-    """Convert columns, named as the fields, to tensors; `facts` are the other fields."""
+def dataset_of(name: str, columns: dict[str, Array], has_goal: bool = False) -> OfflineDataset:
+    """Convert columns, named as the fields, to tensors."""
     tensors = {key: _as_tensor(key, column) for key, column in columns.items()}
-    return OfflineDataset(name, **tensors, **facts)
+    return OfflineDataset(name, **tensors, has_goal=has_goal)
 
 
 def _as_tensor(key: str, column: Array) -> Tensor:
@@ -100,11 +99,11 @@ def digest(dataset: OfflineDataset) -> str:
 
 
 def check_actions(dataset: OfflineDataset) -> None:
-    """Raise `CepnbError` on actions outside [-1, 1], where policies sample them."""
+    """Raise `CepnbError` on actions outside [-1, 1], the range of all environments and policies."""
     largest = dataset.actions.abs().max().item()
     if largest > 1 + OVERSHOOT:
-        problem = f"actions reach {largest:g}, but policies sample in [-1, 1]"
-        raise CepnbError(f"{dataset.name}: {problem}; rescale them")
+        problem = f"actions reach {largest:g}, but environments take [-1, 1]"
+        raise CepnbError(f"dataset '{dataset.name}': {problem}; rescale them")
 
 
 def check_rewards_vary(dataset: OfflineDataset) -> None:

@@ -67,9 +67,8 @@ def load_minari(name: str) -> OfflineDataset:
     check_shapes(label, arrays)
     check_values(label, arrays)
     returns = np.array([np.sum(episode.rewards, dtype=np.float64) for episode in episodes])
-    facts = {"has_goal": _has_goal(stored.observation_space)}
-    facts["made_in"] = stored.env_spec.id if stored.env_spec else ""
-    return dataset_of(f"minari/{name}", arrays | {"episode_returns": returns}, **facts)
+    has_goal = _has_goal(stored.observation_space)
+    return dataset_of(f"minari/{name}", arrays | {"episode_returns": returns}, has_goal)
 
 
 def _check_vectors(space: "gymnasium.Space", label: str) -> None:

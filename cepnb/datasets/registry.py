@@ -5,15 +5,13 @@ from pathlib import Path
 
 from cepnb.datasets.coordinates import check_coordinates
 from cepnb.datasets.d4rl import published_file
-from cepnb.datasets.dataset import OfflineDataset
+from cepnb.datasets.dataset import OfflineDataset, check_actions
 from cepnb.datasets.hdf5 import load_hdf5, recorded_name
 from cepnb.datasets.local import check_name, local_dataset
 from cepnb.datasets.minari import load_minari
 from cepnb.envs.d4rl_package import episode_limit as published_limit
 from cepnb.envs.registry import family_of
 from cepnb.errors import CepnbError
-
-OVERSHOOT = 0.01  # rounding or slight noise; actions in other units leave [-1, 1] by far
 
 
 def load_dataset(
@@ -104,10 +102,7 @@ def load_task(
     dataset = load_dataset(
         name, transitions, data_seed, environment and published_limit(environment)
     )
-    largest = dataset.actions.abs().max().item()
-    if largest > 1 + OVERSHOOT:
-        problem = f"actions reach {largest:g}, but environments take [-1, 1]"
-        raise CepnbError(f"dataset '{name}': {problem}; rescale them")
+    check_actions(dataset)
     stated = recorded_name(Path(name)) if source_of(name) == "file" else ""
     if environment and environment_of(stated) not in (None, environment):
         made_in = environment_of(stated)
