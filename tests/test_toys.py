@@ -441,3 +441,18 @@ def test_imports_of_metrics_leave_global_state() -> None:
         "assert before == (dict(os.environ), warnings.filters)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"w2": "a", "mmd": 1}'])
+def test_a_stored_floor_of_another_type_is_refused(tmp_path: Path, text: str) -> None:
+    models = Models("moons", "ci", 0, tmp_path, progress=False)
+    (models.run.folder / "floor_beta1.json").write_text(text)
+    with pytest.raises(CepnbError, match="floor_beta1.json: .*; delete it$"):
+        benchmark.record(models, "exact", 1.0)
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "null", '[{"seed": 0}]'])
+def test_stored_records_of_another_type_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "records.json").write_text(text)
+    with pytest.raises(CepnbError, match="records.json: .*; restore it or use another folder$"):
+        benchmark.table("ci", [0], tmp_path, progress=False)

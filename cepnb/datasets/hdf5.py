@@ -25,7 +25,7 @@ def load_hdf5(
     Raises `CepnbError` with file and key if an array is missing, damaged, of unequal length or not
     finite, and if `next_observations` are not the next rows.
     """
-    arrays = _read(path, (*KEYS, "timeouts", *(["next_observations"] if own else [])))
+    arrays = _read(path, (*KEYS, "timeouts", *(["next_observations"] if own else [])), own)
     check_arrays(str(path), arrays)
     rows, terminals = len(arrays["rewards"]), arrays["terminals"].astype(bool)
     if rows < 2:
@@ -88,7 +88,7 @@ def _episode_returns(
     return returns[complete] if complete.any() else returns
 
 
-def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Array]:
+def _read(path: Path, keys: tuple[str, ...], own: bool) -> dict[str, Array]:
     """Read arrays of a file, columns as vectors where d4rl expects vectors."""
     import h5py
 
@@ -105,7 +105,10 @@ def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Array]:
             arrays = {key: array(file[key]) for key in keys if key in file}
     except HDF5_DAMAGE as error:
         problem = f"not a whole HDF5 file ({in_a_line(error)})"
-        damage = CepnbError(f"{path}: {problem}; delete it, then download or export it again")
+        remedy = f"{'restore' if own else 'delete it, then download'} or export it again"
+        if "signature not found" in str(error):
+            remedy = "give an HDF5 file"
+        damage = CepnbError(f"{path}: {problem}; {remedy}")
         raise not_read(path, error) or damage from error
     for key in KEYS:
         if key not in arrays:
