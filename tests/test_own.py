@@ -290,3 +290,14 @@ def test_numbers_of_numpy_are_numbers(fitted: FittedGuidance) -> None:
     assert torch.equal(x, fitted.sample(4, scale=0.5))
     with pytest.raises(CepnbError, match="n True: use a number of samples"):
         fitted.sample(True)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.parametrize("seed", [True, 1.0, None, "a", -1, 2**40])
+def test_seeds_that_are_no_integers_are_refused(fitted: FittedGuidance, seed: object) -> None:
+    for use in (
+        lambda: fitted.sample(3, seed=seed),
+        lambda: fit_guidance(gaussian, linear, BETA, profile="ci", seed=seed, progress=False),
+    ):
+        with pytest.raises(CepnbError, match="^seed .*: use an integer from 0 to 2147483647$"):
+            use()
