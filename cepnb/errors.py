@@ -1,5 +1,6 @@
 """The package's exception, errors as single lines, and the exit status of commands."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -32,8 +33,11 @@ def exit_status(program: str, command: Callable[[], None]) -> int:
     """Run a command and return its exit status: 0 (success), 2 (error) or 130 (interrupted).
 
     `CepnbError`, `OSError` and a lack of memory are printed as one line. Other exceptions are bugs
-    and propagate.
+    and propagate. Closed standard streams are replaced: progress bars fail on None.
     """
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))
     try:
         command()
     except (CepnbError, OSError, MemoryError, RuntimeError) as error:

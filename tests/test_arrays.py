@@ -263,3 +263,18 @@ def test_damaged_files_and_failed_writes_are_one_line(tmp_path: Path) -> None:
         with pytest.raises(CepnbError, match=reason) as caught:
             work()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"layout": {}, "chunks": -1}', "99"])
+def test_a_counter_of_another_type_is_refused(tmp_path: Path, text: str) -> None:
+    path, counter = tmp_path / "set.npy", tmp_path / "set.npy.progress"
+    with pytest.raises(CepnbError, match="do not fill 50 rows"):
+        write_array(path, SHAPE, torch.float32, ROWS, lambda first: iter([chunk(0)]))
+    if text == "99":
+        text = counter.read_text().replace('"chunks": 1', '"chunks": 99')
+    counter.write_text(text)
+    with pytest.raises(CepnbError, match="set.npy.progress: .*; delete it$"):
+        write(path)
+    counter.unlink()
+    write(path)
+    assert torch.equal(open_array(path), torch.cat(list(chunks(0))))

@@ -1,6 +1,7 @@
 """Test the benchmark, and what no machine changes: operations, evaluations, bytes."""
 
 import json
+import os
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from cepnb.diffusion.guidance import energy_gradient, guided
 from cepnb.diffusion.networks import EnergyNet, EpsNet
 from cepnb.diffusion.schedule import VPSchedule
 from cepnb.diffusion.training import seeded
+from cepnb.errors import CepnbError
 from cepnb.qgpo.behaviour import behaviour_loss, train_behaviour
 from cepnb.qgpo.policy import guided_policy, sample_actions
 from cepnb.qgpo.settings import Settings
@@ -270,3 +272,19 @@ def test_bfloat16_moves_actions_by_less_than_the_solver_does(
 
 def test_a_support_set_stores_its_actions_only(eps: EpsNet) -> None:
     assert support_of(eps).untyped_storage().nbytes() == 4 * 10 * 4 * ACTION_DIM
+
+
+def test_a_full_disk_stops_the_random_support_set(
+    small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapped write to a full disk would kill the process."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    inputs = Inputs(tmp_path, rows.SETTINGS)
+    assert len(inputs.data.distinct)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(CepnbError, match=r"support-.*.npy: could not be written \(No space left"):
+        inputs.support  # noqa: B018
+    assert not list(tmp_path.glob("support*"))

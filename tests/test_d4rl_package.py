@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import mujoco
 import numpy as np
@@ -166,3 +167,30 @@ def test_scores_need_no_home(tmp_path) -> None:
         cwd=tmp_path,
     )
     assert (ran.stdout, list(tmp_path.iterdir())) == ("(-20.272305, 3234.3)\n", []), ran.stderr
+
+
+# Closed streams are None, and their descriptors cannot be duplicated.
+CLOSED = """
+import os, sys
+from cepnb.envs.quiet import quiet
+from cepnb.errors import exit_status
+before = sorted(os.listdir("/proc/self/fd"))
+with quiet():
+    os.write(1, b"from C")
+after = sorted(os.listdir("/proc/self/fd"))
+def work():
+    print("a", file=sys.stdout)
+    print("b", file=sys.stderr)
+    sys.stdout.flush()
+done = before == after and exit_status("p", work) == 0
+os.write(0, b"done" if done else f"{before} {after}".encode())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="lists descriptors as on Linux")
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-"])
+def test_closed_streams_are_skipped(closed: str, tmp_path: Path) -> None:
+    report = tmp_path / "report"
+    command = f"exec {sys.executable} -c '{CLOSED}' 0<>{report} {closed}"
+    subprocess.run(command, shell=True, check=False)
+    assert report.read_text() == "done"

@@ -544,3 +544,36 @@ def test_unused_next_observations_may_be_nan(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         data = load_dataset(str(write(tmp_path / "f.hdf5", bandit)), 0, 0)
     assert len(data.rewards) == 200
+
+
+def test_deletion_of_a_file_of_ones_own_is_never_advised(tmp_path: Path) -> None:
+    """Damage it, give another kind of file, and link to a file that is missing."""
+    path = write(tmp_path / "f.hdf5", example(2000))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "f.csv").write_text("observations,actions")
+    with h5py.File(tmp_path / "linked.hdf5", "w") as file:
+        for key in example():
+            file[key] = h5py.ExternalLink("nothing.hdf5", key)
+    for name, fix in (
+        ("f.hdf5", "restore or export it again"),
+        ("f.csv", "give an HDF5 file"),
+        ("linked.hdf5", "restore the other file to which it links"),
+    ):
+        with pytest.raises(CepnbError, match=f"^{tmp_path / name}: .*; {fix}$") as caught:
+            load_hdf5(tmp_path / name, own=True)
+        assert "delete" not in str(caught.value)
+
+
+def test_data_larger_than_the_memory_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "f.hdf5", example())
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", no_memory)
+    for read in (load_hdf5, verify):
+        with pytest.raises(CepnbError, match="f.hdf5: could not be read .*; free memory or use a"):
+            read(path)

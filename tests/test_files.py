@@ -321,3 +321,75 @@ def test_file_that_cannot_be_opened_is_not_called_damaged(
         monkeypatch.setattr(name, refuse)
     with pytest.raises(CepnbError, match=r"file: could not be read \(Permission denied\); allow"):
         read(tmp_path / "file")
+
+
+class OutOfMemory(MemoryError):
+    """As NumPy's: it states the array for which memory was missing."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__("Unable to allocate")
+        self.shape, self.dtype = shape, np.dtype("float32")
+
+
+@pytest.mark.parametrize(
+    "error, message",
+    [
+        (OutOfMemory(1_000), "a: could not be read (Cannot allocate memory); free memory or use"),
+        (OSError(errno.ENOMEM, ""), "a: could not be read (Cannot allocate memory); free memory"),
+        (OSError(errno.ESTALE, ""), "a: could not be read (Stale file handle); check the disk"),
+        (FileNotFoundError("No such file: a"), "a: could not be read (FileNotFoundError: "),
+        (
+            OSError("Can't read data (can't open directory (/usr/local/lib/plugin))"),
+            "lib/plugin))); install its filter (package hdf5plugin)",
+        ),
+        (KeyError("Unable to open object (can't open file)"), "restore the other file to which"),
+        (OutOfMemory(10**13), None),  # a damaged header asks for more than the file can hold
+        (ValueError("damage"), None),
+    ],
+)
+def test_a_file_whose_content_may_be_right_is_not_called_damaged(
+    tmp_path: Path, error: Exception, message: str | None
+) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    found = files.not_read(tmp_path / "a", error)
+    assert (message is None) == (found is None) and (found is None or message in str(found))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files as on Linux")
+def test_weights_that_cannot_be_opened_are_not_called_missing(tmp_path: Path) -> None:
+    """safetensors reports any failed opening as a missing file, without the system's number."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "a"
+    files.save_tensors(path, {"x": torch.zeros(1)})
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        with pytest.raises(CepnbError) as caught:
+            files.load_tensors(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert (
+        str(caught.value) == f"{path}: could not be read (Too many open files); close other files"
+    )
+
+
+def test_json_of_another_type_is_refused_before_the_work(tmp_path: Path) -> None:
+    path, run = tmp_path / "seconds.json", Run(tmp_path)
+    for text in ("[1]", "null", '{"critic": "long"}'):
+        path.write_text(text)
+        with pytest.raises(CepnbError, match="seconds.json: .*expected .*; delete it$"):
+            run.timed("critic", lambda: pytest.fail("the work starts"))
+    path.write_text('{"critic": 1.5}')
+    run.timed("behaviour", lambda: None)
+    assert run.seconds.keys() == {"critic", "behaviour"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX only")
+def test_a_name_that_is_not_utf_8_is_refused_before_the_work(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    for check in (files.check_writable, files.load_tensors):
+        with pytest.raises(
+            CepnbError, match=r"udce9/a': the name is not UTF-8; rename it$"
+        ) as told:
+            check(folder / "a")
+        str(told.value).encode()

@@ -394,3 +394,14 @@ def test_energies_and_points_of_other_shapes_raise() -> None:
             density.energy(torch.zeros(4, 1))
         with pytest.raises(CepnbError, match="energy has shape .*; use that of x"):
             density.energy(torch.zeros(3, 4, 2))
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.parametrize("seed", [True, 1.0, None, "a", -1, 2**40])
+def test_seeds_that_are_no_integers_are_refused(fitted: FittedGuidance, seed: object) -> None:
+    for use in (
+        lambda: fitted.sample(3, seed=seed),
+        lambda: fit_guidance(gaussian, linear, BETA, profile="ci", seed=seed, progress=False),
+    ):
+        with pytest.raises(CepnbError, match="^seed .*: use an integer from 0 to 2147483647$"):
+            use()

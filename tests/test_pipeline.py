@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -603,3 +603,22 @@ def test_an_evaluation_checks_its_folder_and_environment_first(
     (tmp_path / "seconds.json").mkdir()
     with pytest.raises(CepnbError, match="seconds.json: could not be written .*; a folder has"):
         evaluate_run(tmp_path, "maze2d-umaze", progress=False)
+
+
+def test_data_that_do_not_fit_the_settings_leave_no_folder(tmp_path: Path) -> None:
+    """Otherwise the advised setting would be refused as another run's."""
+    chosen = ci(reward_tuning="return_range")
+    equal = replace(dataset(chosen), episode_returns=torch.ones(3))
+    with pytest.raises(CepnbError, match="use another reward_tuning than return_range"):
+        run_qgpo(equal, None, chosen, "ci", 0, tmp_path / "run", False, evaluation=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_a_refused_folder_is_blamed_on_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no renderer")
+
+    monkeypatch.setattr(pipeline, "normalised_score", fail)
+    expected = "RuntimeError: no renderer.; repair the installation$"
+    with pytest.raises(CepnbError, match=expected):
+        pipeline.check_evaluation("maze2d-umaze")

@@ -439,3 +439,23 @@ def test_importing_the_sources_is_cheap() -> None:
         ).stdout
         == "[]\n"
     )
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_deletion_of_an_intact_minari_dataset_is_not_advised(
+    minari_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store("test/whole-v0", VECTOR)
+    for error, fix in (
+        (ImportError("pyarrow is not installed"), "install what is missing"),
+        (ValueError("Minari 0.5 does not support 99.0"), "upgrade minari or store the dataset"),
+        (MemoryError(), "free memory or use a smaller file"),
+    ):
+
+        def fail(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(minari, "load_dataset", fail)
+        with pytest.raises(CepnbError, match=f"; {fix}") as caught:
+            load_dataset("minari/test/whole-v0", 0, 0)
+        assert "delete" not in str(caught.value)

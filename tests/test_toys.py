@@ -455,3 +455,18 @@ def test_statistics_of_large_logarithms_and_of_other_shapes() -> None:
         mean_interval([])
     with pytest.raises(CepnbError, match=r"scores: shape is \(9,\); use \(runs, tasks\)"):
         stratified_interval(np.arange(9.0), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "null", '{"w2": "a", "mmd": 1}'])
+def test_a_stored_floor_of_another_type_is_refused(tmp_path: Path, text: str) -> None:
+    models = Models("moons", "ci", 0, tmp_path, progress=False)
+    (models.run.folder / "floor_beta1.json").write_text(text)
+    with pytest.raises(CepnbError, match="floor_beta1.json: .*; delete it$"):
+        benchmark.record(models, "exact", 1.0)
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", "null", '[{"seed": 0}]'])
+def test_stored_records_of_another_type_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "records.json").write_text(text)
+    with pytest.raises(CepnbError, match="records.json: .*; restore it or use another folder$"):
+        benchmark.table("ci", [0], tmp_path, progress=False)

@@ -4,6 +4,7 @@ import os
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -173,3 +174,20 @@ def test_initial_weights_leave_the_random_state_of_gpus(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
     regression()
     assert seeds == []
+
+
+def test_seeds_that_are_no_integers_are_refused(as_users_call_it: None) -> None:
+    """Text, truth values and floats would select other random streams in silence."""
+    for seed in (True, 1.0, float("nan"), None, "a", -1, 2**40):
+        for use in (seeded, lambda *a: initialised(*a, lambda: torch.nn.Linear(1, 1))):
+            with pytest.raises(CepnbError, match="^seed .*: use an integer from 0 to 2147483647$"):
+                use(seed, "a")
+    one = torch.randn(3, generator=seeded(1, "a"))
+    assert torch.equal(torch.randn(3, generator=seeded(np.int64(1), "a")), one)
+
+
+def test_a_damaged_checkpoint_names_its_fix(tmp_path: Path) -> None:
+    net, loss = regression()
+    (tmp_path / "c").write_bytes(b"torn")
+    with pytest.raises(CepnbError, match="c: not a complete .*; delete it to train from the first"):
+        train(loss, {"net": net}, PLAN, seeded(0, "a"), checkpoint=tmp_path / "c", progress=False)

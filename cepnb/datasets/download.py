@@ -133,7 +133,7 @@ def _notes(part: Path) -> Path:
 def _stored_version(part: Path, url: str) -> str | None:
     """Return the version of a stored part, or None if it did not come from `url`."""
     try:
-        notes = read_json(_notes(part))
+        notes = read_json(_notes(part), dict[str, str | None])
     except CepnbError:
         return None
     return notes.get("version") if notes.get("url") == url else None

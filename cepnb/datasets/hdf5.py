@@ -143,7 +143,10 @@ def _read(path: Path, own: bool) -> dict[str, Array]:
             vectors = [key for key in file if own and key not in arrays and _is_vector(file, key)]
     except HDF5_DAMAGE as error:
         problem = f"not a whole HDF5 file ({in_a_line(error)})"
-        damage = CepnbError(f"{path}: {problem}; delete it, then download or export it again")
+        remedy = f"{'restore' if own else 'delete it, then download'} or export it again"
+        if "signature not found" in str(error):
+            remedy = "give an HDF5 file"
+        damage = CepnbError(f"{path}: {problem}; {remedy}")
         raise not_read(path, error) or damage from error
     for key in KEYS:
         if key not in arrays:

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from json import JSONDecodeError
 
 import numpy as np
 from numpy import ndarray as Array
@@ -49,8 +50,13 @@ def load_minari(name: str) -> OfflineDataset:
             file = folder / "data/main_data.hdf5"
             if file.exists() and (refusal := not_read(file, error)):
                 raise refusal from error
-            if (folder / "data").exists():
-                remedy = f"delete {folder} to download it again"
+            if isinstance(error, ImportError):
+                remedy = "install what is missing"
+            elif (folder / "data").exists():
+                damaged = isinstance(error, (OSError, KeyError, RuntimeError, JSONDecodeError))
+                damaged = damaged or "No data found" in str(error)
+                again = f"delete {folder} to download or store it again"
+                remedy = again if damaged else "upgrade minari or store the dataset again"
             raise CepnbError(f"{label}: not loaded ({in_a_line(error)}); {remedy}") from error
     parts = []
     for episode in episodes:

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
+import msgspec
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -27,7 +28,7 @@ from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
 from cepnb.storage.files import read_json, write_json
 from cepnb.storage.runs import Run
-from cepnb.storage.validation import check_finite
+from cepnb.storage.validation import Number, check_finite
 
 BETAS = (1.0, 3.0, 10.0, 20.0)
 SHOWN = ("w2_ratio", "mmd_ratio", "energy_gradient_mse")  # numbers of a record that have a table
@@ -35,6 +36,22 @@ PICTURED = ("exact", "cep_self", "mse", "dps")  # methods in the figure of sampl
 TIMES = torch.linspace(0.1, 0.9, 9)  # times at which gradients are compared
 CHECKPOINTS = Path(__file__).parents[1] / "assets" / "checkpoints"
 SHIPPED = tuple(name for name in DENSITIES if (CHECKPOINTS / name).exists())
+
+
+class Record(msgspec.Struct):
+    """The fields of a record that name its case."""
+
+    seed: int
+    density: str
+    beta: Number
+    method: str
+
+
+class Floor(msgspec.Struct):
+    """Contents of `floor_beta*.json`."""
+
+    w2: Number
+    mmd: Number
 
 
 def shipped(name: str) -> Models:
@@ -125,7 +142,8 @@ def table(
     """
     Run(folder, {"profile": profile, "settings": asdict(toy_settings(profile))})
     path = folder / "records.json"
-    stored = read_json(path) if path.exists() else []
+    fix = "restore it or use another folder"
+    stored = read_json(path, list[Record], fix) if path.exists() else []
     records = {(r["seed"], r["density"], r["beta"], r["method"]): r for r in stored}
     cases = list(product(seeds, names, betas, methods))
     for case in tqdm(cases, desc="measuring all methods", disable=not progress):
@@ -192,7 +210,7 @@ def _floor(models: Models, beta: float) -> dict[str, float]:
     if not path.exists():
         pairs = exact_sets(models.density, beta, models.settings, models.seed)
         write_json(path, _mean_distances(pairs))
-    floor = read_json(path)
+    floor = read_json(path, Floor, "delete it")
     if not min(floor["w2"], floor["mmd"]) > 0:
         raise CepnbError(f"beta {beta:g}: exact samples coincide in float32; use a smaller beta")
     return floor

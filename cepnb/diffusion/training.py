@@ -17,6 +17,7 @@ from cepnb.diffusion.devices import captured
 from cepnb.errors import CepnbError
 from cepnb.storage.files import load_module, load_tensors, save_tensors, under
 from cepnb.storage.global_state import unchanged_globals
+from cepnb.storage.validation import check_seed
 
 Module = TypeVar("Module", bound=nn.Module)
 Modules = dict[str, nn.Module]
@@ -146,8 +147,11 @@ def train(
 
 
 def seeded(seed: int, purpose: str, device: torch.device | str = "cpu") -> Generator:
-    """Return an independent random stream for each (seed, purpose) and type of device."""
-    digest = hashlib.sha256(f"{seed}/{purpose}".encode()).digest()
+    """Return an independent random stream for each (seed, purpose) and type of device.
+
+    Raises `CepnbError` unless the seed is an integer from 0 to 2147483647.
+    """
+    digest = hashlib.sha256(f"{check_seed(seed)}/{purpose}".encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
@@ -192,7 +196,7 @@ def _restore(
     path: Path, modules: Modules, optimiser: Adam, generator: Generator, plan: Plan
 ) -> list[Record]:
     """Load a checkpoint into the modules, the optimiser and the generator; return the history."""
-    tensors, metadata = load_tensors(path)
+    tensors, metadata = load_tensors(path, "delete it to train from the first step")
     if metadata.get("plan") != repr(plan):
         stored = metadata.get("plan")
         raise CepnbError(f"{path}: saved under {stored}, now {plan!r}; use another folder")

@@ -26,9 +26,13 @@ def quiet() -> Iterator[None]:
     root, absl = logging.getLogger(), logging.getLogger("absl")
     handlers, level, absl_disabled = root.handlers[:], root.level, absl.disabled
     mujoco_warning = mujoco.get_mju_user_warning()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    descriptors = {number: os.dup(number) for number in (1, 2)}  # C code prints to these
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # a closed stream is None
+            stream.flush()
+    descriptors: dict[int, int] = {}
+    for number in (1, 2):  # C code prints to these
+        with contextlib.suppress(OSError):  # it is closed
+            descriptors[number] = _copy(number)
     try:
         absl.disabled = True
         mujoco.set_mju_user_warning(lambda message: None)
@@ -50,3 +54,14 @@ def quiet() -> Iterator[None]:
         absl.disabled = absl_disabled
         root.handlers[:] = handlers
         root.setLevel(level)
+
+
+def _copy(descriptor: int) -> int:
+    """Duplicate a descriptor to a number above 2, because a standard stream may be closed."""
+    copy = os.dup(descriptor)
+    if copy > 2:
+        return copy
+    try:
+        return _copy(descriptor)
+    finally:
+        os.close(copy)

@@ -28,7 +28,7 @@ from cepnb.qgpo.energy import energy_net, policy_dps_energy, train_energy
 from cepnb.qgpo.evaluation import PolicyBatch, evaluate, policy_name
 from cepnb.qgpo.joint import joint_nets, train_joint
 from cepnb.qgpo.pretrained import CPU, Networks, device_of, load_networks
-from cepnb.qgpo.record import left_out, open_run, read_metrics
+from cepnb.qgpo.record import left_out, open_run, read_metrics, refuse_other
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
 from cepnb.qgpo.transitions import Transitions, prepare, with_jitter
@@ -196,7 +196,8 @@ def check_evaluation(environment: str) -> None:
         raise
     except Exception as error:
         problem = f"cannot be evaluated here ({in_a_line(error)})"
-        fix = "set HOME to a folder that you may write, or repair the installation"
+        home = "set HOME to a folder that you may write, or " if isinstance(error, OSError) else ""
+        fix = f"{home}repair the installation"
         raise CepnbError(f"{environment}: {problem}; {fix}") from error
 
 
@@ -241,13 +242,16 @@ def run_qgpo(
         check_writable(folder / "settings.json", stored_bytes(folder, dataset, settings))
         if environment is not None:
             check_coordinates(dataset, environment)
-    run = open_run(folder, configuration)
-    if environment is None:
-        run.ensure(folder / EXAMPLES, lambda: save_examples(dataset, folder / EXAMPLES))
     if path.exists():
+        open_run(folder, configuration)
         return evaluate_run(folder, environment, progress, device) if evaluation else _read(path)
     packages = {name: version(name) for name in ("torch", "mujoco", "numpy")}
-    steps = Steps(dataset, settings, seed, run, progress, device)
+    refuse_other(folder, configuration)
+    # The data may not fit the settings: the folder is written after this check.
+    steps = Steps(dataset, settings, seed, Run(folder), progress, device)
+    run = steps.run = open_run(folder, configuration)
+    if environment is None:
+        run.ensure(folder / EXAMPLES, lambda: save_examples(dataset, folder / EXAMPLES))
     networks, scores, faults = steps.networks, [], []
     if evaluation:
         scores, faults = run.timed("evaluation", lambda: score(networks, environment, progress))

@@ -5,7 +5,9 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated
 
+import msgspec
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
@@ -15,6 +17,34 @@ from cepnb.errors import CepnbError
 from cepnb.storage.files import check_writable, read_json, unreadable, unwritable, write_json
 
 DTYPES = {torch.float32: np.dtype("float32"), torch.float16: np.dtype("float16")}
+
+
+class Progress(msgspec.Struct):
+    """Contents of NAME.progress."""
+
+    layout: dict
+    chunks: Annotated[int, msgspec.Meta(ge=0)]
+
+
+def reserve_array(
+    file: Path, dtype: np.dtype, shape: tuple[int, ...], name: Path | None = None
+) -> np.memmap:
+    """Create a .npy file with all its space: a mapped write to a full disk kills the process.
+
+    Raises `CepnbError` on `name`, else `file`, if the disk lacks space or refuses the file.
+    """
+    name = name or file
+    check_writable(name, math.prod(shape) * dtype.itemsize)
+    try:
+        array = open_memmap(file, "w+", dtype, shape)
+        array.flush()
+        if hasattr(os, "posix_fallocate"):
+            with file.open("r+b") as opened:
+                os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
+    except OSError as error:
+        file.unlink(missing_ok=True)  # it would fill the disk
+        raise unwritable(name, error) from error
+    return array
 
 
 def write_array(
@@ -38,20 +68,18 @@ def write_array(
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (partial.exists() and counter.exists()):
             partial.unlink(missing_ok=True)
-            check_writable(path, math.prod(shape) * DTYPES[dtype].itemsize)
+            reserve_array(partial, DTYPES[dtype], shape, path)
             try:
-                open_memmap(partial, "w+", DTYPES[dtype], shape).flush()
-                if hasattr(os, "posix_fallocate"):  # a mapped write to a full disk kills us
-                    with partial.open("r+b") as file:
-                        os.posix_fallocate(file.fileno(), 0, partial.stat().st_size)
                 write_json(counter, {"layout": layout, "chunks": 0})
-            except (OSError, CepnbError):
+            except CepnbError:
                 partial.unlink(missing_ok=True)  # it would fill the disk
                 raise
-        progress = read_json(counter)
+        progress = read_json(counter, Progress, "delete it")
         if progress["layout"] != layout:
             raise CepnbError(f"{partial}: holds a part of another array; delete it")
-        done = progress["chunks"]
+        done, most = progress["chunks"], math.ceil(shape[0] / chunk_rows)
+        if done > most:
+            raise CepnbError(f"{counter}: counts {done} of {most} chunks; delete it")
         try:
             array = open_memmap(partial, "r+")
         except ValueError as error:

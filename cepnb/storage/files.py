@@ -3,6 +3,7 @@
 import errno
 import glob
 import json
+import math
 import os
 import re
 import shutil
@@ -11,13 +12,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, in_a_line, out_of_memory
+from cepnb.storage.validation import convert
 
 # The exceptions that h5py raises on damaged files.
 HDF5_DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, MemoryError)
@@ -35,6 +38,7 @@ WRITE_FIXES = {
     errno.EISDIR: "a folder has this name; use another name",
     errno.ENAMETOOLONG: "use a shorter name",
     errno.ENOENT: "check the path",
+    errno.ENOMEM: "free memory",
 }
 # How to fix a refused read of a file whose content may be right, by the system's error number.
 READ_FIXES = {
@@ -42,11 +46,21 @@ READ_FIXES = {
     errno.EPERM: "allow reading it",
     errno.EAGAIN: "another process has it open; wait for that process or end it",
     errno.EIO: "check the disk, then try again",
+    errno.ESTALE: "check the disk, then try again",
+    errno.ETIMEDOUT: "check the disk, then try again",
+    errno.ENODEV: "copy it to another disk",
+    errno.ENOMEM: "free memory or use a smaller file",
     errno.EMFILE: "close other files",
     errno.ENFILE: "close other files",
     errno.ENOTDIR: "a file has the name of a folder; check the path",
     errno.ENAMETOOLONG: "use a shorter name",
 }
+# How to fix a refused read of an HDF5 file that needs something else, by the text of h5py's error.
+HDF5_NEEDS = {
+    "can't open directory|filter .* is not registered": "install its filter (package hdf5plugin)",
+    "can't open file|external": "restore the other file to which it links",
+}
+COMPRESSION = 1000  # gzip shrinks data to no less than about a thousandth
 
 
 def cache_dir() -> Path:
@@ -109,9 +123,11 @@ def _system_number(error: Exception) -> int | None:
 def check_writable(path: str | Path, size: int = 0) -> None:
     """Check before long work that `size` bytes can be written to `path`; create nothing.
 
-    Raises `CepnbError` if the folder refuses files or the disk has less free space.
+    Raises `CepnbError` if the folder refuses files, the disk has less free space or the name is not
+    UTF-8.
     """
     path = Path(path).absolute()
+    _check_name(path)
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -123,6 +139,14 @@ def check_writable(path: str | Path, size: int = 0) -> None:
     if size > free:
         needed = f"needs {size / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free"
         raise CepnbError(f"{path}: {needed}; free space, use another folder or store less")
+
+
+def _check_name(path: str | Path) -> None:
+    """Raise `CepnbError` on a name that safetensors cannot open: bytes that are not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise CepnbError(f"{ascii(str(path))}: the name is not UTF-8; rename it") from error
 
 
 def _delete_stale(path: Path) -> None:
@@ -149,32 +173,59 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: str | Path) -> object:
-    """Read JSON; raise `CepnbError` if the file is missing, not JSON or too deeply nested."""
+def read_json(path: str | Path, kind: object = Any, fix: str = "restore or remake it") -> Any:
+    """Read JSON as plain data, checked against the type `kind`.
+
+    Raises `CepnbError` if the file is missing, not JSON, too deeply nested or of another type; `fix`
+    is that of a damaged file.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise unreadable(path, "JSON", error) from error
+        raise unreadable(path, "JSON", error, fix) from error
+    convert(value, kind, path, fix)
+    return value
 
 
-def unreadable(path: str | Path, kind: str, error: Exception) -> CepnbError:
+def unreadable(
+    path: str | Path, kind: str, error: Exception, fix: str = "restore or remake it"
+) -> CepnbError:
     """Return the error for a file that is missing, closed to this process or damaged, in one line."""
     reason = str(error).partition("\n")[0] or type(error).__name__
-    damage = f"{path}: not a complete {kind} file ({reason}); restore or remake it"
+    damage = f"{path}: not a complete {kind} file ({reason}); {fix}"
     return not_read(path, error) or CepnbError(damage)
 
 
 def not_read(path: str | Path, error: Exception) -> CepnbError | None:
-    """Return the error for a file whose content was not read; None if it was read and is damaged."""
-    number = _system_number(error)
-    if number in READ_FIXES:
-        problem = f"could not be read ({os.strerror(number)})"
-        return CepnbError(f"{path}: {problem}; {READ_FIXES[number]}")
-    if isinstance(error, FileNotFoundError) or not os.path.exists(path):
-        return CepnbError(f"{path}: not found; check the path")
+    """Return the error for a file whose content was not read; None if it was read and is damaged.
+
+    The file is opened again, because libraries report any failed opening as a missing file.
+    """
     if os.path.isdir(path):
         return CepnbError(f"{path}: is a folder; give the path of a file")
-    return None
+    refusal = error if isinstance(error, FileNotFoundError) else None
+    number, reason = _system_number(error), in_a_line(error)
+    if out_of_memory(error) and not _asks_too_much(path, error):
+        number = errno.ENOMEM
+    try:
+        open(path, "rb").close()
+    except OSError as refused:
+        refusal, number, reason = refused, refused.errno, refused.strerror
+        if number == errno.ENOENT:
+            return CepnbError(f"{path}: not found; check the path")
+    fix = READ_FIXES.get(number, "try again" if refusal else "")
+    if number in READ_FIXES:
+        reason = os.strerror(number)
+    elif not fix:
+        needs = (fix for text, fix in HDF5_NEEDS.items() if re.search(text, reason))
+        fix = next(needs, "")
+    return CepnbError(f"{path}: could not be read ({reason}); {fix}") if fix else None
+
+
+def _asks_too_much(path: str | Path, error: Exception) -> bool:
+    """Return whether NumPy was asked for an array that cannot be in the file: its header is damaged."""
+    size = math.prod(getattr(error, "shape", ())) * getattr(error, "dtype", torch.uint8).itemsize
+    return os.path.exists(path) and size > COMPRESSION * os.path.getsize(path)
 
 
 def save_tensors(
@@ -186,14 +237,17 @@ def save_tensors(
         save_file(stored, str(temporary), metadata=metadata)
 
 
-def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def load_tensors(
+    path: str | Path, fix: str = "restore or remake it"
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Read (tensors, metadata) from a safetensors file; raise `CepnbError` if it is damaged."""
+    _check_name(path)
     try:
         with safe_open(str(path), framework="pt") as stored:
             names = list(stored.keys())
             return {name: stored.get_tensor(name) for name in names}, stored.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise unreadable(path, "safetensors", error) from error
+        raise unreadable(path, "safetensors", error, fix) from error
 
 
 def under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

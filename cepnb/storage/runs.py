@@ -17,7 +17,7 @@ from cepnb.storage.files import (
     unwritable,
     write_json,
 )
-from cepnb.storage.validation import check_finite
+from cepnb.storage.validation import Number, check_finite
 
 Complete = Callable[[dict], dict]  # adds the defaults of missing entries to a stored configuration
 
@@ -46,10 +46,11 @@ class Run:
     def seconds(self) -> dict[str, float]:
         """The duration of each finished step, in seconds."""
         path = self.folder / "seconds.json"
-        return read_json(path) if path.exists() else {}
+        return read_json(path, dict[str, Number], "delete it") if path.exists() else {}
 
     def timed(self, step: str, work: Callable[[], object]) -> object:
         """Run one step and store its duration; a resumed step counts from its last start."""
+        _ = self.seconds  # a damaged file fails before the work
         start = time.perf_counter()
         result = work()
         duration = round(time.perf_counter() - start, 2)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from cepnb.datasets.dataset import OfflineDataset
@@ -19,7 +18,7 @@ from cepnb.qgpo.critic import critic_net
 from cepnb.qgpo.energy import energy_net
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import Transitions, prepare
-from cepnb.storage.arrays import open_array
+from cepnb.storage.arrays import open_array, reserve_array
 
 STATE_DIM, ACTION_DIM = 17, 6  # of halfcheetah and walker2d
 SUPPORT_STATES = 256  # transitions a call, as in the paper's code
@@ -75,7 +74,7 @@ class Inputs:
         """Random actions (n, K, da), memory-mapped like a support set (copied on a GPU)."""
         path = self.folder / f"support-{self.settings.transitions}.npy"
         shape = (len(self.data.distinct), self.settings.K, self.shape[1])
-        actions = open_memmap(path, "w+", np.float32, shape)
+        actions = reserve_array(path, np.dtype("float32"), shape)
         np.random.default_rng(1).random(dtype=np.float32, out=actions)
         actions *= 2
         actions -= 1
