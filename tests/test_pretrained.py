@@ -205,3 +205,16 @@ def test_plain_paths_devices_and_seeds(
         load_networks(path, "tpu")
     with pytest.raises(CepnbError, match="written .*; a folder has this name; use another name"):
         export_policy(steps.run.folder, tmp_path)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+def test_what_is_no_path_or_device_is_refused(exported: Path, tmp_path: Path) -> None:
+    for path in (None, "", 3):
+        with pytest.raises(CepnbError, match=f"^policy {path!r}: use a path$"):
+            load_policy(path)
+        with pytest.raises(CepnbError, match=f"^run {path!r}: use a path$"):
+            export_policy(path, tmp_path / "policy")
+        with pytest.raises(CepnbError, match=f"^file {path!r}: use a path$"):
+            export_policy(tmp_path, path)
+    with pytest.raises(CepnbError, match="^--device meta: use cpu or cuda$"):
+        load_networks(exported, torch.device("meta"))

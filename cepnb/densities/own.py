@@ -19,7 +19,7 @@ from cepnb.diffusion.losses import check_beta, check_scale
 from cepnb.diffusion.networks import EnergyNet, PlaneEpsNet
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
-from cepnb.storage.validation import check_finite
+from cepnb.storage.validation import check_finite, check_type
 
 Sampler = Callable[[int, torch.Generator | None], Tensor]  # (count, generator) → (count, dim)
 Energy = Callable[[Tensor], Tensor]  # (*batch, dim) → (*batch,)
@@ -122,6 +122,10 @@ def own_density(
     sampler returns it and otherwise in float32. Raises `CepnbError` unless both functions take these
     arguments and return tensors of these shapes with finite numbers, and if all points are equal.
     """
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+        raise CepnbError(f"count {count}: use a number of points, 1 or more")
+    if generator is not None:
+        check_type("generator", generator, torch.Generator, "use a torch.Generator or None")
     _check_arguments("sampler", sampler, "count", "generator")
     _check_arguments("energy", energy, "x")
     points = _checked("sampler", sampler(count, generator), (count, None))
@@ -160,7 +164,9 @@ def fit_guidance(
     sampler draws from `generator` alone. Raises `CepnbError` unless 0 < β < ∞, if βE overflows in
     float32, and if a function returns wrong values.
     """
-    beta, settings = check_beta(beta), settings or toy_settings(profile)
+    beta = check_beta(beta)
+    settings = toy_settings(profile) if settings is None else settings
+    check_type("settings", settings, ToySettings, "use those of toy_settings")
     density = own_density(sampler, energy, generator=seeded(seed, "own points"))
     standard = density.standardised()
     check_finite("beta times the energy", beta * standard.energies, "use a smaller beta")
