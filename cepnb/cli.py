@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from cepnb.errors import CepnbError, exit_status
+from cepnb.errors import CepnbError, Once, exit_status
 from cepnb.profiles import PROFILE_NAMES, profile_name
 
 PROFILE_HELP = f"{', '.join(PROFILE_NAMES)} (default: $CEPNB_PROFILE, else laptop)"
@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, run: Callable, text: str) -> Callable:
         added = commands.add_parser(name, help=text, description=text)
         added.set_defaults(command=run)
+        added.register("action", None, Once)
         return added.add_argument
 
     add = command("qgpo", _qgpo, "train and evaluate QGPO on an offline dataset")
@@ -183,9 +184,10 @@ def _sweep(options: argparse.Namespace) -> None:
     folder = options.out or Path("runs") / options.config.stem
     if options.cluster is None:
         device_named(options.device)
+    files = _checked_files(folder, "table.md", "scores.png")
     rows, failures = run_sweep(sweep, folder, options.workers, options.device, options.cluster)
     if rows:
-        _write_results(folder, report(rows), "scores.png", sweep_figure(summed_up(rows)))
+        _write_results(files, report(rows), sweep_figure(summed_up(rows)))
     if failures:
         reasons = "; ".join(f"{job.folder}: {reason}" for job, reason in failures)
         raise CepnbError(f"{len(failures)} runs failed, all others are saved ({reasons})")
@@ -215,7 +217,7 @@ def _toy(options: argparse.Namespace) -> None:
             raise CepnbError(f"method '{method}': use one of {', '.join(METHODS)}")
     check_writable(folder / "table.md")
     if options.table:
-        methods = options.method or METHODS
+        methods = options.method or list(METHODS)
         return _toy_table(profile, seeds, folder, methods)
     for name in ("density", "method", "beta"):
         if getattr(options, name) is None:
@@ -236,23 +238,34 @@ def _toy_table(profile: str, seeds: list[int], folder: Path, methods: list[str])
     from cepnb.densities import benchmark
     from cepnb.notebook.plots import sample_grid
 
+    files = _checked_files(folder, "table.md", "samples.png")
     records = benchmark.table(profile, seeds, folder, methods)
     tables = [f"{key}\n\n{benchmark.records_table(records, key)}" for key in benchmark.SHOWN]
     figure = None
-    if not (folder / "samples.png").exists():
+    if not files[1].exists():
         figure = sample_grid(benchmark.samples(profile, seeds[0], folder))
-    _write_results(folder, "\n\n".join(tables), "samples.png", figure)
+    _write_results(files, "\n\n".join(tables), figure)
 
 
-def _write_results(folder: Path, tables: str, picture: str, figure) -> None:
-    """Write `table.md` and, unless it is None, a figure; print the tables and the paths."""
+def _checked_files(folder: Path, *names: str) -> list[Path]:
+    """Return the paths of a command's results; raise `CepnbError` if one cannot be written."""
+    from cepnb.storage.files import check_writable
+
+    for name in names:
+        check_writable(folder / name)
+    return [folder / name for name in names]
+
+
+def _write_results(files: list[Path], tables: str, figure) -> None:
+    """Write the tables and, unless it is None, a figure; print the tables and the paths."""
     from cepnb.storage.files import atomic_path, write_text
 
-    write_text(folder / "table.md", tables + "\n")
+    table, picture = files
+    write_text(table, tables + "\n")
     if figure:
-        with atomic_path(folder / picture) as path:
+        with atomic_path(picture) as path:
             figure.savefig(path, format="png", dpi=110)
-    print(f"{tables}\n\nTables: {folder / 'table.md'}; figure: {folder / picture}")
+    print(f"{tables}\n\nTables: {table}; figure: {picture}")
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -298,7 +311,7 @@ def _bench(options: argparse.Namespace) -> None:
 def _bench_run(options: argparse.Namespace) -> None:
     from cepnb.datasets.registry import load_dataset
     from cepnb.qgpo.settings import qgpo_settings
-    from cepnb.storage.files import check_writable, write_json, write_text
+    from cepnb.storage.files import write_json, write_text
     from cepnb.tools.bench.whole import BenchConfig, whole_markdown, whole_run
 
     settings = qgpo_settings("paper", **_changes(options.set))
@@ -309,15 +322,16 @@ def _bench_run(options: argparse.Namespace) -> None:
     config = BenchConfig(
         **{field.name: getattr(options, field.name) for field in fields(BenchConfig)}
     )
+    files = None
     if options.out:
-        check_writable(options.out / "bench_run.json")
+        files = _checked_files(options.out, "bench_run.json", "bench_run.md")
     dataset = None
     if options.dataset:
         dataset = load_dataset(options.dataset, settings.transitions, settings.data_seed)
     record = whole_run(settings, config, dataset, options.peer)
-    if options.out:
-        write_json(options.out / "bench_run.json", record)
-        write_text(options.out / "bench_run.md", whole_markdown(record) + "\n")
+    if files:
+        write_json(files[0], record)
+        write_text(files[1], whole_markdown(record) + "\n")
     print(json.dumps(record, indent=2) if options.json else whole_markdown(record))
 
 

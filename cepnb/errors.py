@@ -1,5 +1,6 @@
-"""The package's exception, errors as single lines, and the exit status of commands."""
+"""The package's exception, errors as single lines, and what commands share."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ def in_a_line(error: BaseException) -> str:
 
     A lack of memory also gets its fix.
     """
-    text = " ".join(str(error).split())
+    text = " ".join(_text(error).split())
     if isinstance(error, CepnbError):
         return text
     kind = type(error).__name__
@@ -25,8 +26,27 @@ def in_a_line(error: BaseException) -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Return whether Python, NumPy or torch could not allocate memory, on any device."""
-    torch_says = type(error).__name__ == "OutOfMemoryError" or "CPUAllocator" in str(error)
+    torch_says = type(error).__name__ == "OutOfMemoryError" or "CPUAllocator" in _text(error)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and torch_says)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # of the error's own `__str__`
+        return ""
+
+
+class Once(argparse.Action):
+    """Store an option's value; an option that is given twice is an error."""
+
+    given = False
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if self.given:
+            raise argparse.ArgumentError(self, "given more than once; give it once")
+        self.given = True
+        setattr(namespace, self.dest, values)
 
 
 def exit_status(program: str, command: Callable[[], None]) -> int:

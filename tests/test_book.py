@@ -17,6 +17,7 @@ from payload import payload
 from playwright.sync_api import Page, expect
 
 from cepnb.errors import CepnbError
+from cepnb.tools.book import __main__ as book_command
 from cepnb.tools.book import execution, site
 
 FIRST = [
@@ -406,3 +407,61 @@ def test_the_payload_of_a_notebook_is_the_saved_state_of_its_explorers(tmp_path:
     frames = 4 * 3 * 2 * 500 * 2 // 3
     rest = payload(notebook) - len(still) - frames
     assert 1_000 < rest < 6_000  # descriptions of sliders and panels, and other widget traits
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("n/a.ipynb", "{", "a.ipynb: not a complete notebook file"),
+        ("n/a.ipynb", "[]", "a.ipynb: not a complete notebook file"),
+        ("n/a.ipynb", '{"nbformat": 4, "nbformat_minor": 5}', "a.ipynb: not a complete notebook"),
+        (
+            "n/a.ipynb",
+            '{"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [{"cell_type": "code"}]}',
+            "a.ipynb: not a complete notebook file",
+        ),
+        (
+            "n/a.ipynb",
+            '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}',
+            "a.ipynb begins with ''; begin with a title, '# …'",
+        ),
+        ("n/a.ipynb", b"\xff", "a.ipynb: not a complete notebook file"),
+        ("pages/a.md", "# Müller".encode("latin-1"), "a.md: not a complete UTF-8 file"),
+        ("pages/a.md", "No title", "a.md begins with 'No title'; begin with a title"),
+    ],
+)
+def test_damaged_notebooks_and_pages_are_named_before_notebooks_run(
+    name: str, content: str | bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "execute", lambda *arguments: pytest.fail("notebooks ran"))
+    first = write(tmp_path / "n", "a", ["# Title"])
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages/a.md").write_bytes(b"\xef\xbb\xbf# Title")  # with a byte-order mark
+    before = contents(tmp_path)
+    bytes_of = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / name).write_bytes(bytes_of)
+    with pytest.raises(CepnbError, match=re.escape(message)) as raised:
+        site.build([first], tmp_path / "book", tmp_path / "work", tmp_path / "pages")
+    assert "\n" not in str(raised.value)
+    for path, data in before.items():
+        path.write_bytes(data)
+    with pytest.raises(pytest.fail.Exception, match="notebooks ran"):
+        site.build([first], tmp_path / "book", tmp_path / "work", tmp_path / "pages")
+
+
+def test_notebooks_that_begin_with_code_and_missing_libraries_are_named_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(site, "execute", lambda *arguments: pytest.fail("notebooks ran"))
+    code = write(tmp_path / "n", "a", ["x = 1"])
+    with pytest.raises(CepnbError, match="a.ipynb begins with ''; begin with a title"):
+        site.build([code], tmp_path / "book", tmp_path / "work")
+    for name in ("furo", "myst_nb", "sphinx.ext.mathjax"):
+        with monkeypatch.context() as missing:
+            missing.setitem(sys.modules, name, None)
+            with pytest.raises(CepnbError, match=f"^{name}: cannot be imported .*pip install"):
+                site.build([code], tmp_path / "book", tmp_path / "work")
+    monkeypatch.setitem(sys.modules, "cepnb.tools.book.site", None)
+    monkeypatch.setattr(sys, "argv", ["book", "--notebooks", str(tmp_path / "n")])
+    assert book_command.main() == 2
+    assert capsys.readouterr().err.endswith("; run pip install 'cepnb[book]'\n")

@@ -114,7 +114,10 @@ def test_bad_input_is_one_line(
     changes: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "out"
-    assert complaint([*UMAZE, "--out", str(out), *changes], capsys).startswith(expected)
+    command, *defaults = UMAZE
+    for name, value in zip(defaults[::2], defaults[1::2]):
+        changes = changes if name in changes else [*changes, name, value]
+    assert complaint([command, "--out", str(out), *changes], capsys).startswith(expected)
     assert not out.exists()
 
 
@@ -342,3 +345,41 @@ def test_output_that_the_encoding_lacks_is_replaced(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
     )
     assert help_text.returncode == 0 and b"inverse temperature ? > 0" in help_text.stdout
+
+
+def test_results_that_are_folders_are_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for name in ("cepnb.densities.benchmark.table", "cepnb.tools.bench.whole.whole_run"):
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("work starts"))
+    toy, bench = ["toy", "--table", "--profile", "ci"], ["bench-run", "--device", "cpu"]
+    for command, name in (
+        (toy, "table.md"),
+        (toy, "samples.png"),
+        (bench, "bench_run.json"),
+        (bench, "bench_run.md"),
+    ):
+        (tmp_path / name / name).mkdir(parents=True)
+        line = complaint([*command, "--out", str(tmp_path / name)], capsys)
+        assert line.startswith(f"{tmp_path / name / name}: could not be written (Is a directory)")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["toy", "--beta", "1", "--beta", "20"],
+        ["toy", "--density", "moons", "--density", "moons"],
+        ["qgpo", "--seed", "1", "--seed", "2"],
+        ["sweep", "a.toml", "--out", "a", "--out", "b"],
+        ["bench", "--rows", "a", "--rows", "b"],
+        ["evaluate", "run", "--device", "cpu", "--dev", "cuda"],
+    ],
+)
+def test_an_option_that_is_no_list_is_given_once(
+    arguments: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert printed.endswith("given more than once; give it once\n") and "argument --" in printed

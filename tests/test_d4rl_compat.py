@@ -2,11 +2,13 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
 import h5py
+import mujoco
 import numpy as np
 import pytest
 from serving import serving
@@ -314,3 +316,15 @@ def test_environments_and_spaces_are_copied_and_pickled_exactly(tmp_path: Path) 
     names = [line.split()[0] for line in ran.stdout.splitlines() if "-v" in line]
     expected = ["maze2d-large-local-v1", "hopper-medium-local-v2", "maze2d-large-v1"]
     assert names == expected, (ran.stdout, ran.stderr)
+
+
+@pytest.mark.parametrize("protocol", [0, 1])
+def test_old_pickles_are_refused(protocol: int) -> None:
+    """Loading one would abort the process."""
+    from cepnb.envs import mujoco_py_standin as mujoco_py
+
+    model = mujoco_py.Model(mujoco.MjModel.from_xml_string("<mujoco/>"))
+    for holder in (model, mujoco_py.Data(model), mujoco_py.MjSim(model)):
+        with pytest.raises(CepnbError, match=f"^pickle protocol {protocol}: use protocol 2 or hi"):
+            pickle.dumps(holder, protocol)
+        assert pickle.loads(pickle.dumps(holder, 2))

@@ -1,6 +1,7 @@
 """Every notebook: clean source, required parts, valid links and equations, right solutions."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -264,3 +265,40 @@ def test_an_answer_may_be_a_float_but_must_not_fail_at_large_values() -> None:
 
     verdict = "The function raises OverflowError: too large; its arguments have shapes (50,)."
     assert exercises.check_effective_samples(fails) == verdict
+
+
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def raising(error: BaseException) -> Callable[..., None]:
+    def answer(*_: object) -> None:
+        raise error
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (raising(Silent()), "The function raises Silent; its arguments have shapes"),
+        (raising(SystemExit(3)), "The function raises SystemExit: 3; its arguments have"),
+        (lambda *_: torch.zeros(6).to_sparse(), "The answer is a Tensor; return a dense tensor"),
+        (lambda *_: torch.zeros(6, device="meta"), "The answer is a Tensor; return a dense tensor"),
+        (
+            lambda *_: torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)]),
+            "The answer is a Tensor; return a dense tensor on the CPU.",
+        ),
+        (lambda *_: "six", "The answer is a str; return a tensor."),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_a_check_gives_one_line_whatever_a_function_does(answer: Callable, hint: str) -> None:
+    line = exercises.check_info_nce(answer)
+    assert line.startswith(hint) and "\n" not in line
+
+
+def test_an_interrupted_answer_stays_interrupted() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        exercises.check_info_nce(raising(KeyboardInterrupt()))

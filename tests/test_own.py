@@ -405,3 +405,19 @@ def test_seeds_that_are_no_integers_are_refused(fitted: FittedGuidance, seed: ob
     ):
         with pytest.raises(CepnbError, match="^seed .*: use an integer from 0 to 2147483647$"):
             use()
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.parametrize("count", [0, -1, True, 2.5, None])
+def test_own_density_needs_a_number_of_points(count: object) -> None:
+    with pytest.raises(CepnbError, match=f"^count {count}: use a number of points, 1 or more$"):
+        own_density(gaussian, linear, count)
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+def test_generators_and_settings_of_another_type_are_refused() -> None:
+    with pytest.raises(CepnbError, match="^generator of type int: use a torch.Generator or None"):
+        own_density(gaussian, linear, 10, 0)
+    for settings in ({}, "ci", 0):
+        with pytest.raises(CepnbError, match="^settings of type .*: use those of toy_settings$"):
+            fit_guidance(gaussian, linear, 1.0, settings=settings)

@@ -137,3 +137,18 @@ def test_paths_that_are_not_finite_are_named() -> None:
     plots.path_panel(axes[0, 0], LAYOUTS["umaze"], paths, "black")
     assert [text.get_text() for text in axes[0, 0].texts] == ["1 of 3 paths are not finite"]
     plots.png(made)
+
+
+@pytest.mark.parametrize(
+    "t, span, message",
+    [
+        (-1.0, 1.0, "t -1.0: use a time from 0 to 1"),
+        (2.0, 1.0, "t 2.0: use a time from 0 to 1"),
+        (float("nan"), 1.0, "t nan: use a time from 0 to 1"),
+        (0.5, -1.0, "span -1.0: use a finite number, 0 or more"),
+        (0.5, float("nan"), "span nan: use a finite number, 0 or more"),
+    ],
+)
+def test_energy_layers_take_times_and_spans(t: float, span: float, message: str) -> None:
+    with pytest.raises(CepnbError, match=message):
+        energy_layers(lambda x, t, _: x.sum(-1), t, span)

@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from dataclasses import asdict, replace
@@ -622,3 +623,27 @@ def test_only_a_refused_folder_is_blamed_on_the_home(monkeypatch: pytest.MonkeyP
     expected = "RuntimeError: no renderer.; repair the installation$"
     with pytest.raises(CepnbError, match=expected):
         pipeline.check_evaluation("maze2d-umaze")
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+@pytest.mark.parametrize(
+    "place, value, message",
+    [
+        (0, "local/maze2d-umaze", "dataset of type str: load it by load_task"),
+        (1, 3, "environment '3': use one of maze2d-umaze"),
+        (2, None, "settings of type NoneType: use those of qgpo_settings"),
+        (2, {}, "settings of type dict: use those of qgpo_settings"),
+        (2, "ci", "settings of type str: use those of qgpo_settings"),
+        (5, None, "folder None: use a path"),
+        (5, "", "folder '': use a path"),
+        (7, torch.device("meta"), "--device meta: use cpu or cuda"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(
+    place: int, value: object, message: str, tmp_path: Path
+) -> None:
+    arguments = [dataset(ci()), "maze2d-umaze", ci(), "ci", 0, tmp_path / "new", False, "cpu"]
+    arguments[place] = value
+    with pytest.raises(CepnbError, match=f"^{re.escape(message)}"):
+        run_qgpo(*arguments)
+    assert not (tmp_path / "new").exists()

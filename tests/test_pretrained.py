@@ -230,3 +230,16 @@ def test_infinite_actions_are_not_clipped_to_the_bounds(clip: bool) -> None:
         trained._policy, trained._generator = policy, seeded(0, "clip")
         with pytest.raises(CepnbError, match="actions are not finite"):
             trained(np.zeros((4, 3)))
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+def test_what_is_no_path_or_device_is_refused(exported: Path, tmp_path: Path) -> None:
+    for path in (None, "", 3):
+        with pytest.raises(CepnbError, match=f"^policy {path!r}: use a path$"):
+            load_policy(path)
+        with pytest.raises(CepnbError, match=f"^run {path!r}: use a path$"):
+            export_policy(path, tmp_path / "policy")
+        with pytest.raises(CepnbError, match=f"^file {path!r}: use a path$"):
+            export_policy(tmp_path, path)
+    with pytest.raises(CepnbError, match="^--device meta: use cpu or cuda$"):
+        load_networks(exported, torch.device("meta"))

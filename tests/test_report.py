@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -720,3 +721,9 @@ def test_folders_without_scores(tmp_path: Path, capsys: pytest.CaptureFixture) -
     )
     assert main(["report", str(tmp_path / "none")]) == 2
     assert f"{tmp_path / 'none'}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("plot", [score_figure, sweep_figure, task_figure, ablation_figure])
+def test_figures_need_scores(plot: Callable) -> None:
+    with pytest.raises(CepnbError, match="^scores are missing; pass at least one to plot$"):
+        plot([])

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
@@ -417,7 +419,7 @@ def refusal(**changes: object) -> str:
         (
             '["local/maze2d-umaze"]',
             '["local/maze2d-umaze", "local/maze2d-umaze"]',
-            "datasets: 'local-maze2d-umaze' occurs 2 times; list it once",
+            "datasets: 'local/maze2d-umaze in maze2d-umaze' occurs 2 times; list it once",
         ),
         (
             '["local/maze2d-umaze"]',
@@ -469,16 +471,6 @@ def test_a_wrong_file_is_one_line(
     (line,) = printed.err.splitlines()
     assert line.startswith(f"cepnb: error: {path}: {expected}") and not printed.out
     assert not out.exists()
-
-
-def test_two_datasets_with_one_folder_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "sweep.toml"
-    entries = (f'{{dataset = "{name}", environment = "maze2d-umaze"}}' for name in ("a b", "a-b"))
-    path.write_text(f"datasets = [{', '.join(entries)}]\nseeds = [0]")
-    folder = "a-b-in-maze2d-umaze"
-    problem = f"datasets: 'a b' and 'a-b' share the folder '{folder}'; rename or remove one"
-    with pytest.raises(CepnbError, match=f"^{path}: {problem}$"):
-        read_sweep(path)
 
 
 def test_other_bad_input(tmp_path: Path, config: Path, capsys: pytest.CaptureFixture) -> None:
@@ -568,3 +560,95 @@ def test_a_job_restores_the_number_of_threads(
     before = torch.get_num_threads()
     run_job(jobs_of(read_sweep(config), tmp_path, threads=before + 1)[0])
     assert seen == [before + 1] and torch.get_num_threads() == before
+
+
+@pytest.fixture
+def row_file(tmp_path: Path) -> Callable[..., None]:
+    """Return a function that writes a maze dataset of one complete episode."""
+
+    def write(name: str) -> None:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        with h5py.File(tmp_path / name, "w") as file:
+            file["observations"] = np.random.default_rng(0).normal(size=(10, 4))
+            file["actions"], file["rewards"] = np.zeros((10, 2)), np.arange(10) / 10
+            file["terminals"], file["timeouts"] = np.zeros(10, bool), np.arange(10) == 9
+
+    return write
+
+
+def two_datasets(folder: Path, one: str, two: str) -> Path:
+    """Write a sweep file of two datasets in the large maze."""
+    entry = '{dataset = "%s", environment = "maze2d-large"}'
+    text = TINY.replace('"local/maze2d-umaze"', f"{entry % one}, {entry % two}")
+    (folder / "two.toml").write_text(text)
+    return folder / "two.toml"
+
+
+def test_other_files_do_not_share_a_folder(
+    row_file: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row_file("data/x.hdf5")
+    row_file("data-x.hdf5")
+    message = "datasets: 'data/x.hdf5' and 'data-x.hdf5': both would use the folder data-x.hdf5-in"
+    with pytest.raises(CepnbError, match=message):
+        read_sweep(two_datasets(tmp_path, "data/x.hdf5", "data-x.hdf5"))
+    (tmp_path / "linked.hdf5").symlink_to(tmp_path / "data-x.hdf5")
+    for same in (str(tmp_path / "data-x.hdf5"), "data/../data-x.hdf5", "linked.hdf5"):
+        with pytest.raises(CepnbError, match="data-x.hdf5 in maze2d-large' occurs 2 times; list"):
+            read_sweep(two_datasets(tmp_path, "data-x.hdf5", same))
+
+
+def test_data_that_cannot_be_trained_on_starts_no_run(
+    row_file: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data has one complete episode, so its returns have no range."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sweep, "run_jobs", lambda *_: pytest.fail("jobs start"))
+    monkeypatch.setattr("cepnb.datasets.registry.check_coordinates", lambda *_: None)
+    row_file("one.hdf5")
+    text = TINY.replace("[set]", '[set]\nreward_tuning = "return_range"')
+    entry = '{dataset = "one.hdf5", environment = "maze2d-umaze"}'
+    (tmp_path / "one.toml").write_text(text.replace('"local/maze2d-umaze"', entry))
+    message = "one.toml: datasets: one.hdf5: every episode has a return of 4.5; use another"
+    with pytest.raises(CepnbError, match=message):
+        run_sweep(read_sweep("one.toml"), "out", 1)
+    assert not Path("out").exists()
+
+
+def test_a_sweep_checks_all_its_files_first(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(sweep, "run_jobs", lambda *_: pytest.fail("jobs start"))
+    for name in ("scores.csv", "table.md", "scores.png"):
+        out = tmp_path / name.replace(".", "-")
+        (out / name).mkdir(parents=True)
+        assert main(["sweep", str(config), "--out", str(out)]) == 2
+        line = f"{out / name}: could not be written (Is a directory); a folder has this name"
+        assert line in capsys.readouterr().err
+
+
+def test_a_cluster_needs_its_library_before_data_is_loaded(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Job, "load", lambda job: pytest.fail("data is loaded"))
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(CepnbError, match="--cluster: the library distributed is missing"):
+        run_sweep(read_sweep(config), tmp_path, 1, cluster="tcp://host:1")
+
+
+def test_the_space_of_all_runs_is_checked_first(
+    config: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both options share their support sets, so two seeds need two of each; sets that exist, none."""
+    sizes = []
+    monkeypatch.setattr(sweep, "run_jobs", lambda *_: [])
+    monkeypatch.setattr(sweep, "check_writable", lambda path, size=0: sizes.append(size))
+    run_sweep(read_sweep(config), tmp_path / "new", 1)
+    job = jobs_of(read_sweep(config), tmp_path)[0]
+    expected = 2 * sum(pipeline.set_bytes(job.load(), job.settings).values())
+    assert max(sizes) == sizes[-1] == expected > 0
+    shutil.copytree(unbroken, tmp_path / "old")
+    shutil.rmtree(tmp_path / "old/local-maze2d-umaze/beta_3")
+    run_sweep(read_sweep(config), tmp_path / "old", 1)
+    assert sizes[-1] == 0

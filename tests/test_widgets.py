@@ -379,3 +379,28 @@ def test_errors_that_widgets_swallow_are_found() -> None:
         "ZeroDivisionError: float division by zero",
     )
     assert sorted(found) == [plain, plain, in_frame, in_frame]  # the still picture fails, too
+
+
+@pytest.mark.usefixtures("as_users_call_it")
+def test_wrong_arguments_are_one_line() -> None:
+    nan, panels = torch.full((50,), torch.nan), precomputed().panels
+    for call, message in (
+        (lambda: BetaExplorer([BETA, BETA], panels, ""), "sliders beta, beta: a name is repeated"),
+        (lambda: beta_slider([0.0, 1.0], None), "beta = None is not a value of the slider; use"),
+        (lambda: beta_slider([0.0, 1.0], "1"), "beta = '1' is not a value of the slider; use one"),
+        (lambda: precomputed().move(beta="1"), "beta = '1' is not a value of the slider; use one"),
+        (lambda: precomputed().move(beta=[1.0]), r"beta = \[1.0\] is not a value of the slider"),
+        (lambda: Points(samples(0), (), method="zz"), "method 'zz': use one of exact, behaviour"),
+        (lambda: shaded(samples(0), torch.ones(50), "", (1,)), r"span \(1,\): use \(low, high\)"),
+        (lambda: shaded(samples(0), nan, "a"), "shaded 'a': 50 of 50 values are not finite; pass"),
+        (lambda: shaded(samples(0), -nan, "a", (0, 1)), "shaded 'a': 50 of 50 values are not"),
+        (lambda: shaded(samples(0), torch.ones(50), "a", (0, np.inf)), "1 of 2 values are not"),
+        (lambda: plots.fitting_limit(), "samples are missing; pass at least one"),
+        (lambda: plots.fitting_limit(torch.zeros(0, 2)), "samples are missing; pass at least one"),
+        (lambda: plots.fitting_limit(samples(0) / 0), "samples: 1 of 1 values are not finite"),
+    ):
+        with pytest.raises(CepnbError, match=message):
+            call()
+    frame = lambda b, c: [Panel("p", (Points(samples(0), ()),))]
+    with pytest.raises(CepnbError, match="sliders beta, beta: a name is repeated; give each"):
+        LiveExplorer(frame, [BETA, BETA], "")

@@ -19,7 +19,7 @@ from cepnb.diffusion.losses import check_beta, check_scale
 from cepnb.diffusion.networks import EnergyNet, PlaneEpsNet
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
-from cepnb.storage.validation import check_finite, check_same_shape
+from cepnb.storage.validation import check_finite, check_same_shape, check_type
 
 Sampler = Callable[[int, torch.Generator | None], Tensor]  # (count, generator) → (count, dim)
 Energy = Callable[[Tensor], Tensor]  # (*batch, dim) → (*batch,)
@@ -142,6 +142,10 @@ def own_density(
     arguments and return tensors of these shapes with finite numbers, and if all points are equal or
     rounding hides how points or energies differ.
     """
+    if not isinstance(count, Integral) or isinstance(count, bool) or count < 1:
+        raise CepnbError(f"count {count}: use a number of points, 1 or more")
+    if generator is not None:
+        check_type("generator", generator, torch.Generator, "use a torch.Generator or None")
     _check_arguments("sampler", sampler, "count", "generator")
     _check_arguments("energy", energy, "x")
     points = _checked("sampler", sampler(count, generator), (count, None))
@@ -185,7 +189,9 @@ def fit_guidance(
     `generator` alone. Raises `CepnbError` unless 0 < β < ∞, if βE overflows in float32, if a
     function returns wrong values, and on tails that are too heavy.
     """
-    beta, settings = check_beta(beta), settings or toy_settings(profile)
+    beta = check_beta(beta)
+    settings = toy_settings(profile) if settings is None else settings
+    check_type("settings", settings, ToySettings, "use those of toy_settings")
     density = own_density(sampler, energy, generator=seeded(seed, "own points"))
     standard, level = density.standardised(), density.energies.double().mean().item()
     standard = replace(standard, energy_function=lambda x: energy(x).double() - level)

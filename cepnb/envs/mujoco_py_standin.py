@@ -14,6 +14,7 @@ import numpy as np
 from numpy import ndarray as Array
 
 from cepnb.envs.quiet import quiet
+from cepnb.errors import CepnbError
 
 __version__ = f"0 (cepnb's stand-in on mujoco {mujoco.__version__})"
 # mujoco_py's kinds of named objects, and the model's field with their number.
@@ -37,7 +38,16 @@ class MjSimState(NamedTuple):
     udd_state: dict
 
 
-class Model:
+class Pickled:
+    """Base of objects that hold mujoco's: loading those from protocol 0 or 1 aborts the process."""
+
+    def __reduce_ex__(self, protocol: int) -> str | tuple:
+        if protocol < 2:
+            raise CepnbError(f"pickle protocol {protocol}: use protocol 2 or higher")
+        return super().__reduce_ex__(protocol)
+
+
+class Model(Pickled):
     """A compiled model with mujoco_py's tables of names: `body_name2id`, `joint_names`, ..."""
 
     def __init__(self, compiled: mujoco.MjModel) -> None:
@@ -59,7 +69,7 @@ class Model:
         return getattr(self.compiled, name)
 
 
-class Data:
+class Data(Pickled):
     """The live arrays of a simulation with mujoco_py's getters, such as `get_body_xpos(name)`."""
 
     def __init__(self, model: Model) -> None:

@@ -134,14 +134,21 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
 
 
-def _on_cluster(work: Work, jobs: Iterable[Job], address: str) -> Outcomes:
-    """Dask itself restarts jobs whose worker dies."""
+def check_cluster() -> None:
+    """Raise `CepnbError` if the library `distributed` is missing."""
     try:
-        from distributed import Client, as_completed
+        import distributed  # noqa: F401
     except ImportError as error:
         raise CepnbError(
             "--cluster: the library distributed is missing; run pip install 'cepnb[cluster]'"
         ) from error
+
+
+def _on_cluster(work: Work, jobs: Iterable[Job], address: str) -> Outcomes:
+    """Dask itself restarts jobs whose worker dies."""
+    check_cluster()
+    from distributed import Client, as_completed
+
     try:
         client = Client(address, timeout=CONNECT_TIMEOUT)
     except (OSError, ValueError) as error:

@@ -9,13 +9,14 @@ from tqdm.auto import tqdm
 from cepnb.datasets.dataset import OfflineDataset
 from cepnb.datasets.registry import load_task
 from cepnb.errors import CepnbError
-from cepnb.experiments.executor import run_jobs
+from cepnb.experiments.executor import check_cluster, run_jobs
 from cepnb.experiments.scores import Row, grouped, rows_of, write_scores
-from cepnb.experiments.step_reuse import reuse_steps, training_rounds
+from cepnb.experiments.step_reuse import reuse_steps, settings_of, step_path, training_rounds
 from cepnb.experiments.sweep_file import Sweep
-from cepnb.qgpo.pipeline import check_evaluation, configuration_of, run_qgpo
+from cepnb.qgpo.pipeline import check_evaluation, configuration_of, run_qgpo, set_bytes
 from cepnb.qgpo.record import left_out, open_run, read_metrics, refuse_other
 from cepnb.qgpo.settings import Settings
+from cepnb.qgpo.transitions import prepare
 from cepnb.storage.files import check_writable
 
 
@@ -67,8 +68,11 @@ def run_sweep(
     run has a score. Failed jobs include finished runs that could not score every policy.
 
     Raises `CepnbError` before any run starts if a dataset cannot be loaded or trained on, if a folder holds a damaged run
-    or a run of another configuration, if an environment cannot be evaluated, or if `folder` refuses files.
+    or a run of another configuration, if an environment cannot be evaluated, if `folder` refuses files or lacks space, or
+    if a cluster's library is missing.
     """
+    if cluster:
+        check_cluster()
     # Workers of a cluster have other current folders.
     folder = Path(folder).absolute() if cluster else Path(folder)
     jobs = jobs_of(sweep, folder, threads=1 if workers > 1 else None, device=device)
@@ -128,14 +132,37 @@ def _check_jobs(sweep: Sweep, folder: Path, jobs: list[Job]) -> None:
     for environment in dict.fromkeys(job.environment for job in unfinished):
         check_evaluation(environment)
     check_writable(folder / "scores.csv")
+    size = 0
     for group in grouped(jobs, lambda job: job.data_key).values():
         try:
             dataset = group[0].load()
             configurations = [job.configuration(dataset) for job in group]
+            waiting = [job for job in group if not job.metrics.exists()]
+            for tuning in dict.fromkeys(job.settings.reward_tuning for job in waiting):
+                prepare(dataset, tuning)
         except CepnbError as error:
             raise CepnbError(f"{sweep.path}: datasets: {error}") from error
         for job, configuration in zip(group, configurations, strict=True):
             refuse_other(job.folder, configuration)
+        size += _missing_bytes(dataset, waiting, group)
+    check_writable(folder / "scores.csv", size)
+
+
+def _missing_bytes(dataset: OfflineDataset, waiting: list[Job], group: list[Job]) -> int:
+    """Return about how many bytes `waiting` jobs will store, where equal steps of a group are linked."""
+
+    def result(job: Job, step: str) -> tuple:
+        return job.seed, step, *(getattr(job.settings, name) for name in sorted(settings_of(step)))
+
+    sizes = {}
+    for job in waiting:
+        sizes |= {result(job, step): n for step, n in set_bytes(dataset, job.settings).items()}
+    for job in group:
+        for step in ("support", "energy_support"):
+            if step_path(job.folder, step).exists():
+                sizes.pop(result(job, step), None)
+    partial = (path.stat().st_size for job in waiting for path in job.folder.glob("*.npy.partial"))
+    return sum(sizes.values()) - sum(partial)
 
 
 def _write_table(folder: Path, jobs: list[Job]) -> tuple[list[Row], list[tuple[Job, dict]]]:

@@ -1,5 +1,6 @@
 """A sweep as a TOML file: datasets, seeds, a profile, and named options that change settings."""
 
+import os
 import re
 import tomllib
 from collections import Counter
@@ -86,18 +87,24 @@ def read_sweep(path: str | Path) -> Sweep:
                 raise CepnbError("cannot name a folder; use letters, digits, '_', '.' and '-'")
             changes[option] = common | coerce(own)
     tasks = tuple(_task(path, entry, changes, profile) for entry in file.datasets)
-    for task in tasks:
-        first = next(other for other in tasks if other.folder == task.folder)
-        if first.dataset != task.dataset:
-            both = f"{first.dataset!r} and {task.dataset!r} share the folder {task.folder!r}"
-            raise CepnbError(f"{path}: datasets: {both}; rename or remove one")
-    folders = [task.folder for task in tasks]
-    cases = [f"{task.dataset} in {task.environment}" for task in tasks]
-    for key, values in (("datasets", folders), ("datasets", cases), ("seeds", file.seeds)):
+    cases = [f"{_real(task.dataset)} in {task.environment}" for task in tasks]
+    for key, values in (("datasets", cases), ("seeds", file.seeds)):
         value, count = Counter(values).most_common(1)[0]
         if count > 1:
             raise CepnbError(f"{path}: {key}: {value!r} occurs {count} times; list it once")
+    first: dict[str, str] = {}  # the dataset of each folder
+    for task in tasks:
+        if task.folder in first:
+            both = f"'{first[task.folder]}' and '{task.dataset}'"
+            problem = f"both would use the folder {task.folder}; rename one of the files"
+            raise CepnbError(f"{path}: datasets: {both}: {problem}")
+        first[task.folder] = task.dataset
     return Sweep(path, tasks, tuple(file.seeds), profile)
+
+
+def _real(dataset: str) -> str:
+    """Return the absolute path of a file without links, or the name of another dataset."""
+    return os.path.realpath(dataset) if os.path.isfile(dataset) else dataset
 
 
 def _task(path: Path, entry: str | _Dataset, changes: dict[str, dict], profile: str) -> Task:

@@ -23,18 +23,19 @@ def _returned(answer: Answer, inputs: Inputs) -> Tensor | str:
     copies = [part.clone() if isinstance(part, Tensor) else part for part in inputs]
     try:
         found = answer(*copies)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         shapes = ", ".join(str(tuple(part.shape)) for part in inputs if isinstance(part, Tensor))
         return f"The function raises {in_a_line(error)}; its arguments have shapes {shapes}."
     if found is None:
         return "Not written yet: replace the dots by code that returns the answer."
     try:
-        found = torch.as_tensor(found)
-    except (TypeError, ValueError, RuntimeError):
-        return f"The answer is a {type(found).__name__}; return a tensor."
-    if found.dtype not in (torch.float32, torch.float64):
-        return f"The dtype is {found.dtype}, but must be torch.float32."
-    return found.double()
+        tensor = torch.as_tensor(found)
+        if tensor.dtype not in (torch.float32, torch.float64):
+            return f"The dtype is {tensor.dtype}, but must be torch.float32."
+        return torch.from_numpy(tensor.numpy(force=True)).double()
+    except Exception:  # no tensor, or one that is sparse or has no values
+        needed = "a dense tensor on the CPU" if isinstance(found, Tensor) else "a tensor"
+        return f"The answer is a {type(found).__name__}; return {needed}."
 
 
 def _verdict(

@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from cepnb.envs.maze import GOAL_RADIUS, Layout
+from cepnb.errors import CepnbError
+from cepnb.storage.validation import check_finite
 
 # Label and colour of every method, from the colour-blind safe palette of Okabe and Ito.
 METHODS = {
@@ -72,7 +74,11 @@ def square(axes: Axes, title: str, limit: float = 4.5) -> None:
 
 def fitting_limit(*samples: Float[Tensor, "n 2"]) -> float:
     """Return the `limit` of a panel that shows all these samples, such as those at both ends of t."""
-    return 1.1 * max(float(x.abs().max()) for x in samples)
+    if not any(x.numel() for x in samples):
+        raise CepnbError("samples are missing; pass at least one")
+    largest = [float(x.abs().max()) for x in samples if x.numel()]
+    check_finite("samples", largest, "pass finite samples")
+    return 1.1 * max(largest)
 
 
 def sample_panel(

@@ -41,6 +41,7 @@ def results_folder() -> Path:
 
 def score_figure(records: list[dict]) -> Figure:
     """Plot each method's normalised score over s, with standard errors over episodes."""
+    _refuse_none(records)
     keys = ("method", "scale", "normalised", "normalised_se")
     made, ((axes,),) = figure(size=4.2)
     _scale_panel(axes, [tuple(record.get(key, math.nan) for key in keys) for record in records])
@@ -55,6 +56,7 @@ def sweep_figure(lines: list[Line]) -> Figure:
     A task with several options starts a row with an overview: all options at the headline scale.
     Options without a grid of scales appear only there.
     """
+    _refuse_none(lines)
     panels = _sweep_panels(lines)
     rows: list[list] = [[]]  # the number of the panel in each cell of the figure
     for number, panel in enumerate(panels):
@@ -88,6 +90,7 @@ def sweep_figure(lines: list[Line]) -> Figure:
 def task_figure(lines: list[Line]) -> Figure:
     """Plot mean scores of all tasks at the headline scale with 95 % intervals over seeds."""
     headline = [line for line in lines if line.headline]
+    _refuse_none(headline)
     made = Figure((2 + len(_by("task", headline)), 3.6), layout="constrained")
     axes = made.subplots()
     _comparison_panel(axes, headline, "task")
@@ -103,6 +106,7 @@ def ablation_figure(rows: list[Row], columns: int = COLUMNS) -> Figure:
     Student's t (none for one seed). Each scale that all options share is a line; the headline's is
     filled. A task starts a row and ends with base's own scores. Raises `CepnbError` without a base.
     """
+    _refuse_none(rows)
     tasks: dict[str, list[Row]] = {}
     for row in rows:
         tasks.setdefault(task_name(row["dataset"], row["environment"]), []).append(row)
@@ -130,6 +134,11 @@ def ablation_figure(rows: list[Row], columns: int = COLUMNS) -> Figure:
         for panel in panels[len(changed) + 1 :]:
             panel.remove()
     return made
+
+
+def _refuse_none(scores: list) -> None:
+    if not scores:
+        raise CepnbError("scores are missing; pass at least one to plot")
 
 
 def _sweep_panels(lines: list[Line]) -> list[_SweepPanel]:

@@ -35,7 +35,7 @@ from cepnb.qgpo.transitions import Transitions, prepare, with_jitter
 from cepnb.storage.arrays import open_array
 from cepnb.storage.files import check_writable, read_json, save_tensors, write_json
 from cepnb.storage.runs import Run
-from cepnb.storage.validation import check_seed
+from cepnb.storage.validation import check_path, check_seed, check_type
 
 EXAMPLES = "examples.safetensors"  # rows of the data, to check an environment that is named later
 Maker = Callable[..., Module]  # builds or trains a network
@@ -201,15 +201,21 @@ def check_evaluation(environment: str) -> None:
         raise CepnbError(f"{environment}: {problem}; {fix}") from error
 
 
+def set_bytes(dataset: OfflineDataset, settings: Settings) -> dict[str, int]:
+    """Return about how many bytes each support set of a run takes."""
+    rows = len(dataset.rewards) * (2 if settings.state_jitter else 1)
+    actions = {"support": rows * settings.K}
+    actions["energy_support"] = settings.energy_states * settings.energy_K
+    size = getattr(torch, settings.support_storage).itemsize * dataset.actions.shape[1]
+    return {step: count * size for step, count in actions.items()}
+
+
 def stored_bytes(folder: Path, dataset: OfflineDataset, settings: Settings) -> int:
     """Return about how many bytes the missing support sets of a run in `folder` will take."""
-    rows = len(dataset.rewards) * (2 if settings.state_jitter else 1)
-    sets = {"support": rows * settings.K}
-    sets["energy_support"] = settings.energy_states * settings.energy_K
-    missing = (n for step, n in sets.items() if not (folder / f"{step}.npy").exists())
-    size = getattr(torch, settings.support_storage).itemsize * dataset.actions.shape[1]
+    sets = set_bytes(dataset, settings)
+    missing = (size for step, size in sets.items() if not (folder / f"{step}.npy").exists())
     partial = sum(path.stat().st_size for path in folder.glob("*.npy.partial"))
-    return sum(missing) * size - partial
+    return sum(missing) - partial
 
 
 def run_qgpo(
@@ -233,21 +239,23 @@ def run_qgpo(
     """
     if evaluation and environment is None:
         raise CepnbError("environment is missing; name one, or train with evaluation=False")
-    folder, device, seed = Path(folder), device_of(device), check_seed(seed)
+    if environment is not None:
+        family_of(environment)
+    check_type("dataset", dataset, OfflineDataset, "load it by load_task")
+    check_type("settings", settings, Settings, "use those of qgpo_settings")
+    folder, device, seed = check_path("folder", folder), device_of(device), check_seed(seed)
     profile, path = profile_name(profile), folder / "metrics.json"
     if evaluation and not path.exists():
         check_evaluation(environment)
     configuration = configuration_of(dataset, environment, settings, profile, seed, device.type)
-    if not path.exists():
-        check_writable(folder / "settings.json", stored_bytes(folder, dataset, settings))
-        if environment is not None:
-            check_coordinates(dataset, environment)
-    if path.exists():
-        open_run(folder, configuration)
-        return evaluate_run(folder, environment, progress, device) if evaluation else _read(path)
-    packages = {name: version(name) for name in ("torch", "mujoco", "numpy")}
     refuse_other(folder, configuration)
-    # The data may not fit the settings: the folder is written after this check.
+    if path.exists():
+        return evaluate_run(folder, environment, progress, device) if evaluation else _read(path)
+    if environment is not None:
+        check_coordinates(dataset, environment)
+    check_writable(folder / "settings.json", stored_bytes(folder, dataset, settings))
+    packages = {name: version(name) for name in ("torch", "mujoco", "numpy")}
+    # The data may not fit the settings, so the folder is written after this line.
     steps = Steps(dataset, settings, seed, Run(folder), progress, device)
     run = steps.run = open_run(folder, configuration)
     if environment is None:
@@ -273,7 +281,7 @@ def evaluate_run(
     finished, if the folder belongs to another environment, and on faults as `run_qgpo` does.
     """
     family_of(environment)
-    folder, device = Path(folder), device_of(device)
+    folder, device = check_path("folder", folder), device_of(device)
     path = folder / "metrics.json"
     if not folder.is_dir():
         raise CepnbError(f"{folder}: is no folder; name the folder that the run was given as --out")

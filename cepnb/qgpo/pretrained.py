@@ -32,7 +32,7 @@ from cepnb.storage.files import (
     save_tensors,
     under,
 )
-from cepnb.storage.validation import check_seed
+from cepnb.storage.validation import check_path, check_seed
 
 SHIPPED = Path(__file__).parents[1] / "assets/policies"
 CPU = torch.device("cpu")
@@ -120,8 +120,8 @@ def load_policy(
 
 def export_policy(run: str | Path, path: str | Path) -> None:
     """Write the networks, observation scaling and settings of a trained run as one file."""
-    run = Path(run)
-    check_writable(path)
+    run = check_path("run", run)
+    check_writable(check_path("file", path))
     tensors, configuration = _read_run(run)
     _networks(tensors, configuration, run, CPU)  # raises `CepnbError` on damaged tensors
     save_tensors(path, tensors, {"run": json.dumps(configuration)})
@@ -131,14 +131,13 @@ def device_of(device: str | torch.device) -> torch.device:
     """Return a device given by name or as itself; raise `CepnbError` if it is missing or unknown."""
     if not isinstance(device, torch.device):
         return device_named(device)
-    if device.type == "cuda":
-        device_named("cuda")  # raises without a GPU
+    device_named(device.type)
     return device
 
 
 def load_networks(path: str | Path, device: str | torch.device = CPU) -> Networks:
     """Load networks from a run's folder, an exported file or the name of a shipped policy."""
-    path, device = Path(path), device_of(device)
+    path, device = check_path("policy", path), device_of(device)
     if path.is_dir():
         return _networks(*_read_run(path), path, device)
     file = path if path.exists() else SHIPPED / f"{path}.safetensors"

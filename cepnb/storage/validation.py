@@ -1,7 +1,9 @@
 """Validation: plain data (JSON, TOML, CSV) by declared msgspec types; numbers, shapes and seeds."""
 
 import operator
+import os
 import sys
+from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, TypeVar
 
@@ -58,6 +60,19 @@ def check_shape(name: str, array: object, *shape: int | str) -> None:
     if len(found) != len(shape) or any(n != m for n, m in sizes if not isinstance(m, str)):
         expected = f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
         raise CepnbError(f"{name}: shape is {found}; use {expected}")
+
+
+def check_type(name: str, value: object, kind: type, fix: str) -> None:
+    """Raise `CepnbError` "NAME of type T: FIX" unless a value is of this kind."""
+    if not isinstance(value, kind):
+        raise CepnbError(f"{name} of type {type(value).__name__}: {fix}")
+
+
+def check_path(name: str, path: object) -> Path:
+    """Return a path; raise `CepnbError` if it is empty or another object."""
+    if not isinstance(path, str | os.PathLike) or not str(path):
+        raise CepnbError(f"{name} {path!r}: use a path")
+    return Path(path)
 
 
 def check_seed(seed: object) -> int:

@@ -69,13 +69,17 @@ class Slider:
 
     def index(self, value: float | int) -> int:
         """Position of a value, by six digits. Raises `CepnbError` if the slider lacks it."""
-        texts = [_text(value) for value in self.values]
-        if _text(value) not in texts:
+        texts = [_text(known) for known in self.values]
+        try:
+            text = _text(value)
+        except (TypeError, ValueError):  # no number
+            text = repr(value)
+        if text not in texts:
             raise CepnbError(
-                f"{self.name} = {_text(value)} is not a value of the slider; "
+                f"{self.name} = {text} is not a value of the slider; "
                 f"use one of {', '.join(self.labels)}"
             )
-        return texts.index(_text(value))
+        return texts.index(text)
 
 
 def beta_slider(values: Numbers, start: float) -> Slider:
@@ -121,6 +125,9 @@ def pack(
     """
     counts = {slider.name: len(slider.values) for slider in sliders}
     names = list(counts)
+    if len(names) < len(sliders):
+        given = ", ".join(slider.name for slider in sliders)
+        raise CepnbError(f"sliders {given}: a name is repeated; give each slider its own")
     pairs = dict.fromkeys((layer, panel.limit) for panel in panels for layer in panel.layers)
     numbers = {pair: number for number, pair in enumerate(pairs)}
     layer_specs, data = [], bytearray()

@@ -13,7 +13,9 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from torch import Tensor
 
+from cepnb.errors import CepnbError
 from cepnb.notebook.plots import COLOURS, grid
+from cepnb.storage.validation import check_finite
 
 LIMIT = 4.5  # default of a panel
 MARGIN = 1.25  # positions are clipped at this many limits, beyond the edge of the panel
@@ -49,6 +51,10 @@ class Points(Layer):
     method: str = "exact"
     alpha: float = 0.55
     kind, frame = "points", ("n", 2)
+
+    def __post_init__(self) -> None:
+        if self.method not in COLOURS:
+            raise CepnbError(f"method '{self.method}': use one of {', '.join(COLOURS)}")
 
     def encoded(self, limit: float) -> np.ndarray:
         return _packed_positions(self.values, limit)
@@ -122,6 +128,10 @@ def shaded(
     x: Float[Tensor, "n 2"], values: Float[Tensor, "n"], label: str, span: tuple[float, ...] = ()
 ) -> Shaded:
     """Colour samples by `values` over their range, or over `span` (low, high); equal ones are dark."""
+    if len(span) not in (0, 2):
+        raise CepnbError(f"span {span}: use (low, high)")
+    for given in (x, values, span):
+        check_finite(f"shaded '{label}'", given, "pass finite numbers")
     low, high = map(float, span or (values.min(), values.max()))
     shades = (values - low) / ((high - low) or 1)
     return Shaded(torch.cat([x, shades[:, None]], dim=1), (), label)

@@ -1,5 +1,7 @@
 """Panels of densities in the plane: energies over t, and four methods side by side over β and t."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -40,6 +42,10 @@ def energy_layers(
     energy: EnergyFunction, t: float, span: float, limit: float = LIMIT, source: str = ""
 ) -> tuple[Field, Arrows]:
     """Layers of E_t and −∇E_t at one t: dark for the minimum, brightest for `span` above it."""
+    if not 0 <= float(t) <= 1:
+        raise CepnbError(f"t {t}: use a time from 0 to 1")
+    if not 0 <= float(span) < math.inf:
+        raise CepnbError(f"span {span}: use a finite number, 0 or more")
     time = torch.as_tensor(t)
     values = _at_cells(energy, time, limit)
     shades = (values - values.min()) / (float(span) or 1)  # a constant energy has no span

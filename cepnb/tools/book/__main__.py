@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from cepnb.errors import CepnbError, exit_status
+from cepnb.errors import CepnbError, Once, exit_status, in_a_line
 
 
 def main() -> int:
@@ -13,6 +13,7 @@ def main() -> int:
         prog="cepnb.tools.book",
         description="Execute the notebooks under $CEPNB_PROFILE and build a static site.",
     )
+    parser.register("action", None, Once)
     add = parser.add_argument
     add("--notebooks", type=Path, default=Path("notebooks"), help="folder of the notebooks")
     add("--pages", type=Path, help="folder of Markdown pages (default: docs, if it exists)")
@@ -22,7 +23,10 @@ def main() -> int:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from cepnb.tools.book.site import build  # here, because each worker process imports this file
+    try:
+        from cepnb.tools.book.site import build  # here: each worker process imports this file
+    except ImportError as error:
+        raise CepnbError(f"{in_a_line(error)}; run pip install 'cepnb[book]'") from error
 
     notebooks = sorted(options.notebooks.absolute().glob("*.ipynb"))
     if not notebooks:

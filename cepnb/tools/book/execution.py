@@ -23,12 +23,14 @@ from cepnb.errors import CepnbError
 from cepnb.experiments.executor import run_jobs
 from cepnb.notebook.sliders import IN_PAGE
 from cepnb.profiles import profile_name
-from cepnb.storage.files import write_text
+from cepnb.storage.files import unreadable, write_text
 from cepnb.tools.book.outputs import hidden_errors, without_kernel
 
 PACKAGE = Path(__file__).parents[2]
 DISPLAY_ONLY = ("tools/book", "notebook/sliders/static")  # do not affect what a notebook computes
 POLL_SECONDS = 1.0
+# What nbformat raises on damaged files, in addition to its `ValidationError`.
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 
 
 def execute(notebooks: Sequence[Path], folder: Path) -> tuple[dict[Path, NotebookNode], int]:
@@ -66,7 +68,7 @@ def result_paths(notebooks: Sequence[Path], folder: Path) -> dict[Path, Path]:
     results = {}
     for path in notebooks:
         digest = environment.copy()
-        for cell in _code_cells(nbformat.read(path, as_version=4)):
+        for cell in _code_cells(read_notebook(path)):
             digest.update(_digest(cell.source.encode()))
             for name in re.findall(r'"([^"\n]+)"', cell.source):
                 for file in (path.parent / name, PACKAGE.parent / "results" / name):
@@ -77,6 +79,17 @@ def result_paths(notebooks: Sequence[Path], folder: Path) -> dict[Path, Path]:
     return results
 
 
+def read_notebook(path: Path) -> NotebookNode:
+    """Read a notebook; raise `CepnbError` if it is missing or damaged."""
+    try:
+        read = nbformat.reader.reads(path.read_text(encoding="utf-8-sig"))
+        notebook = nbformat.convert(read, 4)
+        nbformat.validate(notebook)
+    except (*DAMAGE, nbformat.ValidationError) as error:
+        raise unreadable(path, "notebook", error) from error
+    return notebook
+
+
 def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
@@ -84,7 +97,7 @@ def _digest(content: bytes) -> bytes:
 def _execute(job: tuple[Path, Path]) -> None:
     """Execute a notebook and write the result, without what needs a kernel, to the second path."""
     path, result = job
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read_notebook(path)
     client = NotebookClient(
         notebook,
         timeout=None,
@@ -106,7 +119,7 @@ def _execute(job: tuple[Path, Path]) -> None:
 
 
 def _with_outputs(path: Path, result: Path) -> NotebookNode:
-    notebook, executed = nbformat.read(path, as_version=4), nbformat.read(result, as_version=4)
+    notebook, executed = read_notebook(path), read_notebook(result)
     for cell, done in zip(_code_cells(notebook), _code_cells(executed), strict=True):
         cell.outputs, cell.execution_count = done.outputs, done.execution_count
     return notebook

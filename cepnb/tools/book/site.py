@@ -6,6 +6,7 @@ import re
 import shutil
 import string
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import mathjax
@@ -16,12 +17,12 @@ from sphinx.application import Sphinx
 from sphinx.errors import SphinxError
 from sphinx.util.docutils import docutils_namespace
 
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, in_a_line
 from cepnb.notebook.sliders.widgets import STATIC, page_script
 from cepnb.profiles import profile_name
-from cepnb.storage.files import write_text
+from cepnb.storage.files import unreadable, write_text
 from cepnb.tools.book import conf
-from cepnb.tools.book.execution import execute
+from cepnb.tools.book.execution import execute, read_notebook
 
 HERE = Path(__file__).parent
 MATHJAX = Path(mathjax.__file__).parent / "static/mathjax/es5"
@@ -44,14 +45,17 @@ def build(notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None 
     if pages and not any(pages.glob("*.md")):
         raise CepnbError(f"{pages}: no page found; name a folder with .md files")
     _check_folders(book, work)
+    _check_libraries()
     with FileLock(work / "lock"):
         old, new, source = work / "old", work / "new", work / "source"
         if old.exists() and not book.exists():
             old.rename(book)  # the last build was killed between two renames
-        executed, count = execute(notebooks, work / "executed")
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(source, ignore_errors=True)
-        _write_sources(executed, pages, source)
+        _write_pages(notebooks, pages, source)
+        executed, count = execute(notebooks, work / "executed")
+        for path, notebook in executed.items():
+            write_text(source / _place(path), nbformat.writes(notebook))
         _run_sphinx(source, new)
         for page in sorted(new.rglob("*.html")):
             _check(page)
@@ -72,23 +76,39 @@ def _check_folders(book: Path, work: Path) -> None:
         raise CepnbError(f"{book}: {problem}; use folders of one writable disk") from error
 
 
-def _write_sources(notebooks: dict[Path, NotebookNode], folder: Path | None, source: Path) -> None:
-    """Lay out notebooks and pages in folders as in the repository, so that links resolve."""
+def _check_libraries() -> None:
+    for name in (*conf.extensions, conf.html_theme):
+        try:
+            import_module(name)
+        except ImportError as error:
+            fix = "run pip install 'cepnb[book]'"
+            raise CepnbError(f"{name}: cannot be imported ({in_a_line(error)}); {fix}") from error
+
+
+def _write_pages(notebooks: Sequence[Path], folder: Path | None, source: Path) -> None:
+    """Write the contents and the pages, in folders as in the repository, so that links resolve.
+
+    Raises `CepnbError` on a notebook or a page that cannot be read or has no title.
+    """
     pages = sorted(folder.glob("*.md")) if folder else []
     known = {path.resolve() for path in (*notebooks, *pages)}
-    first_cells = {path: notebook.cells[0].source for path, notebook in notebooks.items()}
+    first_cells = {path: _first_text(read_notebook(path)) for path in notebooks}
     texts = {page: _with_known_links(page, known, source) for page in pages}
     contents = _contents("Notebooks", first_cells)
     if texts:
         contents += _contents("Documentation", texts)
-    for path, notebook in notebooks.items():
-        write_text(source / _place(path), nbformat.writes(notebook))
     for path, text in texts.items():
         write_text(source / _place(path), text)
     front = string.Template((HERE / "index.md").read_text(encoding="utf-8"))
     text = front.safe_substitute(profile=profile_name(), contents=contents)
     write_text(source / "index.md", text)
     write_text(source / "explorers.js", page_script())
+
+
+def _first_text(notebook: NotebookNode) -> str:
+    """Return the first cell's text; it is empty without cells or for code."""
+    first = notebook.cells[:1]
+    return "".join(cell.source for cell in first if cell.cell_type == "markdown")
 
 
 def _place(path: Path) -> Path:
@@ -121,7 +141,11 @@ def _with_known_links(page: Path, known: set[Path], source: Path) -> str:
             return text
         return link[0]
 
-    return LINK.sub(replaced, page.read_text(encoding="utf-8"))
+    try:
+        text = page.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise unreadable(page, "UTF-8", error) from error
+    return LINK.sub(replaced, text)
 
 
 def _run_sphinx(source: Path, site: Path) -> None:
