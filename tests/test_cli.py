@@ -124,7 +124,7 @@ def test_bad_input_is_one_line(
 def test_a_damaged_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path, rows = tmp_path / "walk.hdf5", 10
     arrays = {
-        "observations": np.zeros((rows, 4)),
+        "observations": np.tile([1.0, 1.0, 0.0, 0.0], (rows, 1)),  # at rest in a free cell
         "actions": np.zeros((rows, 2)),
         "rewards": np.arange(rows) / rows,
         "terminals": np.zeros(rows, bool),

@@ -26,6 +26,7 @@ from cepnb.diffusion.schedule import VPSchedule
 from cepnb.diffusion.training import Plan, StepLoss, seeded, training
 from cepnb.envs.maze import LAYOUTS
 from cepnb.errors import CepnbError
+from cepnb.qgpo import pipeline
 from cepnb.qgpo import support as support_set
 from cepnb.qgpo.behaviour import behaviour_loss, behaviour_net
 from cepnb.qgpo.critic import critic_loss, critic_net, polyak_update, support_values
@@ -294,6 +295,9 @@ def test_the_five_steps_run_on_another_device_to_the_same_numbers(
     )
     dataset = load_dataset("local/maze2d-umaze", chosen.transitions, chosen.data_seed)
     monkeypatch.setitem(LAYOUTS, "umaze", replace(LAYOUTS["umaze"], max_steps=10))
+    monkeypatch.setattr(
+        pipeline, "device_of", torch.device
+    )  # it refuses other names than cpu, cuda
     here, there = tmp_path / "here", tmp_path / "there"
     expected = run_qgpo(dataset, "maze2d-umaze", chosen, "ci", 0, here, progress=False)
     with Played() as played:

@@ -40,7 +40,8 @@ PARTS = ["behaviour", "support", "critic", "labels", "energy"]
 
 def run(capsys: pytest.CaptureFixture, *arguments: str, **changes: object) -> tuple[int, str, str]:
     settings = [f"--set={name}={value!r}" for name, value in (SMALL | changes).items()]
-    status = main(["bench-run", "--device", "cpu", *settings, *arguments])
+    device = [] if "--device" in arguments else ["--device", "cpu"]
+    status = main(["bench-run", *device, *settings, *arguments])
     return status, *capsys.readouterr()
 
 
