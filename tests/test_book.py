@@ -338,9 +338,9 @@ def test_errors_in_notebooks_give_one_line_and_the_old_book_stays(folder: Path) 
         for path in wrong:
             path.unlink()
     lines = [line for line in re.split(r"[\r\n]+", failed.stderr) if line]
-    (message,) = [line for line in lines if not line.startswith("notebooks:")]
+    messages = [line for line in lines if not line.startswith("notebooks:")]
     expected = "; ".join(f"{path.name}: {reason}" for path, (_, reason) in zip(wrong, WRONG))
-    assert (failed.returncode, message) == (2, f"cepnb.tools.book: error: {expected}")
+    assert (failed.returncode, messages) == (2, [f"cepnb.tools.book: error: {expected}"])
     assert contents(folder / "book") == before
 
 
