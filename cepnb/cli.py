@@ -202,7 +202,7 @@ def _report(options: argparse.Namespace) -> None:
 
 def _toy(options: argparse.Namespace) -> None:
     from cepnb.densities.benchmark import record
-    from cepnb.densities.methods import METHODS, Models
+    from cepnb.densities.methods import METHODS, Models, exact_text
     from cepnb.storage.files import cache_dir, check_writable
     from cepnb.storage.validation import check_seed
 
@@ -231,7 +231,9 @@ def _toy(options: argparse.Namespace) -> None:
         print(json.dumps(found, indent=2))
     else:
         for key, value in found.items():
-            print(f"{key:<26}{value:.4g}" if isinstance(value, float) else f"{key:<26}{value}")
+            if isinstance(value, float):
+                value = exact_text(value) if key in ("beta", "scale") else f"{value:.4g}"
+            print(f"{key:<26}{value}")
 
 
 def _toy_table(profile: str, seeds: list[int], folder: Path, methods: list[str]) -> None:

@@ -373,7 +373,9 @@ def test_names_of_files_have_all_digits(number: float, text: str) -> None:
     assert exact_text(np.float64(number)) == text
 
 
-def test_records_of_near_numbers_are_different(tmp_path: Path) -> None:
+def test_records_of_near_numbers_are_different(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     models = Models("moons", "ci", 0, tmp_path, progress=False)
     for beta in (3.14159, math.pi, np.float64(math.pi)):
         assert benchmark.record(models, "exact", beta)["beta"] == beta
@@ -381,6 +383,9 @@ def test_records_of_near_numbers_are_different(tmp_path: Path) -> None:
     assert scales == [1.0, 1.0000001]
     names = {path.name for path in models.run.folder.glob("exact*")}
     assert "exact_beta3.14159_scale1.json" in names and len(names) == 4
+    for beta in ("3.14159", "3.141592653589793"):
+        assert toy(tmp_path, "--density", "moons", "--method", "exact", "--beta", beta) == 0
+        assert f"beta                      {beta}\n" in capsys.readouterr().out
 
 
 def test_a_saved_record_of_another_case_raises(tmp_path: Path) -> None:
