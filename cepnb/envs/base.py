@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
 from cepnb.errors import CepnbError, in_a_line
+from cepnb.storage.validation import check_finite, check_shape
 
 # Observations, rewards, terminated.
 Advance = tuple[Float[Array, "count ds"], Float[Array, "count"], Bool[Array, "count"]]
@@ -86,6 +87,13 @@ class Episodes(ABC):
         Raises `CepnbError` on another shape, on values that are not finite, and where observations
         do not determine the state.
         """
+        check_shape(f"{self.name}: states", observations, self.count, self.state_dim)
+        check_finite(f"{self.name}: states", observations, "use finite states")
+        self._elapsed = 0
+        self._place(observations)
+
+    def _place(self, observations: Float[Array, "count ds"]) -> None:
+        """Move all episodes to the states of valid observations, where these determine a state."""
         raise CepnbError(f"{self.name}: its observations do not determine the state; use reset")
 
     @contextlib.contextmanager

@@ -7,7 +7,6 @@ from numpy import ndarray as Array
 from cepnb.envs.base import Advance, SimulatorEpisodes, check_stable
 from cepnb.envs.quiet import quiet
 from cepnb.errors import CepnbError
-from cepnb.storage.validation import check_finite, check_shape
 
 CAPSULE = 3  # MuJoCo's mjGEOM_CAPSULE
 # gymnasium's "v4" equal gym's "v2", on which D4RL's data was made: bodies, rewards, terminations.
@@ -47,10 +46,7 @@ class LocomotionEnv(SimulatorEpisodes):
             check_stable(simulator.data)
         return result
 
-    def set_state(self, observations: Float[Array, "count ds"]) -> None:
-        check_shape(f"{self.name}: states", observations, self.count, self.state_dim)
-        check_finite(f"{self.name}: states", observations, "use finite states")
-        self._elapsed = 0
+    def _place(self, observations: Float[Array, "count ds"]) -> None:
         self._terminated[:] = False
         self._observations[:] = observations
         for simulator, state in zip(self._simulators, observations):

@@ -9,7 +9,7 @@ from numpy import ndarray as Array
 
 from cepnb.envs.base import Advance, Episodes, check_stable
 from cepnb.errors import CepnbError
-from cepnb.storage.validation import check_finite, check_shape
+from cepnb.storage.validation import check_finite
 
 MAX_SPEED = 5.0  # velocities are clipped to ±5 before every step
 REACH = 0.6  # largest offset of a mass from the centre of its cell, with some penetration
@@ -193,10 +193,7 @@ class MazeEnv(Episodes):
         self.set_state(observations)
         return observations
 
-    def set_state(self, observations: Float[Array, "count 4"]) -> None:
-        check_shape(f"{self.name}: states", observations, self.count, self.state_dim)
-        check_finite(f"{self.name}: states", observations, "use finite states")
-        self._elapsed = 0
+    def _place(self, observations: Float[Array, "count 4"]) -> None:
         for mass, state in zip(self._masses, observations.tolist(), strict=True):
             mass.set_state(*state)
 
