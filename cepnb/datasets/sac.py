@@ -16,17 +16,17 @@ from cepnb.errors import CepnbError
 from cepnb.storage.files import load_tensors, read_json, save_tensors, write_json
 from cepnb.storage.runs import Run
 
-STEPS = {"hopper": 400_000, "walker2d": 300_000, "halfcheetah": 300_000}
+STEPS = 1_000_000  # as for the agents of D4RL's data
 EVERY = 2_000  # steps between two saved agents
 REPLAY_AGENTS = 20  # at most as many agents make up "medium-replay"
 EPISODES = 10  # an agent's return is the mean over these
-# Small networks, because two cores train them and the package ships them.
+# Small networks, because one core trains them and the package ships them.
 SETTINGS = dict(
-    policy_kwargs={"net_arch": {"pi": [64, 64], "qf": [128, 128]}},
+    policy_kwargs={"net_arch": {"pi": [128, 128], "qf": [128, 128]}},
     learning_starts=5_000,
     batch_size=128,
-    train_freq=8,
-    gradient_steps=8,
+    train_freq=64,
+    gradient_steps=64,
 )
 LAYERS = ("Dense_0", "Dense_1", "Dense_2", "Dense_3")
 
@@ -41,7 +41,7 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path) -> Path:
     `folder` holds a training with another seed or number of steps.
     """
     environment, training = task(name), folder / f"{name}-training"
-    steps = STEPS[name] if steps is None else steps
+    steps = STEPS if steps is None else steps
     if steps < EVERY:
         raise CepnbError(f"steps {steps}: use at least {EVERY}")
     settings = {"environment": name, "steps": steps, "seed": seed, "settings": SETTINGS}
