@@ -7,7 +7,7 @@ D4RL's maze2d, antmaze, hopper, halfcheetah, walker2d and ant then work through 
 the local data:
 
     maze2d-{umaze,medium,large}-local-v1 and -local-noisy-v1, such as maze2d-umaze-local-noisy-v1
-    {hopper,halfcheetah,walker2d}-{medium,medium-replay,medium-expert}-local-v2
+    {hopper,halfcheetah,walker2d}-{medium,medium-replay,medium-expert,expert}-local-v2
 
 To compare with the original engine, make a second environment without cepnb: `pip install
 free-mujoco-py d4rl` needs Python 3.10 or older, cepnb 3.11 or newer. The wheel contains MuJoCo 2.1

@@ -1,10 +1,10 @@
-"""The profiles: ci (seconds), laptop (minutes) and paper (the reference settings)."""
+"""The profiles: ci (seconds), laptop (minutes), desktop (an hour) and paper (reference settings)."""
 
 import os
 
 from cepnb.errors import CepnbError
 
-PROFILE_NAMES = ("ci", "laptop", "paper")
+PROFILE_NAMES = ("ci", "laptop", "desktop", "paper")
 
 
 def profile_name(name: str | None = None) -> str:

@@ -62,7 +62,7 @@ def refusal(**changes: object) -> str:
             ["--dataset", "d4rl/maze2d-umaze-v7"],
             "dataset 'd4rl/maze2d-umaze-v7': not in d4rl's table; use a name such as maze2d-umaze-v1",
         ),
-        (["--profile", "huge"], "profile 'huge' is unknown; use one of ci, laptop, paper"),
+        (["--profile", "huge"], "profile 'huge' is unknown; use one of ci, laptop, desktop, paper"),
         (["--seed", "-1"], "seed -1: use an integer from 0 to 2147483647"),
         (["--device", "tpu"], "--device tpu: use cpu or cuda"),
         (["--set", "K=1"], "K 1: use at least 2"),

@@ -17,7 +17,7 @@ import torch
 
 from cepnb.densities.settings import toy_settings
 from cepnb.errors import CepnbError
-from cepnb.profiles import profile_name
+from cepnb.profiles import PROFILE_NAMES, profile_name
 from cepnb.qgpo.settings import PROFILES, qgpo_settings
 from cepnb.storage import files
 from cepnb.storage.arrays import open_array
@@ -238,21 +238,18 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     assert qgpo_settings("ci", beta=3.0).beta == 3.0
     monkeypatch.setenv("CEPNB_PROFILE", "phone")
     with pytest.raises(
-        CepnbError, match="profile 'phone' is unknown; use one of ci, laptop, paper"
+        CepnbError, match="profile 'phone' is unknown; use one of ci, laptop, desktop, paper"
     ):
         qgpo_settings()
-    assert (
-        qgpo_settings("laptop", "locomotion").beta == 0.3
-        and qgpo_settings("laptop", "locomotion", beta=2.0).beta == 2.0
-    )
+    assert qgpo_settings("laptop", "locomotion").beta_q == 0.01
+    assert qgpo_settings("laptop", "locomotion", beta=2.0).beta == 2.0
     assert qgpo_settings("laptop", "maze2d") == PROFILES["laptop"]
     large = {name: qgpo_settings(name, "maze2d-large") for name in PROFILES}
-    assert [large[name].place_frequencies for name in ("ci", "laptop", "paper")] == [
-        32,
-        32,
-        0,
-    ] and large["paper"] == PROFILES["paper"]
-    assert large["ci"].q_steps == PROFILES["ci"].q_steps < large["laptop"].q_steps
+    frequencies = {name: settings.place_frequencies for name, settings in large.items()}
+    assert frequencies == {"ci": 32, "laptop": 32, "desktop": 32, "paper": 0}
+    assert large["paper"] == PROFILES["paper"] and tuple(PROFILES) == PROFILE_NAMES
+    sizes = [PROFILES[name].q_steps for name in PROFILE_NAMES]
+    assert sizes == sorted(sizes)
     json.dumps({name: vars(settings) for name, settings in PROFILES.items()})  # as a run does
 
 

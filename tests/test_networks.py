@@ -43,6 +43,25 @@ def test_twin_q_is_the_minimum_of_two_different_networks() -> None:
     torch.testing.assert_close(q(s, a), torch.minimum(one, two))
 
 
+def test_layer_norm_of_the_critic() -> None:
+    """Normalised inputs of the ReLUs, by hand; then the scale of a layer's input has no effect."""
+    q, s, a = QNet(4, 2, 16, 2, layer_norm=True), torch.randn(6, 4), torch.randn(6, 2)
+
+    def normalised(h: torch.Tensor) -> torch.Tensor:
+        centred = h - h.mean(dim=1, keepdim=True)
+        return centred / (centred.square().mean(dim=1, keepdim=True) + 1e-5).sqrt()
+
+    h = normalised(q.first(s, a)).relu()
+    expected = q.out(normalised(q.hidden[0](h)).relu()).squeeze(-1)
+    found = q(s, a)
+    torch.testing.assert_close(found, expected)
+    with torch.no_grad():
+        for parameter in q.hidden[0].parameters():
+            parameter *= 100
+    torch.testing.assert_close(q(s, a), found, rtol=1e-3, atol=1e-4)
+    assert len(QNet(4, 2, 16, 2).state_dict()) == 6  # without it, the paper's layers alone
+
+
 @pytest.mark.parametrize("frequencies", [0, 3])
 def test_place_features_of_the_critic(frequencies: int) -> None:
     """The state is unchanged; sin and cos of its first two coordinates are appended."""

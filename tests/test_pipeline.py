@@ -546,7 +546,7 @@ def test_a_run_takes_plain_arguments_and_refuses_others(
     assert run_qgpo(*task, "ci", np.int64(0), str(folder), **options) == metrics
     assert evaluate_run(str(folder), "maze2d-umaze", **options) == metrics
     for profile, seed, device, reason in (
-        ("zz", 0, "cpu", "profile 'zz' is unknown; use one of ci, laptop, paper"),
+        ("zz", 0, "cpu", "profile 'zz' is unknown; use one of ci, laptop, desktop, paper"),
         ("ci", -1, "cpu", "seed -1: use an integer from 0 to 2147483647"),
         ("ci", 0, "tpu", "--device tpu: use cpu or cuda"),
     ):

@@ -9,12 +9,13 @@ import torch
 
 from cepnb.datasets.dataset import OfflineDataset
 from cepnb.diffusion.guidance import dps_energy, energy_gradient
+from cepnb.diffusion.networks import TwinQ
 from cepnb.diffusion.schedule import VPSchedule, expand_as
 from cepnb.diffusion.training import initialised
 from cepnb.errors import CepnbError
 from cepnb.qgpo.behaviour import behaviour_loss, behaviour_net
 from cepnb.qgpo.critic import critic_loss, support_values
-from cepnb.qgpo.diagnostics import q_gains, summed_energy
+from cepnb.qgpo.diagnostics import critic_errors, observed_returns, q_gains, summed_energy
 from cepnb.qgpo.energy import contrast_loss, energy_loss, train_energy
 from cepnb.qgpo.joint import train_joint
 from cepnb.qgpo.policy import best_of_policy, sample_actions
@@ -161,6 +162,95 @@ def test_dps_of_a_state() -> None:
     mean = s + alpha * 0.09 / variance * (at - alpha * s)
     expected = beta * 2 * (mean - 2 * s) * alpha * 0.09 / variance
     torch.testing.assert_close(energy_gradient(f)(at, t, s), expected)
+
+
+def test_observed_returns_of_ended_and_cut_episodes() -> None:
+    """Rows 0–1 end in a terminal, 2–4 are cut, and 5–9 are cut too, with returns that are whole."""
+    n, discount = 10, 0.4
+    rewards, follows = torch.arange(1.0, n + 1), torch.arange(1, n + 1)
+    ends = torch.tensor([1, 4, 9])
+    follows[ends] = n + torch.arange(3)
+    data = Transitions(
+        states=torch.zeros(n, 1),
+        actions=torch.zeros(n, 1),
+        rewards=rewards,
+        terminals=torch.arange(n) == 1,
+        next_row=follows,
+        distinct=torch.zeros(n + 3, 1),
+    )
+    returns, whole = observed_returns(data, discount)
+    assert (
+        whole.tolist() == [True] * 2 + [False] * 3 + [True] * 2 + [False] * 3
+    )  # 0.4⁴ < 0.05 < 0.4³
+    for first, last in ((0, 1), (2, 4), (5, 9)):
+        for row in range(first, last + 1):
+            terms = [discount ** (k - row) * (k + 1) for k in range(row, last + 1)]
+            assert returns[row].item() == pytest.approx(sum(terms), rel=1e-5)
+
+
+def test_errors_of_a_known_critic() -> None:
+    """Q1 = 3 + a₁ and Q2 = 3 + a₁ + a₂ of a bandit with reward a₁ agree by √½."""
+    g, n = torch.Generator().manual_seed(0), 4_000
+    actions = torch.randn(n, 2, generator=g)
+    data = Transitions(
+        states=torch.zeros(n, 1),
+        actions=actions,
+        rewards=actions[:, 0].clone(),
+        terminals=torch.ones(n, dtype=torch.bool),
+        next_row=torch.arange(n),
+        distinct=torch.zeros(n, 1),
+    )
+
+    class Known(TwinQ):
+        def both(self, s: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return 3 + a[..., 0] + 0 * s[..., 0], 3 + a.sum(dim=-1) + 0 * s[..., 0]
+
+    support = torch.randn(n, 6, 2, generator=g) - 1
+    found = critic_errors(Known(1, 2), data, support, 0.9)
+    low = torch.minimum(torch.zeros(10**6), torch.randn(10**6, generator=g)).mean().item()
+    assert found["agreement"] == pytest.approx(math.sqrt(0.5), abs=0.02)
+    assert found["return_bias"] == pytest.approx(3 + low, abs=0.05)
+    # Support actions have means (−1, −1): Q1 falls by 1, and min(0, a₂) by about 0.68.
+    assert found["data_less_support"] == pytest.approx(1.68, abs=0.1)
+    assert 0.7 < found["return_rank_correlation"] < 1
+    constant = critic_errors(Known(1, 2), data, 0 * support, 0.9)
+    assert "agreement" not in constant and "return_bias" in constant
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_targets_of_few_drawn_support_actions(count: int) -> None:
+    """Each target averages `count` different actions of its state; their mean is that of all 8."""
+    n, K = 20_000, 8
+    g = torch.Generator().manual_seed(0)
+    support = torch.rand(2, K, 1, generator=g)
+    data = Transitions(
+        states=torch.zeros(2, 1),
+        actions=torch.zeros(2, 1),
+        rewards=torch.tensor([3.0, 3.0]),
+        terminals=torch.tensor([False, False]),
+        next_row=torch.tensor([1, 1]),
+        distinct=torch.zeros(2, 1),
+    )
+    chosen = qgpo_settings(
+        "ci", K=K, target_actions=count, q_batch=n, beta_q=1e-6, discount=0.5, energy_K=8
+    )
+
+    class First(TwinQ):
+        """Q(s, a) = a as target, Q = 0 as trained network."""
+
+        def both(self, s: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return a[..., 0] * 0, a[..., 0] * 0
+
+        def forward(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+            return a[..., 0]
+
+    q = First(1, 1)
+    targets = critic_loss(q, q, data, support, chosen)(g).sqrt()
+    subsets = torch.combinations(support[1, :, 0], count).mean(dim=1)
+    possible = 3 + 0.5 * subsets
+    distance = (targets[:, None] - possible).abs().min(dim=1)
+    assert distance.values.max() < 1e-5 and len(distance.indices.unique()) == len(possible)
+    assert targets.mean().item() == pytest.approx(possible.mean().item(), abs=0.005)
 
 
 def test_joint_training_ends_where_staged_training_does() -> None:

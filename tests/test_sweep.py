@@ -431,7 +431,7 @@ def refusal(**changes: object) -> str:
         ("[0, 1]", "[0, true]", "seeds[1]: expected `int`, got `bool`; see"),
         ("[0, 1]", "[0, -1]", "seeds[1]: expected `int` >= 0; see"),
         ("[0, 1]", "3", "seeds: expected `array`, got `int`; see"),
-        ('"ci"', '"huge"', "profile 'huge' is unknown; use one of ci, laptop, paper"),
+        ('"ci"', '"huge"', "profile 'huge' is unknown; use one of ci, laptop, desktop, paper"),
         ('"ci"', "7", "profile: expected `str | null`, got `int`; see"),
         ("seeds", "sedes", "object contains unknown field `sedes`; see"),
         ("[set]", "[[set]]", "set: expected `object`, got `array`; see"),

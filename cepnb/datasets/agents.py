@@ -14,7 +14,7 @@ from cepnb.envs.locomotion import LocomotionEnv, task
 from cepnb.errors import CepnbError
 from cepnb.storage.files import load_tensors
 
-QUALITIES = ("medium", "medium-replay", "medium-expert")
+QUALITIES = ("medium", "medium-replay", "medium-expert", "expert")
 FOLDER = Path(__file__).parents[1] / "assets/agents"
 BATCH = 20  # episodes stepped together
 KEYS = ("observations", "actions", "next_observations", "rewards", "terminals", "timeouts")
@@ -54,6 +54,8 @@ class History:
         """Return the agents that share the rows of a dataset equally, in order."""
         if quality == "medium":
             return [self.agents[self.medium]]
+        if quality == "expert":
+            return [self.agents[self.expert]]
         if quality == "medium-expert":
             return [self.agents[self.medium], self.agents[self.expert]]
         return [self.agents[steps] for steps in sorted(self.agents) if steps <= self.medium]
@@ -105,7 +107,7 @@ def roll(name: str, agent: Agent, transitions: int, seed: int) -> dict[str, Arra
 def collect_locomotion(name: str, quality: str, transitions: int, seed: int) -> dict[str, Array]:
     """Collect `transitions` rows of a local locomotion dataset, in equal shares of its agents.
 
-    D4RL's recipe: "medium" is one agent; "medium-expert" is this agent and the best one;
+    D4RL's recipe: "medium" is one agent, "expert" the best one, "medium-expert" both;
     "medium-replay" is the replay buffer up to the medium agent. That buffer is not stored, so
     agents at equal distances along the run are rolled out instead.
     """

@@ -1,4 +1,4 @@
-"""Hyper-parameters of the toy experiments in three sizes, selected by `$CEPNB_PROFILE`."""
+"""Hyper-parameters of the toy experiments in each profile, selected by `$CEPNB_PROFILE`."""
 
 from dataclasses import dataclass
 
@@ -70,6 +70,7 @@ TOY_PROFILES = {
     ),
     "paper": ToySettings(),
 }
+TOY_PROFILES["desktop"] = TOY_PROFILES["laptop"]  # minutes are enough for the toys
 
 
 def toy_settings(name: str | None = None) -> ToySettings:

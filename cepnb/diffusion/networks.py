@@ -159,8 +159,9 @@ class PlaneEpsNet(nn.Module):
 class QNet(nn.Module):
     """Action value Q_ψ(s, a): a ReLU MLP, with the paper's defaults.
 
-    `place_frequencies` > 0 adds that many `PlaceFeatures` of the state. Shapes: (*batch, ds), (*batch, da) →
-    (*batch,); leading axes broadcast.
+    `place_frequencies` > 0 adds that many `PlaceFeatures` of the state. `layer_norm` normalises the
+    input of each ReLU (Ba et al. 2016; for offline critics ReBRAC, Tarasov et al. 2023). Shapes:
+    (*batch, ds), (*batch, da) → (*batch,); leading axes broadcast.
     """
 
     def __init__(
@@ -170,19 +171,22 @@ class QNet(nn.Module):
         width: int = 256,
         depth: int = 3,
         place_frequencies: int = 0,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         count = place_frequencies
         self.place = PlaceFeatures(state_dim, count) if count else None
         self.first = JointLinear((self.place.width if self.place else state_dim, action_dim), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
+        norm = (lambda: nn.LayerNorm(width)) if layer_norm else nn.Identity
+        self.norms = nn.ModuleList(norm() for _ in range(depth))
         self.out = nn.Linear(width, 1)
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        h = F.relu_(self.first(self.place(state) if self.place else state, action))
-        for layer in self.hidden:
-            h = F.relu_(layer(h))
-        return self.out(h).squeeze(-1)
+        h = self.first(self.place(state) if self.place else state, action)
+        for norm, layer in zip(self.norms, [*self.hidden, self.out]):
+            h = layer(F.relu_(norm(h)))
+        return h.squeeze(-1)
 
 
 class TwinQ(nn.Module):
@@ -199,10 +203,11 @@ class TwinQ(nn.Module):
         width: int = 256,
         depth: int = 3,
         place_frequencies: int = 0,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.q1 = QNet(state_dim, action_dim, width, depth, place_frequencies)
-        self.q2 = QNet(state_dim, action_dim, width, depth, place_frequencies)
+        sizes = state_dim, action_dim, width, depth, place_frequencies, layer_norm
+        self.q1, self.q2 = QNet(*sizes), QNet(*sizes)
 
     def both(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return self.q1(state, action), self.q2(state, action)

@@ -44,15 +44,22 @@ def critic_loss(
 ) -> StepLoss:
     """Return the loss of one step: (Q_ψ(s, a) − r − γ Σ_i softmax(β_Q Q')_i Q'_i)² (Eq. 22).
 
-    Q'_i is the minimum of the two target networks at support action i of s'. The squared error is
-    averaged over both networks, one value per transition of `settings.q_batch`.
+    Q'_i is the minimum of the two target networks at support action i of s'. With
+    `settings.target_actions`, each target draws that many of the K actions: cheaper, and for a small
+    β_Q the same mean. The squared error is averaged over both networks, one value per transition of
+    `settings.q_batch`.
     """
     check_shape("support", support, len(data.distinct), "K", data.actions.shape[1])
     pools = data.states, data.actions, data.rewards, data.terminals, data.next_row
+    count, K = settings.target_actions, support.shape[1]
 
     def step_loss(generator: torch.Generator) -> Float[Tensor, "batch"]:
         s, a, reward, terminal, next_row = draw(generator, settings.q_batch, *pools)
-        next_s, next_actions = data.distinct[next_row], unpacked(support[next_row])
+        rows: Tensor | tuple[Tensor, Tensor] = next_row
+        if count:
+            order = torch.rand((len(s), K), generator=generator, device=s.device)
+            rows = next_row.unsqueeze(1), order.topk(count, dim=1).indices
+        next_s, next_actions = data.distinct[next_row], unpacked(support[rows])
         with torch.no_grad():
             next_q = target(next_s.unsqueeze(1), next_actions)
             goal = softmax_q_target(reward, terminal, next_q, settings.beta_q, settings.discount)
@@ -71,7 +78,7 @@ def polyak_update(q: TwinQ, target: TwinQ, rate: float) -> None:
 
 def critic_net(state_dim: int, action_dim: int, settings: Settings, seed: int) -> TwinQ:
     """Build an untrained twin Q(s, a); its first weights depend on the seed alone."""
-    sizes = settings.q_width, settings.q_depth, settings.place_frequencies
+    sizes = settings.q_width, settings.q_depth, settings.place_frequencies, settings.q_layer_norm
     return initialised(seed, "critic", lambda: TwinQ(state_dim, action_dim, *sizes))
 
 

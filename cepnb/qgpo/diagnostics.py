@@ -1,19 +1,89 @@
-"""Exactness of guidance without a simulator: mean Q of guided actions less that of the behaviour."""
+"""Measures without a simulator: errors of the critic, and the gain in Q of guided actions."""
 
+import math
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
+from scipy.stats import rankdata
 from torch import Tensor
 
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
+from cepnb.diffusion.networks import TwinQ
+from cepnb.diffusion.training import unpacked
 from cepnb.qgpo.critic import support_values
 from cepnb.qgpo.policy import BLOCK, sample_actions
 from cepnb.qgpo.settings import SCHEDULE, Settings
+from cepnb.qgpo.transitions import Transitions
 from cepnb.storage.validation import check_shape
 
 GUIDED = 8  # guided actions per state
 CHUNK = 250  # states whose sums over all draws are in memory together
+
+CUT = 0.05  # share of a return that may be missing because its episode was cut
+COMPARED = 10_000  # states, at most, whose support actions are evaluated
+
+
+def observed_returns(
+    data: Transitions, discount: float
+) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
+    """Return Σ_k γ^k r_{i+k} from each row to the end of its episode, and which of them are whole.
+
+    A return is whole if its episode ends in a terminal, or if the discount at the cut is at most
+    `CUT`. These are unbiased samples of the behaviour's Q(s, a).
+    """
+    n = len(data.rewards)
+    follows = data.next_row.eq(torch.arange(1, n + 1, device=data.next_row.device)).tolist()
+    rewards, terminals = data.rewards.double().tolist(), data.terminals.tolist()
+    returns, missing, total, weight = [0.0] * n, [0.0] * n, 0.0, 1.0
+    for i in reversed(range(n)):
+        if terminals[i]:
+            total, weight = 0.0, 0.0
+        elif not follows[i] or i == n - 1:
+            total, weight = 0.0, 1.0
+        total, weight = rewards[i] + discount * total, discount * weight
+        returns[i], missing[i] = total, weight
+    device = data.rewards.device
+    return torch.tensor(returns, device=device), torch.tensor(missing, device=device) <= CUT
+
+
+@torch.no_grad()
+def critic_errors(
+    q: TwinQ, data: Transitions, support: Float[Tensor, "n K da"], discount: float
+) -> dict[str, float]:
+    """Compare the critic with observed returns, and its two networks with each other.
+
+    `support` holds K actions for each row of `data`. Keys of the result, without those that are
+    undefined, such as a correlation of equal values:
+
+    - `return_rank_correlation`: Spearman's, of Q(s, a) and `observed_returns` that are whole. It
+      measures the order of states more than that of actions.
+    - `return_bias`: mean Q(s, a) less the mean of these returns. Q is the value of a better policy
+      than the behaviour and a minimum of two networks, so 0 is not exact.
+    - `agreement`: correlation of the two networks over the support actions of a state, each less
+      its mean over the state. This is the order of actions, which guides the policy.
+    - `data_less_support`: mean Q of the data's actions less that of the support actions.
+    """
+    check_shape("support", support, len(data.states), "K", data.actions.shape[1])
+    taken = support_values(q, data.states, data.actions.unsqueeze(1)).squeeze(1)
+    some = slice(None, None, math.ceil(len(taken) / COMPARED))
+    s, a = data.states[some].unsqueeze(1), unpacked(support[some])
+    both = torch.stack(q.both(s, a))
+    advantages = (both - both.mean(dim=2, keepdim=True)).flatten(1)
+    errors = {"agreement": _correlation(*advantages)}
+    errors["data_less_support"] = (taken[some].mean() - both.amin(dim=0).mean()).item()
+    returns, whole = observed_returns(data, discount)
+    if whole.any():
+        found, expected = taken[whole].cpu(), returns[whole].cpu()
+        ranks = (torch.from_numpy(rankdata(values)) for values in (found, expected))
+        errors["return_rank_correlation"] = _correlation(*ranks)
+        errors["return_bias"] = (found.mean() - expected.mean()).item()
+    return {name: error for name, error in errors.items() if math.isfinite(error)}
+
+
+def _correlation(x: Float[Tensor, "n"], y: Float[Tensor, "n"]) -> float:
+    """Return Pearson's correlation; NaN if either is constant."""
+    return torch.corrcoef(torch.stack([x, y]))[0, 1].item()
 
 
 def q_gains(

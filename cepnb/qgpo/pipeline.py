@@ -23,7 +23,7 @@ from cepnb.errors import CepnbError, in_a_line
 from cepnb.profiles import profile_name
 from cepnb.qgpo.behaviour import behaviour_net, train_behaviour
 from cepnb.qgpo.critic import critic_net, support_values, train_critic
-from cepnb.qgpo.diagnostics import q_gains
+from cepnb.qgpo.diagnostics import critic_errors, q_gains
 from cepnb.qgpo.energy import energy_net, policy_dps_energy, train_energy
 from cepnb.qgpo.evaluation import PolicyBatch, evaluate, policy_name
 from cepnb.qgpo.joint import joint_nets, train_joint
@@ -326,13 +326,14 @@ def score(networks: Networks, environment: str, progress: bool) -> tuple[list[di
 
 
 def diagnose(steps: Steps) -> tuple[dict, list[str]]:
-    """Measure the level and spread of Q and the gains in Q; values that are not finite are faults."""
+    """Measure level, spread and errors of Q and the gains in Q; report other than finite values as faults."""
     (states,) = draw(steps.stream("gain states"), 1_000, steps.contrast_states)
     inputs = steps.energies, states, steps.widths[1], steps.settings, steps.stream("gain")
     gains = q_gains(steps.eps, steps.q, *inputs)
-    spread = steps.values.std(dim=1).median().item()
+    spread, discount = steps.values.std(dim=1).median().item(), steps.settings.discount
     levels = {"q_mean": steps.values.mean().item()}
     levels["beta_times_q_spread"] = steps.settings.beta * spread  # 0: π's weights are equal
+    levels |= critic_errors(steps.q, steps.data, steps.support[: len(steps.data.states)], discount)
     broken = [gain for gain in gains if not math.isfinite(gain["gain"])]
     names = [policy_name(gain["method"], gain["scale"]) for gain in broken]
     faults = [f"{name}: a gain in Q that is not finite" for name in names]

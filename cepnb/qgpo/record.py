@@ -55,6 +55,11 @@ class Metrics(msgspec.Struct):
     versions: dict[str, str] | UnsetType = UNSET  # of Python, torch, mujoco and numpy
     q_mean: Number | None | UnsetType = UNSET  # mean Q of the contrasted actions
     beta_times_q_spread: Number | None | UnsetType = UNSET  # β times the deviation of Q in a state
+    # Errors of the critic; see `cepnb.qgpo.diagnostics.critic_errors`
+    agreement: Number | UnsetType = UNSET
+    data_less_support: Number | UnsetType = UNSET
+    return_rank_correlation: Number | UnsetType = UNSET
+    return_bias: Number | UnsetType = UNSET
     digest: str | UnsetType = UNSET  # of the dataset
     device: str | UnsetType = UNSET  # absent on a CPU
     faults: list[str] | UnsetType = UNSET  # what could not be scored, and why
