@@ -87,7 +87,10 @@ def refusal(**changes: object) -> str:
         (["--set", "episodes=True"], refusal(episodes=True)),
         (["--set", "behaviour_widths=(64, 'wide')"], refusal(behaviour_widths=(64, "wide"))),
         (["--set", "episodes"], "--set episodes: the value is missing; use NAME=VALUE"),
-        (["--set", "labels=raw"], "labels 'raw': use one of self_normalised, state_value"),
+        (
+            ["--set", "labels=raw"],
+            "labels 'raw': use one of self_normalised, state_value, posterior",
+        ),
         (
             ["--set", "guidance=('cep', 'cfg')"],
             "guidance 'cfg': use one of cep, mse, exp_mse, dps",

@@ -145,6 +145,40 @@ def test_labels_over_a_state_value_are_unbiased_where_good_actions_are_rare() ->
     assert all(0.8 < share < 1.12 for share in shares["exp_mse", "state_value"]), shares
 
 
+@pytest.mark.parametrize("contrasted", [0, 6])
+def test_posterior_labels_are_minimised_by_the_exact_energy(contrasted: int) -> None:
+    """A Gaussian μ with linear βQ = b a has closed forms of all energies; own labels are noisier."""
+    g, K, b, variance = torch.Generator().manual_seed(0), 600, 6.0, 0.09
+    a = math.sqrt(variance) * torch.randn(150, K, 1, generator=g)
+    q, s = a[:, :, 0], torch.zeros(150, 1)
+
+    def posterior(at: torch.Tensor, t: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        alpha, sigma = SCHEDULE.coefficients(t, at)
+        noised = alpha**2 * variance + sigma**2
+        return (alpha * variance * at / noised)[..., 0], (variance * sigma**2 / noised)[..., 0]
+
+    def exact(method: str, factor: float = 1.0):
+        def energy(at: torch.Tensor, t: torch.Tensor, s: torch.Tensor) -> torch.Tensor:
+            mean, spread = posterior(at, t)
+            linear = -b * (mean - a.mean(dim=1))
+            f = linear if method == "mse" else linear - b**2 * spread / 2
+            return factor * f + (b**2 * variance / 2 if method == "exp_mse" else 0)
+
+        return energy
+
+    def loss(method: str, labels: str, factor: float = 1.0) -> float:
+        count = contrasted if labels == "posterior" else 0
+        chosen = qgpo_settings("ci", beta=b, labels=labels, contrasted=count, energy_K=K)
+        noise = torch.Generator().manual_seed(1)
+        net = exact(method, factor)
+        return contrast_loss(method, net, s, a, q, chosen, noise).double().mean().item()
+
+    for method in ("mse", "exp_mse"):
+        assert loss(method, "posterior") < 0.05 * loss(method, "self_normalised")
+    low, found, high = (loss("cep", "posterior", factor) for factor in (0.8, 1.0, 1.2))
+    assert found < low and found < high
+
+
 def test_an_unknown_energy_is_refused() -> None:
     states, support, q = torch.zeros(3, 1), torch.zeros(3, 8, 1), torch.zeros(3, 8)
     with pytest.raises(CepnbError, match="^method 'dps': use one of cep, mse, exp_mse$"):
@@ -326,7 +360,7 @@ def test_shapes_that_would_broadcast_in_a_loss_are_refused(as_users_call_it: Non
         ),
         (
             lambda: critic_loss(Columns(), Columns(), data, support, chosen)(g),
-            r"Q has shape \(256, 1\); use that of rewards, \(256,\)",
+            r"Q has shape \(128, 1\); use that of rewards, \(128,\)",
         ),
         (
             lambda: behaviour_loss(net, data.states, torch.zeros(7, 2), chosen),

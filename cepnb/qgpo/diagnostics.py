@@ -12,6 +12,7 @@ from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradien
 from cepnb.diffusion.networks import TwinQ
 from cepnb.diffusion.training import unpacked
 from cepnb.qgpo.critic import support_values
+from cepnb.qgpo.energy import posterior_log_weights
 from cepnb.qgpo.policy import BLOCK, sample_actions
 from cepnb.qgpo.settings import SCHEDULE, Settings
 from cepnb.qgpo.transitions import Transitions
@@ -138,7 +139,7 @@ def q_gains(
 def summed_energy(
     actions: Float[Tensor, "n draws da"], beta_q: Float[Tensor, "n draws"]
 ) -> EnergyFunction:
-    """E_t(s, a_t) = −log Σ_i w_i e^{βQ_i} with w_i ∝ N(a_t; α_t a_i, σ_t² I), for actions a_i of μ.
+    """E_t(s, a_t) = −log Σ_i w_i e^{βQ_i} with `posterior_log_weights` w of actions a_i of μ.
 
     It takes a_t of shape (n, k, da) in the same n states, and converges to the intermediate energy
     as the number of draws grows. For one state, a `GaussianMixture` of point masses is the same.
@@ -149,9 +150,7 @@ def summed_energy(
         at: Float[Tensor, "n k da"], t: Tensor, s: Tensor | None = None
     ) -> Float[Tensor, "n k"]:
         check_shape("a_t", at, len(actions), "k", actions.shape[-1])
-        alpha, sigma = SCHEDULE.coefficients(t, at)
-        distance = ((at / alpha).unsqueeze(-2) - actions.unsqueeze(-3)).square().sum(dim=-1)
-        log_w = (-distance * (alpha / sigma) ** 2 / 2).log_softmax(dim=-1)
+        log_w = posterior_log_weights(at, t, actions)
         return -(log_w + beta_q.unsqueeze(-2)).logsumexp(dim=-1)
 
     return energy

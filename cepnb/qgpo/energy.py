@@ -80,37 +80,64 @@ def contrast_loss(
 ) -> Float[Tensor, "batch"] | Float[Tensor, "batch k"]:
     """In-support contrastive energy prediction (Eqs. 19–20, arXiv:2304.12824), or a regression.
 
-    The K actions of a state are noised at one t. E = −Q, taken relative to the state's mean.
+    K actions of a state, or `settings.contrasted` of them, are noised at one t. E = −Q, taken
+    relative to the state's mean.
 
-    - "cep": −Σ_i softmax(βQ)_i log softmax(−f)_i, one value per state (Eq. 20). With `settings.labels`
-      "state_value" the labels are e^{β(Q_i − V)} instead, up to e^`CEILING`.
-    - "mse": (f + β(Q − mean Q))², one value per action.
-    - "exp_mse": regression of e^{−f} on e^{β(Q − V)}, one value per action.
+    - "cep": −Σ_i softmax(−E_t)_i log softmax(−f)_i, one value per state.
+    - "mse": (f − E_t)², one value per action.
+    - "exp_mse": regression of e^{−f} on e^{−E_t − βV}, one value per action.
 
-    V = β⁻¹ log mean e^{βQ} is over the same K actions if labels are "self_normalised", which biases
-    the minimiser where good actions are rare. With "state_value" a random half of the actions is
-    contrasted and V is over the other half: this keeps the minimiser of Eq. 12.
+    `settings.labels` estimates E_t of the noised action a_t, which was made from action a_i:
+
+    - "self_normalised": −βQ_i, so that "cep" is Eq. 20. It is biased where good actions are rare.
+    - "state_value": the same, but "cep" has the labels e^{β(Q_i − V)}, up to e^`CEILING`, where a
+      random half of the actions is contrasted and V is over the other half: the minimiser of Eq. 12.
+    - "posterior" (beyond the paper): −log Σ_j w_j e^{βQ_j} over all K actions of the state, with
+      their `posterior_log_weights`; for "mse", −Σ_j w_j βQ_j. This is the conditional mean of the
+      other labels given a_t, so it has the same limit as K grows, and less noise. Few of the K
+      actions then suffice in the softmax, because the minimiser does not depend on their number.
+
+    V = β⁻¹ log mean e^{βQ}, over the same K actions unless labels are "state_value".
     """
     beta = settings.beta
     t = SCHEDULE.draw_times(len(s), generator)
-    contrasted = others = q - q.mean(dim=1, keepdim=True)
+    all_a, all_q = a, q - q.mean(dim=1, keepdim=True)
+    contrasted = others = all_q
     halved = settings.labels == "state_value"
-    if halved:
+    if count := q.shape[1] // 2 + q.shape[1] % 2 if halved else settings.contrasted:
         order = torch.rand(q.shape, generator=generator, device=q.device).argsort(dim=1)
-        contrasted, others = contrasted.gather(1, order).tensor_split(2, dim=1)
-        a = a.take_along_dim(order[:, : contrasted.shape[1], None], dim=1)
+        contrasted, others = all_q.gather(1, order).tensor_split([count], dim=1)
+        a = a.take_along_dim(order[:, :count, None], dim=1)
     eps = torch.randn(a.shape, generator=generator, device=a.device)
     at = SCHEDULE.add_noise(a, t, eps)
     f, beta_energy = net(at, t, s.unsqueeze(1)), -beta * contrasted
     check_same_shape(labels=contrasted, f=f)
+    if settings.labels == "posterior":
+        log_w, beta_q = posterior_log_weights(at, t, all_a), beta * all_q.unsqueeze(1)
+        if method == "mse":
+            beta_energy = -(log_w.exp() * beta_q).sum(dim=2)
+        else:
+            beta_energy = -(log_w + beta_q).logsumexp(dim=2)
     if method == "mse":
         return mse(f, beta_energy)
     if method == "cep" and not halved:
         return cep_self_normalised(f, beta_energy)
-    beta_value = beta * soft_value(others, beta)
+    beta_value = beta * soft_value(others if halved else all_q, beta)
     if method == "cep":
         return cep(f, beta_energy, beta_value, CEILING)
     return exponentiated_mse(f, beta_energy + beta_value.unsqueeze(1))
+
+
+def posterior_log_weights(
+    at: Float[Tensor, "n k da"], t: Tensor, actions: Float[Tensor, "n K da"]
+) -> Float[Tensor, "n k K"]:
+    """Return log w with w_j ∝ N(a_t; α_t a_j, σ_t² I), Σ_j w_j = 1: which action a_t was made from.
+
+    For actions a_j of μ(·|s) these are self-normalised importance weights of μ(a_0 | a_t, s).
+    """
+    alpha, sigma = SCHEDULE.coefficients(t, at)
+    distance = ((at / alpha).unsqueeze(2) - actions.unsqueeze(1)).square().sum(dim=3)
+    return (-distance * (alpha / sigma) ** 2 / 2).log_softmax(dim=2)
 
 
 def policy_dps_energy(eps: EpsFunction, q: TwinQ, settings: Settings) -> EnergyFunction:
