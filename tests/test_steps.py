@@ -220,6 +220,10 @@ def test_observed_returns_of_ended_and_cut_episodes() -> None:
         for row in range(first, last + 1):
             terms = [discount ** (k - row) * (k + 1) for k in range(row, last + 1)]
             assert returns[row].item() == pytest.approx(sum(terms), rel=1e-5)
+    walk, whole = observed_returns(data, discount, one_walk=True)
+    terms = [discount ** (k - 4) * (k + 1) for k in range(4, 10)]
+    assert walk[4].item() == pytest.approx(sum(terms), rel=1e-5) and whole[2:5].all()
+    assert torch.equal(walk[:2], returns[:2]) and torch.equal(walk[5:], returns[5:])
 
 
 def test_errors_of_a_known_critic() -> None:

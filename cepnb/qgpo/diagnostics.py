@@ -26,12 +26,13 @@ COMPARED = 10_000  # states, at most, whose support actions are evaluated
 
 
 def observed_returns(
-    data: Transitions, discount: float
+    data: Transitions, discount: float, one_walk: bool = False
 ) -> tuple[Float[Tensor, "n"], Bool[Tensor, "n"]]:
     """Return Σ_k γ^k r_{i+k} from each row to the end of its episode, and which of them are whole.
 
     A return is whole if its episode ends in a terminal, or if the discount at the cut is at most
-    `CUT`. These are unbiased samples of the behaviour's Q(s, a).
+    `CUT`. These are unbiased samples of the behaviour's Q(s, a). With `one_walk` only terminals and
+    the last row end an episode: the data of a maze goes on where its controller gets a new goal.
     """
     n = len(data.rewards)
     follows = data.next_row.eq(torch.arange(1, n + 1, device=data.next_row.device)).tolist()
@@ -40,7 +41,7 @@ def observed_returns(
     for i in reversed(range(n)):
         if terminals[i]:
             total, weight = 0.0, 0.0
-        elif not follows[i] or i == n - 1:
+        elif i == n - 1 or not (follows[i] or one_walk):
             total, weight = 0.0, 1.0
         total, weight = rewards[i] + discount * total, discount * weight
         returns[i], missing[i] = total, weight
