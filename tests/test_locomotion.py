@@ -19,7 +19,7 @@ from cepnb.datasets.agents import (
 )
 from cepnb.datasets.hdf5 import load_hdf5
 from cepnb.datasets.local import local_dataset
-from cepnb.datasets.sac import SETTINGS, make_history
+from cepnb.datasets.sac import SETTINGS, agent_of, make_history
 from cepnb.envs.d4rl_package import normalised_score, reference_scores
 from cepnb.envs.locomotion import TASKS, LocomotionEnv
 from cepnb.envs.maze import MazeEnv, PointMass
@@ -288,6 +288,38 @@ def test_training_folder_of_another_seed_or_length_is_rejected(tmp_path: Path) -
         match="hopper: no agent reaches a return of 1078 in 2000 steps; train for more steps",
     ):
         make_history("hopper", 2_000, 0, tmp_path)
+
+
+def test_actor_with_normalised_inputs_is_folded_into_plain_layers(tmp_path: Path) -> None:
+    """By hand: each linear layer of sbx's actor takes scale (x − mean)/√(var + 0.001) + bias."""
+    draw, tensors = torch.Generator().manual_seed(0), {}
+    for norm, width in (("BatchRenorm_0", 3), ("BatchRenorm_1", 5), ("BatchRenorm_2", 4)):
+        for name in (f"params/{norm}/scale", f"params/{norm}/bias", f"stats/{norm}/mean"):
+            tensors[name] = torch.randn(width, generator=draw)
+        tensors[f"stats/{norm}/var"] = torch.rand(width, generator=draw)
+    for layer, shape in (("0", (3, 5)), ("1", (5, 4)), ("2", (4, 2)), ("3", (4, 2))):
+        tensors[f"params/Dense_{layer}/kernel"] = torch.randn(shape, generator=draw)
+        tensors[f"params/Dense_{layer}/bias"] = torch.randn(shape[1], generator=draw)
+    save_tensors(tmp_path / "actor.safetensors", tensors)
+
+    def layer(x: torch.Tensor, dense: int, norm: int) -> torch.Tensor:
+        stats, name = f"stats/BatchRenorm_{norm}", f"params/BatchRenorm_{norm}"
+        unit = (x - tensors[f"{stats}/mean"]) / (tensors[f"{stats}/var"] + 0.001).sqrt()
+        unit = tensors[f"{name}/scale"] * unit + tensors[f"{name}/bias"]
+        return (
+            unit @ tensors[f"params/Dense_{dense}/kernel"] + tensors[f"params/Dense_{dense}/bias"]
+        )
+
+    states = torch.randn(20, 3, generator=draw)
+    h = layer(layer(states, 0, 0).relu(), 1, 1).relu()
+    noise = np.random.default_rng(0).standard_normal((20, 2))
+    expected = (
+        layer(h, 2, 2) + layer(h, 3, 2).clamp(-20, 2).exp() * torch.from_numpy(noise)
+    ).tanh()
+    actions = agent_of(tmp_path / "actor.safetensors")(
+        states.double().numpy(), np.random.default_rng(0)
+    )
+    np.testing.assert_allclose(actions, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_file_without_agents(tmp_path) -> None:

@@ -1,4 +1,7 @@
-"""Train the agents of the local locomotion data: soft actor-critic of sbx, an optional extra."""
+"""Train the agents of the local locomotion data: soft actor-critic of sbx, an optional extra.
+
+The variant is CrossQ (Bhatt et al. 2024): batch renormalisation instead of target networks.
+"""
 
 import json
 import warnings
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy import ndarray as Array
 from tqdm.auto import tqdm
 
 from cepnb.datasets.agents import Agent, episode_returns
@@ -16,19 +20,25 @@ from cepnb.errors import CepnbError
 from cepnb.storage.files import load_tensors, read_json, save_tensors, write_json
 from cepnb.storage.runs import Run
 
-STEPS = 1_000_000  # as for the agents of D4RL's data
-EVERY = 2_000  # steps between two saved agents
+STEPS = {"hopper": 200_000, "walker2d": 200_000, "halfcheetah": 360_000}
+EVERY = 1_000  # steps between two saved agents
 REPLAY_AGENTS = 20  # at most as many agents make up "medium-replay"
 EPISODES = 10  # an agent's return is the mean over these
-# Small networks, because one core trains them and the package ships them.
+# Small networks, because one core trains them and the package ships the actors.
 SETTINGS = dict(
-    policy_kwargs={"net_arch": {"pi": [128, 128], "qf": [128, 128]}},
+    policy_kwargs={"net_arch": {"pi": [128, 128], "qf": [256, 256]}},
     learning_starts=5_000,
-    batch_size=128,
-    train_freq=64,
-    gradient_steps=64,
+    batch_size=256,
+    train_freq=8,
+    gradient_steps=8,
 )
-LAYERS = ("Dense_0", "Dense_1", "Dense_2", "Dense_3")
+LAYERS = {  # of sbx's actor: linear layer and the normalisation of its input
+    "Dense_0": "BatchRenorm_0",
+    "Dense_1": "BatchRenorm_1",
+    "Dense_2": "BatchRenorm_2",  # mean
+    "Dense_3": "BatchRenorm_2",  # log deviation
+}
+RENORM_EPSILON = 0.001
 
 
 def make_history(name: str, steps: int | None, seed: int, folder: Path) -> Path:
@@ -41,7 +51,7 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path) -> Path:
     `folder` holds a training with another seed or number of steps.
     """
     environment, training = task(name), folder / f"{name}-training"
-    steps = STEPS if steps is None else steps
+    steps = STEPS[name] if steps is None else steps
     if steps < EVERY:
         raise CepnbError(f"steps {steps}: use at least {EVERY}")
     settings = {"environment": name, "steps": steps, "seed": seed, "settings": SETTINGS}
@@ -75,7 +85,11 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path) -> Path:
         for i, weight in enumerate(agent_of(path).weights):
             tensors[f"{int(path.stem)}.{i}"] = torch.from_numpy(weight.astype(np.float32))
     chosen_returns = {str(int(path.stem)): round(mean_return(path), 1) for path in chosen}
-    recipe = settings | {"environment": environment, "algorithm": "SAC", "returns": chosen_returns}
+    recipe = settings | {
+        "environment": environment,
+        "algorithm": "CrossQ",
+        "returns": chosen_returns,
+    }
     recipe |= {"medium": int(medium.stem), "expert": int(expert.stem)}
     recipe["versions"] = read_json(training / "ended.json")
     file = folder / f"{name}.safetensors"
@@ -84,10 +98,20 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path) -> Path:
 
 
 def agent_of(path: Path) -> Agent:
-    """Load sbx's actor from a file of the training as an `Agent`."""
-    tensors = load_tensors(path)[0]
-    names = [f"params/{layer}/{part}" for layer in LAYERS for part in ("kernel", "bias")]
-    return Agent(tuple(tensors[name].double().numpy() for name in names))
+    """Load sbx's actor from a file of the training as an `Agent`.
+
+    Each linear layer takes a renormalised input g x + c with g = scale/√(variance + 0.001) and
+    c = bias − g mean. So it equals a plain layer with weights g W and offset c W + b.
+    """
+    tensors = {name: tensor.double().numpy() for name, tensor in load_tensors(path)[0].items()}
+    weights: list[Array] = []
+    for dense, norm in LAYERS.items():
+        scale, offset = (tensors[f"params/{norm}/{part}"] for part in ("scale", "bias"))
+        gain = scale / np.sqrt(tensors[f"stats/{norm}/var"] + RENORM_EPSILON)
+        shift = offset - gain * tensors[f"stats/{norm}/mean"]
+        kernel, bias = (tensors[f"params/{dense}/{part}"] for part in ("kernel", "bias"))
+        weights += [gain[:, None] * kernel, shift @ kernel + bias]
+    return Agent(tuple(weights))
 
 
 def _train(name: str, steps: int, seed: int, folder: Path) -> None:
@@ -95,7 +119,7 @@ def _train(name: str, steps: int, seed: int, folder: Path) -> None:
     try:
         import gymnasium
         import jax
-        from sbx import SAC
+        from sbx import CrossQ
         from stable_baselines3.common.callbacks import BaseCallback
     except ImportError as error:
         remedy = "install the extra: pip install 'cepnb[agents]'"
@@ -105,16 +129,20 @@ def _train(name: str, steps: int, seed: int, folder: Path) -> None:
         def _on_step(self) -> bool:
             bar.update()
             if self.num_timesteps % EVERY == 0:
-                params, tensors = self.model.policy.actor_state.params, {}
-                for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+                actor, tensors = self.model.policy.actor_state, {}
+                parts = {"params": actor.params, "stats": actor.batch_stats}
+                for keys, leaf in jax.tree_util.tree_flatten_with_path(parts)[0]:
                     tensor_name = "/".join(str(key.key) for key in keys)
                     tensors[tensor_name] = torch.from_numpy(np.array(leaf))
                 save_tensors(folder / f"{self.num_timesteps:07d}.safetensors", tensors)
             return True
 
-    with warnings.catch_warnings(), tqdm(total=steps, desc=f"SAC, {name}", mininterval=0.5) as bar:
+    with (
+        warnings.catch_warnings(),
+        tqdm(total=steps, desc=f"CrossQ, {name}", mininterval=0.5) as bar,
+    ):
         warnings.simplefilter("ignore")
-        model = SAC("MlpPolicy", gymnasium.make(task(name)), seed=seed, **SETTINGS)
+        model = CrossQ("MlpPolicy", gymnasium.make(task(name)), seed=seed, **SETTINGS)
         model.learn(steps, callback=SaveActor())
     packages = ("sbx-rl", "jax", "gymnasium", "mujoco")
     write_json(folder / "ended.json", {package: version(package) for package in packages})

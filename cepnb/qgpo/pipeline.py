@@ -38,6 +38,7 @@ from cepnb.storage.runs import Run
 from cepnb.storage.validation import check_path, check_seed, check_type
 
 EXAMPLES = "examples.safetensors"  # rows of the data, to check an environment that is named later
+GAIN_STATES = 300  # of the gains in Q
 Maker = Callable[..., Module]  # builds or trains a network
 
 
@@ -327,7 +328,7 @@ def score(networks: Networks, environment: str, progress: bool) -> tuple[list[di
 
 def diagnose(steps: Steps) -> tuple[dict, list[str]]:
     """Measure level, spread and errors of Q and the gains in Q; report other than finite values as faults."""
-    (states,) = draw(steps.stream("gain states"), 1_000, steps.contrast_states)
+    (states,) = draw(steps.stream("gain states"), GAIN_STATES, steps.contrast_states)
     inputs = steps.energies, states, steps.widths[1], steps.settings, steps.stream("gain")
     gains = q_gains(steps.eps, steps.q, *inputs)
     spread, discount = steps.values.std(dim=1).median().item(), steps.settings.discount
