@@ -32,7 +32,7 @@ def observed_returns(
 
     A return is whole if its episode ends in a terminal, or if the discount at the cut is at most
     `CUT`. These are unbiased samples of the behaviour's Q(s, a). With `one_walk` only terminals and
-    the last row end an episode: the data of a maze goes on where its controller gets a new goal.
+    the last row end an episode: in the data of a maze, a new goal does not move the controller.
     """
     n = len(data.rewards)
     follows = data.next_row.eq(torch.arange(1, n + 1, device=data.next_row.device)).tolist()
