@@ -24,6 +24,7 @@ from cepnb.experiments.report import scores_text
 from cepnb.experiments.scores import rows_of
 from cepnb.qgpo import evaluation, pipeline
 from cepnb.qgpo.pipeline import Steps, configuration_of, evaluate_run, run_qgpo
+from cepnb.qgpo.pretrained import load_networks
 from cepnb.qgpo.record import cached_run, read_metrics
 from cepnb.qgpo.settings import Settings, coerce, qgpo_settings
 from cepnb.storage.files import load_tensors, read_json, save_tensors, write_json
@@ -186,6 +187,20 @@ def test_two_processes_share_a_folder_and_the_last_step_runs_all_before_it(
     for name in files:
         assert (tmp_path / name).read_bytes() == (unbroken[0] / name).read_bytes()
     assert set(Run(tmp_path, configuration).seconds) == set(unbroken[1]["seconds"]) - {"evaluation"}
+
+
+def test_without_guidance_only_the_behaviour_model_is_trained(
+    unbroken: tuple[Path, dict], tmp_path: Path, short_episodes: None
+) -> None:
+    """Imitation alone scores the same as the behaviour of a whole run, and can be loaded."""
+    found = run(tmp_path, guidance=(), best_of=0)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert "behaviour.safetensors" in names and not names & {"support.npy", "critic.safetensors"}
+    (score,) = found["scores"]
+    assert score["method"] == "behaviour" and "gains" not in found
+    networks = load_networks(tmp_path)
+    assert networks.q is None and networks.methods == ["behaviour"]
+    assert torch.equal(networks.eps.out.bias, load_networks(unbroken[0]).eps.out.bias)
 
 
 def test_other_energies_reuse_the_same_models(

@@ -18,10 +18,10 @@ _BEHAVIOUR = (
     "behaviour_final behaviour_precision checkpoint_every"
 )
 _CRITIC = (
-    "training beta_q discount q_width q_depth place_frequencies q_steps q_batch q_rate q_final "
-    "target_rate checkpoint_every"
+    "training beta_q discount q_width q_depth q_layer_norm place_frequencies target_actions q_steps "
+    "q_batch q_rate q_final target_rate checkpoint_every"
 )
-_ENERGY = "beta labels energy_width energy_depth energy_batch"
+_ENERGY = "beta labels contrasted energy_width energy_depth energy_batch"
 _ENERGY_STEPS = tuple(f"energy_{method}" for method in TRAINED_ENERGIES)
 # For each step: the settings that it reads, and the steps that it depends on. A test records what each step reads.
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -50,6 +50,8 @@ def settings_of(step: str) -> frozenset[str]:
 
 def saved_steps(settings: Settings) -> list[str]:
     """Return the steps of a run that write a file, in order."""
+    if not settings.needs_critic:
+        return ["behaviour"]
     steps = ["behaviour", "support"]
     if settings.energy_states:
         steps.append("energy_support")

@@ -1,5 +1,6 @@
 """Step 4: the intermediate energy f_φ(a_t, t, s) of E(s, a) = −Q(s, a), by CEP (Eq. 20) or regression."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -51,7 +52,7 @@ def energy_loss(
     q: Float[Tensor, "n K"],
     settings: Settings,
 ) -> StepLoss:
-    """Return the loss of one step: `contrast_loss` of `settings.energy_batch` random states.
+    """Return the loss of one step: `contrast_loss` of `settings.states_per_energy_step` states.
 
     Raises `CepnbError` on an unknown method and on shapes that differ.
     """
@@ -63,7 +64,7 @@ def energy_loss(
     check_shape("Q", q, *support.shape[:2])
 
     def step_loss(generator: torch.Generator) -> Tensor:
-        s, a, values = draw(generator, settings.energy_batch, states, support, q)
+        s, a, values = draw(generator, settings.states_per_energy_step, states, support, q)
         return contrast_loss(method, net, s, a, values, settings, generator)
 
     return step_loss
@@ -80,8 +81,7 @@ def contrast_loss(
 ) -> Float[Tensor, "batch"] | Float[Tensor, "batch k"]:
     """In-support contrastive energy prediction (Eqs. 19–20, arXiv:2304.12824), or a regression.
 
-    K actions of a state, or `settings.contrasted` of them, are noised at one t. E = −Q, taken
-    relative to the state's mean.
+    The K actions of a state are noised at one t. E = −Q, taken relative to the state's mean.
 
     - "cep": −Σ_i softmax(−E_t)_i log softmax(−f)_i, one value per state.
     - "mse": (f − E_t)², one value per action.
@@ -94,8 +94,8 @@ def contrast_loss(
       random half of the actions is contrasted and V is over the other half: the minimiser of Eq. 12.
     - "posterior" (beyond the paper): −log Σ_j w_j e^{βQ_j} over all K actions of the state, with
       their `posterior_log_weights`; for "mse", −Σ_j w_j βQ_j. This is the conditional mean of the
-      other labels given a_t, so it has the same limit as K grows, and less noise. Few of the K
-      actions then suffice in the softmax, because the minimiser does not depend on their number.
+      other labels given a_t, so it has the same limit as K grows, and less noise. Only
+      `settings.contrasted` of the K are noised: the minimiser does not depend on their number.
 
     V = β⁻¹ log mean e^{βQ}, over the same K actions unless labels are "state_value".
     """
@@ -104,7 +104,9 @@ def contrast_loss(
     all_a, all_q = a, q - q.mean(dim=1, keepdim=True)
     contrasted = others = all_q
     halved = settings.labels == "state_value"
-    if count := q.shape[1] // 2 + q.shape[1] % 2 if halved else settings.contrasted:
+    averaged = settings.labels == "posterior"
+    if halved or averaged:
+        count = math.ceil(q.shape[1] / 2) if halved else settings.contrasted
         order = torch.rand(q.shape, generator=generator, device=q.device).argsort(dim=1)
         contrasted, others = all_q.gather(1, order).tensor_split([count], dim=1)
         a = a.take_along_dim(order[:, :count, None], dim=1)
@@ -112,7 +114,7 @@ def contrast_loss(
     at = SCHEDULE.add_noise(a, t, eps)
     f, beta_energy = net(at, t, s.unsqueeze(1)), -beta * contrasted
     check_same_shape(labels=contrasted, f=f)
-    if settings.labels == "posterior":
+    if averaged:
         log_w, beta_q = posterior_log_weights(at, t, all_a), beta * all_q.unsqueeze(1)
         if method == "mse":
             beta_energy = -(log_w.exp() * beta_q).sum(dim=2)

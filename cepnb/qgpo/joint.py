@@ -40,7 +40,7 @@ def train_joint(
 
     def step_loss(generator: torch.Generator) -> Float[Tensor, "1"]:
         total = q_loss(generator).mean()
-        s, a = draw(generator, settings.energy_batch, states, actions)
+        s, a = draw(generator, settings.states_per_energy_step, states, actions)
         with torch.no_grad():
             values = target(s.unsqueeze(1), a)
         for method, f in energies.items():

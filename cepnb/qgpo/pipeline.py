@@ -131,7 +131,8 @@ class Steps:
     @property
     def networks(self) -> Networks:
         """All networks; those that are missing are trained."""
-        return Networks(self.eps, self.q, self.energies, self.scaling, *self.chosen)
+        q = self.q if self.settings.needs_critic else None
+        return Networks(self.eps, q, self.energies, self.scaling, *self.chosen)
 
     def stream(self, purpose: str) -> torch.Generator:
         """Return this seed's random stream for a purpose, on the device."""
@@ -204,6 +205,8 @@ def check_evaluation(environment: str) -> None:
 
 def set_bytes(dataset: OfflineDataset, settings: Settings) -> dict[str, int]:
     """Return about how many bytes each support set of a run takes."""
+    if not settings.needs_critic:
+        return {}
     rows = len(dataset.rewards) * (2 if settings.state_jitter else 1)
     actions = {"support": rows * settings.K}
     actions["energy_support"] = settings.energy_states * settings.energy_K
@@ -312,9 +315,11 @@ def evaluate_run(
 def score(networks: Networks, environment: str, progress: bool) -> tuple[list[dict], list[str]]:
     """Step 5: score behaviour, each energy at each scale, and best of K; return records and faults.
 
-    The behaviour is evaluated in the batch of the first energy, at s = 0.
+    The behaviour is evaluated in the batch of the first energy, at s = 0, if there is one.
     """
     settings, batches, behaviour = networks.settings, [], [("behaviour", 0.0)]
+    if not networks.energies:
+        batches.append(PolicyBatch(behaviour, partial(networks.policy, "behaviour")))
     for method in networks.energies:
         policies = behaviour + [(method, scale) for scale in settings.scales]
         batches.append(PolicyBatch(policies, partial(networks.policy, method)))
@@ -328,6 +333,8 @@ def score(networks: Networks, environment: str, progress: bool) -> tuple[list[di
 
 def diagnose(steps: Steps) -> tuple[dict, list[str]]:
     """Measure level, spread and errors of Q and the gains in Q; report other than finite values as faults."""
+    if not steps.settings.needs_critic:
+        return {}, []
     (states,) = draw(steps.stream("gain states"), GAIN_STATES, steps.contrast_states)
     inputs = steps.energies, states, steps.widths[1], steps.settings, steps.stream("gain")
     gains = q_gains(steps.eps, steps.q, *inputs)

@@ -159,7 +159,8 @@ def _read_run(folder: Path) -> tuple[dict[str, Tensor], dict]:
     configuration = read_json(folder / "settings.json")
     settings = _settings(configuration, folder / "settings.json")
     energies = [method for method in settings.guidance if method in TRAINED_ENERGIES]
-    names_in_joint = {"critic": "q"} | {f"energy_{method}": method for method in energies}
+    names_in_joint = {"critic": "q"} if settings.needs_critic else {}
+    names_in_joint |= {f"energy_{method}": method for method in energies}
     steps, parts, tensors = ["scaling", "behaviour"], {}, {}
     if settings.training == "joint":
         joint = load_tensors(folder / "joint.safetensors")[0]

@@ -24,7 +24,7 @@ CHOICES = {
     "guidance": ("cep", "mse", "exp_mse", "dps"),
 }
 MINIMUM = dict(K=2, energy_K=2, data_seed=0, energy_states=0, best_of=0)
-MINIMUM |= dict(state_jitter=0, place_frequencies=0, target_actions=0, contrasted=0)
+MINIMUM |= dict(state_jitter=0, place_frequencies=0, target_actions=0, contrasted=2)
 MAXIMUM = dict(target_rate=1.0, beta=1e30, beta_q=1e30)  # float32 holds βQ up to 3e38
 FIX = "write True or False, 3, 0.5, name, or ('one', 'two')"
 
@@ -76,13 +76,13 @@ class Settings:
     energy_width: int = 256
     energy_depth: int = 4  # hidden layers
     energy_steps: int = 1_000_000
-    energy_batch: int = 256  # states per step, with energy_K actions each
+    energy_batch: int = 256  # states per step with energy_K actions, or more with few `contrasted`
     energy_rate: float = 3e-4
     energy_final: float = 1.0
     labels: str = "self_normalised"  # estimate of E_t; see `cepnb.qgpo.energy.contrast_loss`
-    contrasted: int = 0  # actions contrasted per state and step, drawn from energy_K; 0 uses all
+    contrasted: int = 4  # with labels "posterior", actions contrasted per state, of its energy_K
     training: str = "staged"  # "joint" trains the energies together with Q
-    guidance: tuple[str, ...] = ("cep", "mse")  # energies to train and evaluate
+    guidance: tuple[str, ...] = ("cep", "mse")  # energies to train and evaluate; () for none
     # 5. Evaluation
     episodes: int = 100  # per method and scale
     scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 8.0, 10.0)  # guidance scales s; 1 is exact
@@ -103,10 +103,8 @@ class Settings:
         _require(self.target_actions <= self.K, f"target_actions {self.target_actions}", most)
         enough = self.labels != "state_value" or K >= 4
         _require(enough, f"energy_K {K}", "at least 4 actions for labels 'state_value'")
-        count, fix = self.contrasted, f"0, or 2 to energy_K = {K}"
-        _require(count == 0 or 2 <= count <= K, f"contrasted {count}", fix)
-        fix = "0 for labels 'state_value', which contrast half of the actions"
-        _require(count == 0 or self.labels != "state_value", f"contrasted {count}", fix)
+        enough = self.labels != "posterior" or self.contrasted <= K
+        _require(enough, f"contrasted {self.contrasted}", f"at most energy_K = {K}")
         _require(scale in self.scales, f"scales {self.scales}", f"headline_scale {scale} as well")
         for name in ("scales", "guidance"):
             values = getattr(self, name)
@@ -115,6 +113,18 @@ class Settings:
         _require(every % record == 0, f"checkpoint_every {every}", f"a multiple of {record}")
         for step in ("behaviour", "q", "energy"):
             self.plan(step)
+
+    @property
+    def states_per_energy_step(self) -> int:
+        """States per step of step 4, so that the noised actions are energy_batch × energy_K."""
+        if self.labels != "posterior":
+            return self.energy_batch
+        return self.energy_batch * self.energy_K // self.contrasted
+
+    @property
+    def needs_critic(self) -> bool:
+        """Whether any policy uses Q; otherwise the run is imitation by the behaviour model alone."""
+        return bool(self.guidance or self.best_of)
 
     def plan(self, step: str) -> Plan:
         """Return the training plan of "behaviour", "q" or "energy": steps and learning rates."""
@@ -126,7 +136,7 @@ class Settings:
 def _check(name: str, value: object) -> None:
     """Raise `CepnbError` if a setting is outside `CHOICES` or its limits."""
     values = value if isinstance(value, tuple) else (value,)
-    _require(values, f"{name} {value}", "at least one value")
+    _require(values or name == "guidance", f"{name} {value}", "at least one value")
     least = MINIMUM.get(name, 1)
     for item in values:
         if name in CHOICES:
@@ -161,7 +171,8 @@ _SMALL = dict(
 _SMALL |= dict(state_jitter=0.2)  # the data is in thin tubes; outside them Q would be too high
 # Layer norm, width and number of steps matter together; few drawn actions make steps cheap.
 _SMALL |= dict(q_layer_norm=True, q_batch=128, q_rate=1e-3, q_final=0.05, target_rate=0.01)
-_SMALL |= dict(beta=20.0, energy_rate=4e-3, energy_final=0.01, labels="posterior")
+_SMALL |= dict(beta=20.0, energy_batch=32, energy_rate=4e-3, energy_final=0.01)
+_SMALL |= dict(labels="posterior")  # less noise, so many states with few contrasted actions
 _SIZES = {  # setting: (ci, laptop, desktop)
     "transitions": (4_000, 100_000, 400_000),
     "behaviour_widths": ((64, 32), (128, 64, 32), (256, 128, 64)),
@@ -174,8 +185,6 @@ _SIZES = {  # setting: (ci, laptop, desktop)
     "target_actions": (2, 4, 4),
     "energy_states": (1_000, 25_000, 50_000),  # neighbouring states are similar: larger K instead
     "energy_K": (8, 64, 128),  # Eq. 20 is biased at small K
-    "contrasted": (2, 4, 4),  # many states with few actions each
-    "energy_batch": (64, 512, 512),
     "energy_width": (32, 128, 192),
     "energy_depth": (2, 3, 3),
     "energy_steps": (300, 12_000, 40_000),
