@@ -80,8 +80,8 @@ def refusal(**changes: object) -> str:
         (["--set", "q_rate=0"], "q_rate 0.0: use a finite number above 0"),
         (["--set", "scales=()"], "scales (): use at least one value"),
         (
-            ["--set", "scales=(1.0,)"],
-            "scales (1.0,): use headline_scale 3.0 as well",
+            ["--set", "scales=(3.0,)"],
+            "scales (3.0,): use headline_scale 1.0 as well",
         ),
         (["--set", "episodes=many"], refusal(episodes="many")),
         (["--set", "episodes=True"], refusal(episodes=True)),
@@ -110,7 +110,7 @@ def refusal(**changes: object) -> str:
         (["--set", "betta=3"], "setting 'betta': use one of beta"),
         (["--set", "K=4", "--set", "K=8"], "--set K: given 2 times; give it once"),
         (["--set", "target_rate=2"], "target_rate 2.0: use at most 1.0"),
-        (["--set", "scales=(3.0, 3.0)"], "scales (3.0, 3.0): use each value once"),
+        (["--set", "scales=(1.0, 1.0)"], "scales (1.0, 1.0): use each value once"),
     ],
 )
 def test_bad_input_is_one_line(

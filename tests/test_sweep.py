@@ -159,7 +159,7 @@ def test_the_table_of_a_sweep(unbroken: Path) -> None:
             row["beta"] == ("3.0" if row["option"] == "beta_3" else "20.0")
             and row["scales"] == "[1.0, 3.0]"
         )
-        assert row["headline_scale"] == "3.0" and row["episodes"] == "2" and row["threads"] == "1"
+        assert row["headline_scale"] == "1.0" and row["episodes"] == "2" and row["threads"] == "1"
     # Both options share all networks but the energies, and the start states.
     plain = {
         (row["option"], row["seed"]): row["normalised"]

@@ -106,7 +106,7 @@ def contrast_loss(
     halved = settings.labels == "state_value"
     averaged = settings.labels == "posterior"
     if halved or averaged:
-        count = math.ceil(q.shape[1] / 2) if halved else settings.contrasted
+        count = math.ceil(q.shape[1] / 2) if halved else min(settings.contrasted, q.shape[1])
         order = torch.rand(q.shape, generator=generator, device=q.device).argsort(dim=1)
         contrasted, others = all_q.gather(1, order).tensor_split([count], dim=1)
         a = a.take_along_dim(order[:, :count, None], dim=1)

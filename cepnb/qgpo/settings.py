@@ -80,7 +80,7 @@ class Settings:
     energy_rate: float = 3e-4
     energy_final: float = 1.0
     labels: str = "self_normalised"  # estimate of E_t; see `cepnb.qgpo.energy.contrast_loss`
-    contrasted: int = 4  # with labels "posterior", actions contrasted per state, of its energy_K
+    contrasted: int = 4  # with labels "posterior", at most as many of energy_K are contrasted
     training: str = "staged"  # "joint" trains the energies together with Q
     guidance: tuple[str, ...] = ("cep", "mse")  # energies to train and evaluate; () for none
     # 5. Evaluation
@@ -103,8 +103,6 @@ class Settings:
         _require(self.target_actions <= self.K, f"target_actions {self.target_actions}", most)
         enough = self.labels != "state_value" or K >= 4
         _require(enough, f"energy_K {K}", "at least 4 actions for labels 'state_value'")
-        enough = self.labels != "posterior" or self.contrasted <= K
-        _require(enough, f"contrasted {self.contrasted}", f"at most energy_K = {K}")
         _require(scale in self.scales, f"scales {self.scales}", f"headline_scale {scale} as well")
         for name in ("scales", "guidance"):
             values = getattr(self, name)
@@ -119,7 +117,7 @@ class Settings:
         """States per step of step 4, so that the noised actions are energy_batch × energy_K."""
         if self.labels != "posterior":
             return self.energy_batch
-        return self.energy_batch * self.energy_K // self.contrasted
+        return self.energy_batch * self.energy_K // min(self.contrasted, self.energy_K)
 
     @property
     def needs_critic(self) -> bool:
@@ -165,6 +163,7 @@ def _require(valid: object, found: str, fix: str) -> None:
 
 
 # What the small profiles change, tuned on training seeds from 100 on, which are not reported.
+# No result of `desktop` has been measured yet.
 _SMALL = dict(
     behaviour_embedding=64, behaviour_batch=256, behaviour_rate=1e-3, behaviour_final=0.01
 )
@@ -210,8 +209,9 @@ TASKS = {
 }
 # Without frequencies the critic of the large maze has false maxima behind walls.
 _LARGE_MAZE = dict(target_rate=0.03, state_jitter=0.07, place_frequencies=32)
-# Q of few rows and steps is less reliable: smaller β scored higher on training seed 101.
-_SMALL_LOCOMOTION = dict(beta=1.0, beta_q=0.01, target_actions=1)
+# A small β_Q makes Q the behaviour's own value: one step of policy improvement. One drawn action
+# then has the mean of all, at a third of the time per step.
+_SMALL_LOCOMOTION = dict(beta_q=0.01, target_actions=1)
 PROFILE_TASKS = {  # further changes, for (profile, task)
     ("paper", "antmaze"): dict(K=32, energy_K=32, scales=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
 } | {
