@@ -171,7 +171,7 @@ _SMALL |= dict(state_jitter=0.2)  # the data is in thin tubes; outside them Q wo
 # Layer norm, width and number of steps matter together; few drawn actions make steps cheap.
 _SMALL |= dict(q_layer_norm=True, q_batch=128, q_rate=1e-3, q_final=0.05, target_rate=0.01)
 _SMALL |= dict(beta=20.0, energy_batch=32, energy_rate=4e-3, energy_final=0.01)
-_SMALL |= dict(labels="posterior")  # less noise, so many states with few contrasted actions
+_SMALL |= dict(labels="posterior")  # less noise: a step takes more states with few actions each
 _SIZES = {  # setting: (ci, laptop, desktop)
     "transitions": (4_000, 100_000, 400_000),
     "behaviour_widths": ((64, 32), (128, 64, 32), (256, 128, 64)),
