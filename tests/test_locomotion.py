@@ -261,9 +261,9 @@ def test_datasets_by_recipe() -> None:
         span = data.episode_returns.max() - data.episode_returns.min()
         torch.testing.assert_close(tuned.rewards, data.rewards * 1000 / span)
         assert torch.equal(prepare(data, "minus_one")[0].rewards, data.rewards - 1)
-    again = collect_locomotion("halfcheetah", "medium-expert", 1_200, 0)
+    again = collect_locomotion("halfcheetah", QUALITIES[-1], 1_200, 0)
     assert all(np.array_equal(again[key], arrays[key]) for key in arrays)
-    other = roll("halfcheetah", shipped_agents("halfcheetah").of("medium")[0], 100, 7)
+    other = roll("halfcheetah", shipped_agents("halfcheetah").of(QUALITIES[-1])[0], 100, 7)
     assert not np.array_equal(other["observations"], again["observations"][:100])
 
 

@@ -33,7 +33,7 @@ CASES = (
     ("mse", 1.0),
     ("mse", 3.0),
 )
-SETTINGS = json.loads(json.dumps(asdict(qgpo_settings("ci", episodes=50))))
+SETTINGS = json.loads(json.dumps(asdict(qgpo_settings("ci", episodes=50, headline_scale=3.0))))
 
 
 def metrics(seed: int, scores: tuple[float, ...], **changes: object) -> dict:
@@ -419,7 +419,7 @@ def test_the_figure_of_ablations_has_a_panel_for_each_setting() -> None:
     assert ablations(rows) == {
         "K": [(4, "base"), (16, "K_16")],
         "beta": [(5.0, "beta_5"), (20.0, "base"), (40.0, "beta_40")],
-        "labels": [("self_normalised", "base"), ("state_value", "labels")],
+        "labels": [("posterior", "base"), ("state_value", "labels")],
     }
     axes = ablation_figure(rows).axes
     assert [panel.get_title() for panel in axes] == [

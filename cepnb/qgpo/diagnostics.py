@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
-from scipy.stats import rankdata
 from torch import Tensor
 
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
@@ -31,12 +30,12 @@ def observed_returns(
     """Return Σ_k γ^k r_{i+k} from each row to the end of its episode, and which of them are whole.
 
     A return is whole if its episode ends in a terminal, or if the discount at the cut is at most
-    `CUT`. These are unbiased samples of the behaviour's Q(s, a). With `one_walk` only terminals and
+    `CUT`. These are unbiased samples of the behaviour's Q(s, a), on the CPU. With `one_walk` only terminals and
     the last row end an episode: in the data of a maze, a new goal does not move the controller.
     """
     n = len(data.rewards)
-    follows = data.next_row.eq(torch.arange(1, n + 1, device=data.next_row.device)).tolist()
-    rewards, terminals = data.rewards.double().tolist(), data.terminals.tolist()
+    follows = data.next_row.cpu().eq(torch.arange(1, n + 1)).tolist()
+    rewards, terminals = data.rewards.cpu().double().tolist(), data.terminals.cpu().tolist()
     returns, missing, total, weight = [0.0] * n, [0.0] * n, 0.0, 1.0
     for i in reversed(range(n)):
         if terminals[i]:
@@ -45,8 +44,7 @@ def observed_returns(
             total, weight = 0.0, 1.0
         total, weight = rewards[i] + discount * total, discount * weight
         returns[i], missing[i] = total, weight
-    device = data.rewards.device
-    return torch.tensor(returns, device=device), torch.tensor(missing, device=device) <= CUT
+    return torch.tensor(returns), torch.tensor(missing) <= CUT
 
 
 @torch.no_grad()
@@ -74,9 +72,11 @@ def critic_errors(
     advantages = (both - both.mean(dim=2, keepdim=True)).flatten(1)
     errors = {"agreement": _correlation(*advantages)}
     errors["data_less_support"] = (taken[some].mean() - both.amin(dim=0).mean()).item()
+    from scipy.stats import rankdata
+
     returns, whole = observed_returns(data, discount)
     if whole.any():
-        found, expected = taken[whole].cpu(), returns[whole].cpu()
+        found, expected = taken.cpu()[whole], returns[whole]
         ranks = (torch.from_numpy(rankdata(values)) for values in (found, expected))
         errors["return_rank_correlation"] = _correlation(*ranks)
         errors["return_bias"] = (found.mean() - expected.mean()).item()
