@@ -51,12 +51,13 @@ def critic_loss(
     """
     check_shape("support", support, len(data.distinct), "K", data.actions.shape[1])
     pools = data.states, data.actions, data.rewards, data.terminals, data.next_row
-    count, K = settings.target_actions, support.shape[1]
+    K = support.shape[1]
+    count = settings.target_actions or K
 
     def step_loss(generator: torch.Generator) -> Float[Tensor, "batch"]:
         s, a, reward, terminal, next_row = draw(generator, settings.q_batch, *pools)
         rows: Tensor | tuple[Tensor, Tensor] = next_row
-        if count:
+        if count < K:
             order = torch.rand((len(s), K), generator=generator, device=s.device)
             rows = next_row.unsqueeze(1), order.topk(count, dim=1).indices
         next_s, next_actions = data.distinct[next_row], unpacked(support[rows])

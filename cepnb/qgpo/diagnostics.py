@@ -30,8 +30,8 @@ def observed_returns(
     """Return Σ_k γ^k r_{i+k} from each row to the end of its episode, and which of them are whole.
 
     A return is whole if its episode ends in a terminal, or if the discount at the cut is at most
-    `CUT`. These are unbiased samples of the behaviour's Q(s, a), on the CPU. With `one_walk` only terminals and
-    the last row end an episode: in the data of a maze, a new goal does not move the controller.
+    `CUT`. These are unbiased samples of the behaviour's Q(s, a), on the CPU. With `one_walk` only
+    terminals and the last row end an episode: in a maze, a new goal does not move the controller.
     """
     n = len(data.rewards)
     follows = data.next_row.cpu().eq(torch.arange(1, n + 1)).tolist()
@@ -64,6 +64,8 @@ def critic_errors(
       its mean over the state. This is the order of actions, which guides the policy.
     - `data_less_support`: mean Q of the data's actions less that of the support actions.
     """
+    from scipy.stats import rankdata
+
     check_shape("support", support, len(data.states), "K", data.actions.shape[1])
     taken = support_values(q, data.states, data.actions.unsqueeze(1)).squeeze(1)
     some = slice(None, None, math.ceil(len(taken) / COMPARED))
@@ -72,8 +74,6 @@ def critic_errors(
     advantages = (both - both.mean(dim=2, keepdim=True)).flatten(1)
     errors = {"agreement": _correlation(*advantages)}
     errors["data_less_support"] = (taken[some].mean() - both.amin(dim=0).mean()).item()
-    from scipy.stats import rankdata
-
     returns, whole = observed_returns(data, discount)
     if whole.any():
         found, expected = taken.cpu()[whole], returns[whole]

@@ -93,9 +93,9 @@ def contrast_loss(
     - "state_value": the same, but "cep" has the labels e^{β(Q_i − V)}, up to e^`CEILING`, where a
       random half of the actions is contrasted and V is over the other half: the minimiser of Eq. 12.
     - "posterior" (beyond the paper): −log Σ_j w_j e^{βQ_j} over all K actions of the state, with
-      their `posterior_log_weights`; for "mse", −Σ_j w_j βQ_j. This is the conditional mean of the
-      other labels given a_t, so it has the same limit as K grows, and less noise. Only
-      `settings.contrasted` of the K are noised: the minimiser does not depend on their number.
+      their `posterior_log_weights`; for "mse", −Σ_j w_j βQ_j. The sums estimate the means given a_t,
+      so the limit as K grows is the same, with less noise. At most `settings.contrasted` of the K
+      are noised, because the minimiser does not depend on their number.
 
     V = β⁻¹ log mean e^{βQ}, over the same K actions unless labels are "state_value".
     """

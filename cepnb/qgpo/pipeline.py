@@ -332,7 +332,7 @@ def score(networks: Networks, environment: str, progress: bool) -> tuple[list[di
 
 
 def diagnose(steps: Steps) -> tuple[dict, list[str]]:
-    """Measure level, spread and errors of Q and the gains in Q; report other than finite values as faults."""
+    """Measure level, spread and errors of Q, and the gains in Q; values that are not finite are faults."""
     if not steps.settings.needs_critic:
         return {}, []
     (states,) = draw(steps.stream("gain states"), GAIN_STATES, steps.contrast_states)

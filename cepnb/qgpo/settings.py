@@ -63,7 +63,7 @@ class Settings:
     q_depth: int = 3  # hidden layers
     q_layer_norm: bool = False  # layer norm before each ReLU of Q
     place_frequencies: int = 0  # Fourier features of the first two state coordinates; 0 for none
-    target_actions: int = 0  # actions of s' drawn from its K for each target of Eq. 22; 0 uses all
+    target_actions: int = 0  # actions of s', of its K, drawn for each target of Eq. 22; 0 uses all
     q_steps: int = 500_000
     q_batch: int = 256
     q_rate: float = 3e-4
@@ -80,7 +80,7 @@ class Settings:
     energy_rate: float = 3e-4
     energy_final: float = 1.0
     labels: str = "self_normalised"  # estimate of E_t; see `cepnb.qgpo.energy.contrast_loss`
-    contrasted: int = 4  # with labels "posterior", at most as many of energy_K are contrasted
+    contrasted: int = 4  # actions of a state, of its energy_K, noised with labels "posterior"
     training: str = "staged"  # "joint" trains the energies together with Q
     guidance: tuple[str, ...] = ("cep", "mse")  # energies to train and evaluate; () for none
     # 5. Evaluation
@@ -99,8 +99,6 @@ class Settings:
         K, states, scale = self.energy_K, self.energy_states, self.headline_scale
         _require(self.discount < 1, f"discount {self.discount}", "a number in (0, 1)")
         _require(states or K == self.K, f"energy_K {K}", f"K = {self.K}, or energy_states above 0")
-        most = f"at most K = {self.K}"
-        _require(self.target_actions <= self.K, f"target_actions {self.target_actions}", most)
         enough = self.labels != "state_value" or K >= 4
         _require(enough, f"energy_K {K}", "at least 4 actions for labels 'state_value'")
         _require(scale in self.scales, f"scales {self.scales}", f"headline_scale {scale} as well")
