@@ -1,4 +1,4 @@
-"""The profiles: ci (seconds), laptop (minutes), desktop (an hour) and paper (reference settings)."""
+"""The profiles: ci (seconds), laptop (minutes), desktop (longer) and paper (reference settings)."""
 
 import os
 
