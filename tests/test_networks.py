@@ -19,7 +19,9 @@ def test_joint_linear_is_a_linear_layer_of_the_concatenation() -> None:
 
 
 @pytest.mark.parametrize(
-    "net", [EpsNet(2, 4, (16, 8)), EnergyNet(2, 4, 16, 2)], ids=["eps", "energy"]
+    "net",
+    [EpsNet(2, 4, (16, 8)), EnergyNet(2, 4, 16, 2), EnergyNet(2, 4, 16, 2, place_frequencies=3)],
+    ids=["eps", "energy", "energy with frequencies"],
 )
 def test_shared_states_and_times_equal_repeated_ones(net: torch.nn.Module) -> None:
     x, t, s = torch.randn(6, 5, 2), torch.rand(6) * 0.9 + 0.05, torch.randn(6, 4)
@@ -41,6 +43,21 @@ def test_twin_q_is_the_minimum_of_two_different_networks() -> None:
     one, two = q.both(s, a)
     assert one.shape == (6, 5) and not torch.allclose(one, two)
     torch.testing.assert_close(q(s, a), torch.minimum(one, two))
+
+
+def test_frequencies_of_the_position_in_q_and_energy() -> None:
+    """The first layer takes s and the waves of its first two coordinates, by hand."""
+    s, a, t = torch.randn(6, 4), torch.randn(6, 2), torch.full((6,), 0.3)
+    for net in (QNet(4, 2, 16, 2, 3), EnergyNet(2, 4, 16, 2, place_frequencies=3)):
+        phase = s[:, :2] @ net.place.frequencies
+        waves = torch.cat([s, phase.sin(), phase.cos()], dim=1)
+        before = (waves, a) if isinstance(net, QNet) else (a, net.time(t, a), waves)
+        expected = net.first(*before)
+        kept = []
+        hook = net.first.register_forward_hook(lambda *call: kept.append(call[2]))
+        net(s, a) if isinstance(net, QNet) else net(a, t, s)
+        hook.remove()
+        torch.testing.assert_close(kept[0], expected)
 
 
 def test_layer_norm_of_the_critic() -> None:

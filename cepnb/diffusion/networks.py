@@ -108,7 +108,8 @@ class EnergyNet(nn.Module):
     """Intermediate energy f_φ(x_t, t[, s]) ≈ E_t(x_t) up to a constant in x_t: a SiLU MLP.
 
     Shapes as in `EpsNet`, but (*batch, dim) → (*batch,). `plane` replaces the input x_t by its
-    features. The defaults are the paper's.
+    features; `place_frequencies` > 0 adds that many `PlaceFeatures` of the condition, a state. The
+    defaults are the paper's.
     """
 
     def __init__(
@@ -119,14 +120,18 @@ class EnergyNet(nn.Module):
         depth: int = 4,
         schedule: VPSchedule = VPSchedule(),
         plane: PlaneFeatures | None = None,
+        place_frequencies: int = 0,
     ) -> None:
         super().__init__()
         self.time, self.plane = TimeFeatures(schedule), plane
-        self.first = JointLinear((plane.width if plane else dim, TIME_DIM, condition_dim), width)
+        self.place, condition_width = _place(condition_dim, place_frequencies)
+        self.first = JointLinear((plane.width if plane else dim, TIME_DIM, condition_width), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.out = nn.Linear(width, 1)
 
     def forward(self, x: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        if self.place and condition is not None:
+            condition = self.place(condition)
         h = _silu(self.first(self.plane(x, t) if self.plane else x, self.time(t, x), condition))
         for layer in self.hidden:
             h = _silu(layer(h))
@@ -174,9 +179,8 @@ class QNet(nn.Module):
         layer_norm: bool = False,
     ) -> None:
         super().__init__()
-        count = place_frequencies
-        self.place = PlaceFeatures(state_dim, count) if count else None
-        self.first = JointLinear((self.place.width if self.place else state_dim, action_dim), width)
+        self.place, state_width = _place(state_dim, place_frequencies)
+        self.first = JointLinear((state_width, action_dim), width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         norm = (lambda: nn.LayerNorm(width)) if layer_norm else nn.Identity
         self.norms = nn.ModuleList(norm() for _ in range(depth))
@@ -229,6 +233,12 @@ def in_bfloat16(net: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def parameter_count(module: nn.Module) -> int:
     """Count the parameters, frozen ones included (buffers are not parameters)."""
     return sum(p.numel() for p in module.parameters())
+
+
+def _place(state_dim: int, count: int) -> tuple[PlaceFeatures | None, int]:
+    """Return features of the state's position, or None without any, and the width of all inputs."""
+    place = PlaceFeatures(state_dim, count) if count else None
+    return place, place.width if place else state_dim
 
 
 def _silu(h: Tensor) -> Tensor:

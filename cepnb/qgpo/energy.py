@@ -153,4 +153,5 @@ def policy_dps_energy(eps: EpsFunction, q: TwinQ, settings: Settings) -> EnergyF
 def energy_net(state_dim: int, action_dim: int, settings: Settings, seed: int) -> EnergyNet:
     """Build an untrained f_φ(a_t, t, s); its first weights depend on the seed alone."""
     sizes = action_dim, state_dim, settings.energy_width, settings.energy_depth
-    return initialised(seed, "energy", lambda: EnergyNet(*sizes))
+    count = settings.place_frequencies
+    return initialised(seed, "energy", lambda: EnergyNet(*sizes, place_frequencies=count))
