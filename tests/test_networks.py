@@ -54,7 +54,7 @@ def test_frequencies_of_the_position_in_q_and_energy() -> None:
         before = (waves, a) if isinstance(net, QNet) else (a, net.time(t, a), waves)
         expected = net.first(*before)
         kept = []
-        hook = net.first.register_forward_hook(lambda *call: kept.append(call[2]))
+        hook = net.first.register_forward_hook(lambda *call: kept.append(call[2].clone()))
         net(s, a) if isinstance(net, QNet) else net(a, t, s)
         hook.remove()
         torch.testing.assert_close(kept[0], expected)
