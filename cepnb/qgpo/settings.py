@@ -62,7 +62,7 @@ class Settings:
     q_width: int = 256
     q_depth: int = 3  # hidden layers
     q_layer_norm: bool = False  # layer norm before each ReLU of Q
-    place_frequencies: int = 0  # Fourier features of the first two state coordinates; 0 for none
+    place_frequencies: int = 0  # Fourier features of the first two state coordinates, also in f_φ
     target_actions: int = 0  # actions of s', of its K, drawn for each target of Eq. 22; 0 uses all
     q_steps: int = 500_000
     q_batch: int = 256
@@ -201,12 +201,13 @@ PROFILES = {
 _PAPER = dict(beta=3.0, beta_q=1.0, state_jitter=0.0)
 TASKS = {
     "maze2d": {},
+    "maze2d-medium": {},
     "maze2d-large": {},
     "locomotion": _PAPER | dict(reward_tuning="return_range"),
     "antmaze": _PAPER | dict(reward_tuning="minus_one"),
 }
-# Without frequencies the critic of the large maze has false maxima behind walls.
-_LARGE_MAZE = dict(target_rate=0.03, state_jitter=0.07, place_frequencies=32)
+# Without frequencies Q has false maxima behind walls, and f_φ smooths its jumps.
+_LARGER_MAZES = dict(target_rate=0.03, state_jitter=0.07, place_frequencies=32)
 # A small β_Q makes Q the behaviour's own value: one step of policy improvement. One drawn action
 # then has the mean of all, at a third of the time per step.
 _SMALL_LOCOMOTION = dict(beta_q=0.01, target_actions=1)
@@ -215,7 +216,11 @@ PROFILE_TASKS = {  # further changes, for (profile, task)
 } | {
     (name, task): changes
     for name in _NAMES
-    for task, changes in (("maze2d-large", _LARGE_MAZE), ("locomotion", _SMALL_LOCOMOTION))
+    for task, changes in (
+        ("maze2d-medium", _LARGER_MAZES),
+        ("maze2d-large", _LARGER_MAZES),
+        ("locomotion", _SMALL_LOCOMOTION),
+    )
 }
 
 
