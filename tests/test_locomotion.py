@@ -74,7 +74,7 @@ def test_names_and_dimensions() -> None:
     assert [family_of(name) for name in ENVIRONMENTS] == families
     for name, family in zip(ENVIRONMENTS, families, strict=True):
         own_settings = qgpo_settings("ci", name) != qgpo_settings("ci", family)
-        assert own_settings == (name == "maze2d-large")
+        assert own_settings == (name in ("maze2d-medium", "maze2d-large"))
     environments = [episodes_of(name, 1, 0) for name in ENVIRONMENTS]
     assert [(e.state_dim, e.action_dim, e.max_steps) for e in environments] == [
         (4, 2, 300),

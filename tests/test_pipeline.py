@@ -507,7 +507,7 @@ def test_settings_of_files_and_the_command_line_are_converted() -> None:
             coerce(changes)
     with pytest.raises(CepnbError, match="^environment 'maze3d': use one of maze2d-umaze"):
         qgpo_settings("ci", "maze3d")
-    assert qgpo_settings("ci") == qgpo_settings("ci", "maze2d-medium")
+    assert qgpo_settings("ci") == qgpo_settings("ci", "maze2d-umaze")
     assert qgpo_settings("ci", "hopper") == qgpo_settings("ci", "locomotion")
 
 
