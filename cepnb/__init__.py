@@ -3,7 +3,7 @@
 The public API, imported when it is first used:
 
 - a guided density: `fit_guidance`, `own_density`
-- the parts: `VPSchedule`, `EpsNet`, `EnergyNet`, `TwinQ`, `noise_prediction`, `cep`,
+- the parts: `VPSchedule`, `EpsNet`, `EnergyNet`, `QEnsemble`, `noise_prediction`, `cep`,
   `cep_self_normalised`, `softmax_q_target`, `guided`, `dpm_solver_pp`
 - policies: `run_qgpo`, `load_policy`
 """
@@ -16,7 +16,7 @@ _MODULES = {
     "VPSchedule": "cepnb.diffusion.schedule",
     "EpsNet": "cepnb.diffusion.networks",
     "EnergyNet": "cepnb.diffusion.networks",
-    "TwinQ": "cepnb.diffusion.networks",
+    "QEnsemble": "cepnb.diffusion.networks",
     "noise_prediction": "cepnb.diffusion.losses",
     "cep": "cepnb.diffusion.losses",
     "cep_self_normalised": "cepnb.diffusion.losses",

@@ -126,12 +126,12 @@ def policy():
 
 # New networks draw their weights from torch's random state, as all torch modules do; calls draw nothing.
 with torch.random.fork_rng():
-    networks = cepnb.EpsNet(2, 3, (8,), embedding=8), cepnb.EnergyNet(2, 3, 8), cepnb.TwinQ(3, 2, 8, 2)
+    networks = cepnb.EpsNet(2, 3, (8,), embedding=8), cepnb.EnergyNet(2, 3, 8), cepnb.QEnsemble(3, 2, 8, 2)
 CALLS = {
     "VPSchedule": lambda: cepnb.VPSchedule().add_noise(torch.zeros(2, 2), t, torch.zeros(2, 2)),
     "EpsNet": lambda: networks[0](torch.zeros(2, 2), t, torch.zeros(2, 3)),
     "EnergyNet": lambda: networks[1](torch.zeros(2, 2), t, torch.zeros(2, 3)),
-    "TwinQ": lambda: networks[2](torch.zeros(2, 3), torch.zeros(2, 2)),
+    "QEnsemble": lambda: networks[2](torch.zeros(2, 3), torch.zeros(2, 2)),
     "noise_prediction": lambda: cepnb.noise_prediction(two, two),
     "cep": lambda: cepnb.cep(two, two),
     "cep_self_normalised": lambda: cepnb.cep_self_normalised(two, two),

@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from cepnb.diffusion.networks import EnergyNet, EpsNet, JointLinear, QNet, TwinQ, parameter_count
+from cepnb.diffusion.networks import (
+    EnergyNet,
+    EpsNet,
+    JointLinear,
+    QEnsemble,
+    QNet,
+    parameter_count,
+)
 from cepnb.errors import CepnbError
 
 
@@ -38,11 +45,13 @@ def test_without_a_condition() -> None:
     assert EpsNet(2, 0, (8, 8))(x, t).shape == (7, 2) and EnergyNet(2, 0, 8, 2)(x, t).shape == (7,)
 
 
-def test_twin_q_is_the_minimum_of_two_different_networks() -> None:
-    q, s, a = TwinQ(4, 2, 16, 2), torch.randn(6, 1, 4), torch.randn(6, 5, 2)
-    one, two = q.both(s, a)
-    assert one.shape == (6, 5) and not torch.allclose(one, two)
-    torch.testing.assert_close(q(s, a), torch.minimum(one, two))
+@pytest.mark.parametrize("count", [2, 5])
+def test_an_ensemble_is_the_minimum_of_different_networks(count: int) -> None:
+    q, s, a = QEnsemble(4, 2, 16, 2, count=count), torch.randn(6, 1, 4), torch.randn(6, 5, 2)
+    values = [net(s, a) for net in q.nets]
+    assert len(values) == count and values[0].shape == (6, 5)
+    assert not torch.allclose(values[0], values[-1])
+    torch.testing.assert_close(q(s, a), torch.tensor([v.tolist() for v in values]).amin(dim=0))
 
 
 def test_frequencies_of_the_position_in_q_and_energy() -> None:

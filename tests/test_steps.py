@@ -9,12 +9,12 @@ import torch
 
 from cepnb.datasets.dataset import OfflineDataset
 from cepnb.diffusion.guidance import dps_energy, energy_gradient
-from cepnb.diffusion.networks import TwinQ
+from cepnb.diffusion.networks import QEnsemble
 from cepnb.diffusion.schedule import VPSchedule, expand_as
 from cepnb.diffusion.training import initialised
 from cepnb.errors import CepnbError
 from cepnb.qgpo.behaviour import behaviour_loss, behaviour_net
-from cepnb.qgpo.critic import critic_loss, support_values
+from cepnb.qgpo.critic import critic_loss, policy_value, support_values
 from cepnb.qgpo.diagnostics import critic_errors, observed_returns, q_gains, summed_energy
 from cepnb.qgpo.energy import contrast_loss, energy_loss, train_energy
 from cepnb.qgpo.joint import train_joint
@@ -244,9 +244,9 @@ def test_errors_of_a_known_critic() -> None:
         distinct=torch.zeros(n, 1),
     )
 
-    class Known(TwinQ):
-        def both(self, s: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return 3 + a[..., 0] + 0 * s[..., 0], 3 + a.sum(dim=-1) + 0 * s[..., 0]
+    class Known(QEnsemble):
+        def each(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+            return 3 + torch.stack([a[..., 0], a.sum(dim=-1)]) + 0 * s[..., 0]
 
     support = torch.randn(n, 6, 2, generator=g) - 1
     found = critic_errors(Known(1, 2), data, support, 0.9)
@@ -258,6 +258,39 @@ def test_errors_of_a_known_critic() -> None:
     assert 0.7 < found["return_rank_correlation"] < 1
     constant = critic_errors(Known(1, 2), data, 0 * support, 0.9)
     assert "agreement" not in constant and "return_bias" in constant
+
+
+class Table(QEnsemble):
+    """Three networks that know two states, with three actions a = (0,), (1,), (2,)."""
+
+    LEVELS = torch.tensor([[0.0, 70.0], [9.0, 0.0], [-5.0, 10.0]])  # of each network and state
+    SLOPES = torch.tensor([1.0, 1.0, 1.0])
+    EXTRA = torch.tensor([0.0, 3.0, -3.0])  # what the networks add to the last action
+
+    def each(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        level = self.LEVELS[:, s[..., 0].long()]
+        a = a[..., 0]
+        return level + self.SLOPES[:, None, None] * a + self.EXTRA[:, None, None] * (a == 2)
+
+
+def test_pessimism_bounds_the_advantage_by_the_disagreement_about_it() -> None:
+    q, s = Table(1, 1), torch.tensor([[[0.0]], [[1.0]]])
+    a = torch.arange(3.0).reshape(1, 3, 1).expand(2, 3, 1)
+    least = policy_value(q, qgpo_settings("ci"))(s, a)
+    torch.testing.assert_close(least, torch.tensor([[-5.0, -4.0, -6.0], [0.0, 1.0, 5.0]]))
+    # The networks' advantages are (−1, 0, 1), (−2, −1, 3) and (0, 1, −1): means −1, 0, 1 and
+    # deviations 1, 1, 2, in both states alike, although the levels differ by 14 and by 70.
+    for pessimism, expected in ((0.5, [-1.5, -0.5, 0.0]), (3.0, [-4.0, -3.0, -5.0])):
+        chosen = qgpo_settings("ci", q_networks=3, q_pessimism=pessimism)
+        found = policy_value(q, chosen)(s, a)
+        torch.testing.assert_close(found, torch.tensor(expected).expand(2, 3))
+    sure, unsure = (qgpo_settings("ci", q_pessimism=kappa, best_of=3) for kappa in (3.0, 0.5))
+    eps = lambda x, t, s=None: torch.zeros_like(x)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cepnb.qgpo.policy.sample_actions", lambda *rest: a)
+        for chosen, best in ((sure, 1.0), (unsure, 2.0)):
+            actions = best_of_policy(eps, q, 1, chosen)(s[:, 0], torch.Generator())
+            assert actions.flatten().tolist() == [best, best]
 
 
 @pytest.mark.parametrize("count", [1, 3, 8])
@@ -278,11 +311,11 @@ def test_targets_of_few_drawn_support_actions(count: int) -> None:
         "ci", K=K, target_actions=count, q_batch=n, beta_q=1e-6, discount=0.5, energy_K=8
     )
 
-    class First(TwinQ):
+    class First(QEnsemble):
         """Q(s, a) = a as target, Q = 0 as trained network."""
 
-        def both(self, s: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return a[..., 0] * 0, a[..., 0] * 0
+        def each(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(2, *a.shape[:-1])
 
         def forward(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
             return a[..., 0]
@@ -415,8 +448,8 @@ class Columns(torch.nn.Module):
     def forward(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         return (s.sum(-1) + a.sum(-1))[..., None] if s.ndim == 2 else s.sum(-1) + a.sum(-1)
 
-    def both(self, s: torch.Tensor, a: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self(s, a), self(s, a)
+    def each(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self(s, a), self(s, a)])
 
 
 def test_values_that_are_not_finite_stop_a_step_and_are_named(tmp_path: Path) -> None:

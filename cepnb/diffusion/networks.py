@@ -1,4 +1,4 @@
-"""The networks: noise prediction ε_θ, energy f_φ and twin Q."""
+"""The networks: noise prediction ε_θ, energy f_φ and action values Q_i."""
 
 import math
 from collections.abc import Callable
@@ -6,6 +6,7 @@ from functools import reduce
 from itertools import pairwise
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -193,11 +194,12 @@ class QNet(nn.Module):
         return h.squeeze(-1)
 
 
-class TwinQ(nn.Module):
-    """Two independent Q networks; the module returns their minimum, `both` returns each.
+class QEnsemble(nn.Module):
+    """`count` independent Q networks; the module returns their minimum, `each` all of their values.
 
-    Clipped double Q-learning (Fujimoto et al. 2018). Arguments and shapes as in `QNet`: states
-    (batch, 1, ds) and actions (batch, K, da) give (batch, K).
+    With two networks this is clipped double Q-learning (Fujimoto et al. 2018). Other arguments and
+    shapes as in `QNet`: states (batch, 1, ds) and actions (batch, K, da) give (batch, K), and
+    (count, batch, K) of `each`.
     """
 
     def __init__(
@@ -208,16 +210,17 @@ class TwinQ(nn.Module):
         depth: int = 3,
         place_frequencies: int = 0,
         layer_norm: bool = False,
+        count: int = 2,
     ) -> None:
         super().__init__()
         sizes = state_dim, action_dim, width, depth, place_frequencies, layer_norm
-        self.q1, self.q2 = QNet(*sizes), QNet(*sizes)
+        self.nets = nn.ModuleList(QNet(*sizes) for _ in range(count))
 
-    def both(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        return self.q1(state, action), self.q2(state, action)
+    def each(self, state: Tensor, action: Tensor) -> Float[Tensor, "count *batch"]:
+        return torch.stack([net(state, action) for net in self.nets])
 
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
-        return torch.minimum(*self.both(state, action))
+        return self.each(state, action).amin(dim=0)
 
 
 def in_bfloat16(net: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -18,10 +18,10 @@ _BEHAVIOUR = (
     "behaviour_final behaviour_precision checkpoint_every"
 )
 _CRITIC = (
-    "training beta_q discount q_width q_depth q_layer_norm place_frequencies target_actions q_steps "
-    "q_batch q_rate q_final target_rate checkpoint_every"
+    "training beta_q discount q_width q_depth q_layer_norm q_networks place_frequencies target_actions "
+    "q_steps q_batch q_rate q_final target_rate checkpoint_every"
 )
-_ENERGY = "beta labels contrasted energy_width energy_depth energy_batch"
+_ENERGY = "beta q_pessimism labels contrasted energy_width energy_depth energy_batch"
 _ENERGY_STEPS = tuple(f"energy_{method}" for method in TRAINED_ENERGIES)
 # For each step: the settings that it reads, and the steps that it depends on. A test records what each step reads.
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -36,7 +36,7 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "joint": (f"{_CRITIC} {_ENERGY} guidance", ("support", "energy_support")),
     "evaluation": (
-        f"scales headline_scale best_of episodes {_SAMPLING}",
+        f"scales headline_scale best_of q_pessimism episodes {_SAMPLING}",
         ("joint", *_ENERGY_STEPS),
     ),
 }

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.diffusion.losses import softmax_q_target
-from cepnb.diffusion.networks import TwinQ
+from cepnb.diffusion.networks import QEnsemble
 from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train, unpacked
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import Transitions
@@ -23,7 +23,7 @@ def train_critic(
     seed: int,
     checkpoint: Path | None = None,
     progress: bool = True,
-) -> TwinQ:
+) -> QEnsemble:
     """Train the critic by in-support softmax Q-learning (Eq. 22); return its target network.
 
     `support` holds K actions for each row of `data.distinct`; no other action is evaluated at s'.
@@ -40,13 +40,17 @@ def train_critic(
 
 
 def critic_loss(
-    q: TwinQ, target: TwinQ, data: Transitions, support: Float[Tensor, "n K da"], settings: Settings
+    q: QEnsemble,
+    target: QEnsemble,
+    data: Transitions,
+    support: Float[Tensor, "n K da"],
+    settings: Settings,
 ) -> StepLoss:
     """Return the loss of one step: (Q_ψ(s, a) − r − γ Σ_i softmax(β_Q Q')_i Q'_i)² (Eq. 22).
 
-    Q'_i is the minimum of the two target networks at support action i of s'. With
+    Q'_i is the minimum of the target networks at support action i of s'. With
     `settings.target_actions`, each target draws that many of the K actions: cheaper, and for a small
-    β_Q the same mean. The squared error is averaged over both networks, one value per transition of
+    β_Q the same mean. The squared error is averaged over the networks, one value per transition of
     `settings.q_batch`.
     """
     check_shape("support", support, len(data.distinct), "K", data.actions.shape[1])
@@ -64,23 +68,45 @@ def critic_loss(
         with torch.no_grad():
             next_q = target(next_s.unsqueeze(1), next_actions)
             goal = softmax_q_target(reward, terminal, next_q, settings.beta_q, settings.discount)
-        q1, q2 = q.both(s, a)
-        check_same_shape(rewards=reward, Q=q1)
-        return ((q1 - goal).square() + (q2 - goal).square()) / 2
+        values = q.each(s, a)
+        check_same_shape(rewards=reward, Q=values[0])
+        return (values - goal).square().mean(dim=0)
 
     return step_loss
 
 
 @torch.no_grad()
-def polyak_update(q: TwinQ, target: TwinQ, rate: float) -> None:
+def polyak_update(q: QEnsemble, target: QEnsemble, rate: float) -> None:
     """Move the target network by Polyak averaging: target ← target + τ (q − target)."""
     torch._foreach_lerp_(list(target.parameters()), list(q.parameters()), rate)
 
 
-def critic_net(state_dim: int, action_dim: int, settings: Settings, seed: int) -> TwinQ:
-    """Build an untrained twin Q(s, a); its first weights depend on the seed alone."""
+def critic_net(state_dim: int, action_dim: int, settings: Settings, seed: int) -> QEnsemble:
+    """Build untrained networks Q_i(s, a); their first weights depend on the seed alone."""
     sizes = settings.q_width, settings.q_depth, settings.place_frequencies, settings.q_layer_norm
-    return initialised(seed, "critic", lambda: TwinQ(state_dim, action_dim, *sizes))
+    count = settings.q_networks
+    return initialised(seed, "critic", lambda: QEnsemble(state_dim, action_dim, *sizes, count))
+
+
+def policy_value(
+    q: Callable[[Tensor, Tensor], Tensor], settings: Settings
+) -> Callable[[Tensor, Tensor], Float[Tensor, "batch K"]]:
+    """Return Q̃(s, a) of the policy π ∝ μ e^{βQ̃}, a function of states and of K actions of each.
+
+    With `settings.q_pessimism` κ = 0 it is the minimum of the networks, as in the paper. With κ > 0
+    it is a lower confidence bound of the advantage: Q̃ = mean_i A_i − κ std_i A_i, where A_i is Q_i
+    less its mean over the K actions; `q` must be a `QEnsemble`. A constant added to one network in a
+    state changes neither π nor Q̃, but would change such a bound of Q.
+    """
+    if not (pessimism := settings.q_pessimism):
+        return q
+
+    def value(s: Float[Tensor, "batch 1 ds"], a: Float[Tensor, "batch K da"]) -> Tensor:
+        values = q.each(s, a)
+        advantages = values - values.mean(dim=-1, keepdim=True)
+        return advantages.mean(dim=0) - pessimism * advantages.std(dim=0)
+
+    return value
 
 
 @torch.no_grad()
@@ -90,7 +116,7 @@ def support_values(
     support: Float[Tensor, "n K da"],
     rows: int = 16_384,
 ) -> Float[Tensor, "n K"]:
-    """Compute Q of K actions per state, `rows` states at a time: the labels of Eq. 20."""
+    """Compute q(s, a) of K actions per state, `rows` states at a time."""
     check_shape("support", support, len(states), "K", "da")
     parts = zip(states.split(rows), support.split(rows), strict=True)
     values = torch.cat([q(s.unsqueeze(1), unpacked(actions)) for s, actions in parts])

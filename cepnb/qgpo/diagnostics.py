@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
-from cepnb.diffusion.networks import TwinQ
+from cepnb.diffusion.networks import QEnsemble
 from cepnb.diffusion.training import unpacked
-from cepnb.qgpo.critic import support_values
+from cepnb.qgpo.critic import policy_value, support_values
 from cepnb.qgpo.energy import posterior_log_weights
 from cepnb.qgpo.policy import BLOCK, sample_actions
 from cepnb.qgpo.settings import SCHEDULE, Settings
@@ -49,9 +49,9 @@ def observed_returns(
 
 @torch.no_grad()
 def critic_errors(
-    q: TwinQ, data: Transitions, support: Float[Tensor, "n K da"], discount: float
+    q: QEnsemble, data: Transitions, support: Float[Tensor, "n K da"], discount: float
 ) -> dict[str, float]:
-    """Compare the critic with observed returns, and its two networks with each other.
+    """Compare the critic with observed returns, and its networks with each other.
 
     `support` holds K actions for each row of `data`. Keys of the result, without those that are
     undefined, such as a correlation of equal values:
@@ -59,9 +59,10 @@ def critic_errors(
     - `return_rank_correlation`: Spearman's, of Q(s, a) and `observed_returns` that are whole. It
       measures the order of states more than that of actions.
     - `return_bias`: mean Q(s, a) less the mean of these returns. Q is the value of a better policy
-      than the behaviour and a minimum of two networks, so 0 is not exact.
-    - `agreement`: correlation of the two networks over the support actions of a state, each less
-      its mean over the state. This is the order of actions, which guides the policy.
+      than the behaviour and a minimum of networks, so 0 is not exact.
+    - `agreement`: correlation of two networks over the support actions of a state, each less its
+      mean over the state; the mean over all pairs. This is the order of actions, which guides the
+      policy.
     - `data_less_support`: mean Q of the data's actions less that of the support actions.
     """
     from scipy.stats import rankdata
@@ -70,10 +71,12 @@ def critic_errors(
     taken = support_values(q, data.states, data.actions.unsqueeze(1)).squeeze(1)
     some = slice(None, None, math.ceil(len(taken) / COMPARED))
     s, a = data.states[some].unsqueeze(1), unpacked(support[some])
-    both = torch.stack(q.both(s, a))
-    advantages = (both - both.mean(dim=2, keepdim=True)).flatten(1)
-    errors = {"agreement": _correlation(*advantages)}
-    errors["data_less_support"] = (taken[some].mean() - both.amin(dim=0).mean()).item()
+    values = q.each(s, a)
+    advantages = (values - values.mean(dim=2, keepdim=True)).flatten(1)
+    pairs = torch.corrcoef(advantages)[*torch.triu_indices(len(values), len(values), 1)]
+    level = values.amin(dim=0).mean()
+    errors = {"agreement": pairs.mean().item()}
+    errors["data_less_support"] = (taken[some].mean() - level).item()
     returns, whole = observed_returns(data, discount)
     if whole.any():
         found, expected = taken.cpu()[whole], returns[whole]
@@ -99,7 +102,7 @@ def q_gains(
 ) -> list[dict]:
     """Measure E_π[Q] − E_μ[Q], averaged over states; return records of `method`, `scale` and `gain`.
 
-    - "reweighted" (scale None): π by weights e^{βQ} on actions of μ_θ. This is the target, up to the
+    - "reweighted" (scale None): π by weights e^{βQ̃} on actions of μ_θ. This is the target, up to the
       error of self-normalised sampling where good actions are rare.
     - "summed" (scale 1): guidance by `summed_energy` over the same actions, without a network. Its
       distance to "reweighted" is the sampler's error.
@@ -111,7 +114,8 @@ def q_gains(
     all_draws = settings.energy_K, 16 * settings.energy_K
     actions = sample_actions(eps, states, action_dim, settings, generator, all_draws[-1], BLOCK)
     values = support_values(q, states, actions, rows=16)
-    beta_q, behaviour_value, records = settings.beta * values, values.mean(dim=1), []
+    bounded = support_values(policy_value(q, settings), states, actions, rows=16)
+    beta_q, behaviour_value, records = settings.beta * bounded, values.mean(dim=1), []
 
     def record(method: str, scale: float | None, value: Float[Tensor, "n"], **draws: int) -> None:
         gain = (value - behaviour_value).mean().item()

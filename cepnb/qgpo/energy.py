@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, dps_energy
 from cepnb.diffusion.losses import cep, cep_self_normalised, exponentiated_mse, mse, soft_value
-from cepnb.diffusion.networks import EnergyNet, TwinQ
+from cepnb.diffusion.networks import EnergyNet, QEnsemble
 from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import SCHEDULE, Settings
@@ -142,7 +142,7 @@ def posterior_log_weights(
     return (-distance * (alpha / sigma) ** 2 / 2).log_softmax(dim=2)
 
 
-def policy_dps_energy(eps: EpsFunction, q: TwinQ, settings: Settings) -> EnergyFunction:
+def policy_dps_energy(eps: EpsFunction, q: QEnsemble, settings: Settings) -> EnergyFunction:
     """Return f = −β Q(s, â_0) of diffusion posterior sampling (Table 1), which needs no training.
 
     â_0 is the predicted action, clipped to [-1, 1], where Q is trained.

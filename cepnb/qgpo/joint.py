@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cepnb.diffusion.training import draw, seeded, train
-from cepnb.qgpo.critic import critic_loss, critic_net, polyak_update
+from cepnb.qgpo.critic import critic_loss, critic_net, policy_value, polyak_update
 from cepnb.qgpo.energy import TRAINED_ENERGIES, contrast_loss, energy_net
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import Transitions
@@ -37,14 +37,15 @@ def train_joint(
     target = nets["q"].requires_grad_(False)
     q = deepcopy(target).requires_grad_(True)
     q_loss = critic_loss(q, target, data, support, settings)
+    value = policy_value(target, settings)
 
     def step_loss(generator: torch.Generator) -> Float[Tensor, "1"]:
         total = q_loss(generator).mean()
         s, a = draw(generator, settings.states_per_energy_step, states, actions)
         with torch.no_grad():
-            values = target(s.unsqueeze(1), a)
+            q_values = value(s.unsqueeze(1), a)
         for method, f in energies.items():
-            total = total + contrast_loss(method, f, s, a, values, settings, generator).mean()
+            total = total + contrast_loss(method, f, s, a, q_values, settings, generator).mean()
         return total.unsqueeze(0)  # the batches differ in size, so their means are added
 
     modules, generator = {"q": q, "target": target} | energies, seeded(seed, "joint", states.device)

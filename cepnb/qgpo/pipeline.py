@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from cepnb.datasets.coordinates import check_coordinates, load_examples, save_examples
 from cepnb.datasets.dataset import OfflineDataset, check_rewards_vary, digest
 from cepnb.diffusion.guidance import EnergyFunction
-from cepnb.diffusion.networks import EpsNet, TwinQ
+from cepnb.diffusion.networks import EpsNet, QEnsemble
 from cepnb.diffusion.training import Module, draw, seeded
 from cepnb.envs.d4rl_package import normalised_score
 from cepnb.envs.registry import episodes_of, family_of
 from cepnb.errors import CepnbError, in_a_line
 from cepnb.profiles import profile_name
 from cepnb.qgpo.behaviour import behaviour_net, train_behaviour
-from cepnb.qgpo.critic import critic_net, support_values, train_critic
+from cepnb.qgpo.critic import critic_net, policy_value, support_values, train_critic
 from cepnb.qgpo.diagnostics import critic_errors, q_gains
 from cepnb.qgpo.energy import energy_net, policy_dps_energy, train_energy
 from cepnb.qgpo.evaluation import PolicyBatch, evaluate, policy_name
@@ -84,7 +84,7 @@ class Steps:
         return self._actions("support", self.seen.distinct, self.settings.K)
 
     @cached_property
-    def q(self) -> TwinQ:
+    def q(self) -> QEnsemble:
         """3. The action value Q_ψ."""
         if self.settings.training == "joint":
             return self.joint["q"]
@@ -105,8 +105,9 @@ class Steps:
 
     @cached_property
     def values(self) -> Float[Tensor, "n energy_K"]:
-        """Q of each of `contrast_actions`."""
-        return support_values(self.q, self.contrast_states, self.contrast_actions)
+        """Q̃ of each of `contrast_actions`: the labels of Eq. 20."""
+        value = policy_value(self.q, self.settings)
+        return support_values(value, self.contrast_states, self.contrast_actions)
 
     @cached_property
     def energies(self) -> dict[str, EnergyFunction]:
@@ -335,11 +336,12 @@ def diagnose(steps: Steps) -> tuple[dict, list[str]]:
     """Measure level, spread and errors of Q, and the gains in Q; values that are not finite are faults."""
     if not steps.settings.needs_critic:
         return {}, []
-    (states,) = draw(steps.stream("gain states"), GAIN_STATES, steps.contrast_states)
+    pools = steps.contrast_states, steps.contrast_actions
+    states, actions = draw(steps.stream("gain states"), GAIN_STATES, *pools)
     inputs = steps.energies, states, steps.widths[1], steps.settings, steps.stream("gain")
     gains = q_gains(steps.eps, steps.q, *inputs)
     spread, discount = steps.values.std(dim=1).median().item(), steps.settings.discount
-    levels = {"q_mean": steps.values.mean().item()}
+    levels = {"q_mean": support_values(steps.q, states, actions).mean().item()}
     levels["beta_times_q_spread"] = steps.settings.beta * spread  # 0: π's weights are equal
     levels |= critic_errors(steps.q, steps.data, steps.support[: len(steps.data.states)], discount)
     broken = [gain for gain in gains if not math.isfinite(gain["gain"])]

@@ -8,8 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
-from cepnb.diffusion.networks import TwinQ
+from cepnb.diffusion.networks import QEnsemble
 from cepnb.diffusion.samplers import dpm_solver_pp, last
+from cepnb.qgpo.critic import policy_value
 from cepnb.qgpo.settings import SCHEDULE, Settings
 from cepnb.storage.validation import check_shape
 
@@ -66,17 +67,18 @@ def guided_policy(
     return behaviour_policy(guided_eps, action_dim, settings)
 
 
-def best_of_policy(eps: EpsFunction, q: TwinQ, action_dim: int, settings: Settings) -> Policy:
-    """Return the policy that takes the highest Q of `settings.best_of` actions of μ_θ (as in SfBC).
+def best_of_policy(eps: EpsFunction, q: QEnsemble, action_dim: int, settings: Settings) -> Policy:
+    """Return the policy that takes the highest Q̃ of `settings.best_of` actions of μ_θ (as in SfBC).
 
-    Where a Q is not a number, so is the action.
+    Where a Q̃ is not a number, so is the action.
     """
+    value = policy_value(q, settings)
 
     def act(states: Float[Tensor, "n ds"], generator: torch.Generator) -> Float[Tensor, "n da"]:
         count = settings.best_of
         actions = sample_actions(eps, states, action_dim, settings, generator, count, BLOCK)
         with torch.no_grad():
-            highest, best = q(states.unsqueeze(1), actions).max(dim=1)
+            highest, best = value(states.unsqueeze(1), actions).max(dim=1)
         chosen = actions.take_along_dim(best[:, None, None], dim=1).squeeze(1)
         return chosen.masked_fill(highest.isnan().unsqueeze(1), math.nan)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from cepnb.diffusion.devices import device_named
 from cepnb.diffusion.guidance import EnergyFunction
 from cepnb.diffusion.losses import check_scale
-from cepnb.diffusion.networks import EpsNet, TwinQ
+from cepnb.diffusion.networks import EpsNet, QEnsemble
 from cepnb.diffusion.training import Module, seeded
 from cepnb.errors import CepnbError, in_a_line
 from cepnb.qgpo.behaviour import behaviour_net
@@ -43,7 +43,7 @@ class Networks:
     """Trained networks of one run, with the scaling and the settings of its policies."""
 
     eps: EpsNet
-    q: TwinQ | None  # None in a file without a critic
+    q: QEnsemble | None  # None in a file without a critic
     energies: dict[str, EnergyFunction]  # by method, in the order of `settings.guidance`
     scaling: Scaling  # of observations
     settings: Settings

@@ -53,7 +53,7 @@ class Metrics(msgspec.Struct):
     environment: str | UnsetType = UNSET  # absent if the run is trained but not evaluated
     gains: list[Gain] | UnsetType = UNSET
     versions: dict[str, str] | UnsetType = UNSET  # of Python, torch, mujoco and numpy
-    q_mean: Number | None | UnsetType = UNSET  # mean Q of the contrasted actions
+    q_mean: Number | None | UnsetType = UNSET  # mean Q of contrasted actions
     beta_times_q_spread: Number | None | UnsetType = UNSET  # β times the deviation of Q in a state
     # Errors of the critic; see `cepnb.qgpo.diagnostics.critic_errors`
     agreement: Number | UnsetType = UNSET

@@ -24,7 +24,9 @@ CHOICES = {
     "guidance": ("cep", "mse", "exp_mse", "dps"),
 }
 MINIMUM = dict(K=2, energy_K=2, data_seed=0, energy_states=0, best_of=0)
-MINIMUM |= dict(state_jitter=0, place_frequencies=0, target_actions=0, contrasted=2)
+MINIMUM |= dict(
+    q_networks=2, q_pessimism=0, state_jitter=0, place_frequencies=0, target_actions=0, contrasted=2
+)
 MAXIMUM = dict(target_rate=1.0, beta=1e30, beta_q=1e30)  # float32 holds βQ up to 3e38
 FIX = "write True or False, 3, 0.5, name, or ('one', 'two')"
 
@@ -62,6 +64,8 @@ class Settings:
     q_width: int = 256
     q_depth: int = 3  # hidden layers
     q_layer_norm: bool = False  # layer norm before each ReLU of Q
+    q_networks: int = 2  # independent networks; targets use their minimum
+    q_pessimism: float = 0.0  # κ of policies; see `cepnb.qgpo.critic.policy_value`
     place_frequencies: int = 0  # Fourier features of the first two state coordinates, also in f_φ
     target_actions: int = 0  # actions of s', of its K, drawn for each target of Eq. 22; 0 uses all
     q_steps: int = 500_000

@@ -12,7 +12,7 @@ from cepnb.datasets.dataset import OfflineDataset
 from cepnb.datasets.hdf5 import load_hdf5
 from cepnb.datasets.local import write_dataset
 from cepnb.densities.settings import ToySettings
-from cepnb.diffusion.networks import EnergyNet, EpsNet, TwinQ
+from cepnb.diffusion.networks import EnergyNet, EpsNet, QEnsemble
 from cepnb.qgpo.behaviour import behaviour_net
 from cepnb.qgpo.critic import critic_net
 from cepnb.qgpo.energy import energy_net
@@ -85,7 +85,7 @@ class Inputs:
         return behaviour_net(*self.shape, self.settings, 0)
 
     @cached_property
-    def q(self) -> TwinQ:
+    def q(self) -> QEnsemble:
         return critic_net(*self.shape, self.settings, 0)
 
     @cached_property

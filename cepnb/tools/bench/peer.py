@@ -153,7 +153,7 @@ class Peer:
 
     def _check_sizes(self, path: Path) -> None:
         """Compare parameter counts; the time embedding is left out because it differs by design."""
-        ours = {"behaviour": self.inputs.eps, "energy": self.inputs.energy, "twin Q": self.inputs.q}
+        ours = {"behaviour": self.inputs.eps, "energy": self.inputs.energy, "critic": self.inputs.q}
         for (name, net), peer in zip(ours.items(), (self.net, self.critic.qt, self.critic.q0)):
             embedding = parameter_count(peer.embed) if hasattr(peer, "embed") else 0
             found, count = parameter_count(peer) - embedding, parameter_count(net)

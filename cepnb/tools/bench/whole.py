@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cepnb.datasets.dataset import OfflineDataset
 from cepnb.diffusion.devices import WARM_UP, device_named
-from cepnb.diffusion.networks import TwinQ
+from cepnb.diffusion.networks import QEnsemble
 from cepnb.diffusion.training import Plan, StepLoss, seeded, training
 from cepnb.errors import CepnbError
 from cepnb.experiments.report import markdown_table
@@ -135,7 +135,7 @@ class _Timer:
         """Time a share of the steps; extrapolate at the rate after recording and compilation."""
         if self.config.compiled:
             for module in modules.values():
-                for net in (module.q1, module.q2) if isinstance(module, TwinQ) else (module,):
+                for net in module.nets if isinstance(module, QEnsemble) else (module,):
                     net.compile(dynamic=False)
         steps = self.config.share(plan.steps)
         every = max(1, min(plan.record_every, steps // 5))
