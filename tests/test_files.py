@@ -242,6 +242,9 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         qgpo_settings()
     assert qgpo_settings("laptop", "locomotion").beta_q == 0.01
+    networks = {name: qgpo_settings(name, "hopper").q_networks for name in PROFILES}
+    assert networks == {"ci": 5, "laptop": 5, "desktop": 5, "paper": 2}
+    assert qgpo_settings("laptop", "hopper").behaviour_steps > PROFILES["laptop"].behaviour_steps
     assert qgpo_settings("laptop", "locomotion", beta=2.0).beta == 2.0
     assert qgpo_settings("laptop", "maze2d") == PROFILES["laptop"]
     large = {name: qgpo_settings(name, "maze2d-large") for name in PROFILES}

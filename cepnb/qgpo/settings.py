@@ -213,19 +213,20 @@ TASKS = {
 # Without frequencies Q has false maxima behind walls, and f_φ smooths its jumps.
 _LARGER_MAZES = dict(target_rate=0.03, state_jitter=0.07, place_frequencies=32)
 # A small β_Q makes Q the behaviour's own value: one step of policy improvement. One drawn action
-# then has the mean of all, at a third of the time per step.
-_SMALL_LOCOMOTION = dict(beta_q=0.01, target_actions=1)
+# then has the mean of all, at a third of the time per step. Differences of Q within a state are as
+# small as its errors, so that policies need a bound of them.
+_SMALL_LOCOMOTION = dict(beta_q=0.01, target_actions=1, q_networks=5, q_pessimism=3.0)
+# An expert's actions are narrow, and small errors of μ_θ make a body fall.
+_LAPTOP_LOCOMOTION = dict(
+    K=4, behaviour_widths=(256, 128, 64), behaviour_embedding=128, behaviour_steps=40_000
+)
+_DESKTOP_LOCOMOTION = dict(K=4, behaviour_embedding=128, behaviour_steps=80_000, q_steps=80_000)
 PROFILE_TASKS = {  # further changes, for (profile, task)
     ("paper", "antmaze"): dict(K=32, energy_K=32, scales=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
-} | {
-    (name, task): changes
-    for name in _NAMES
-    for task, changes in (
-        ("maze2d-medium", _LARGER_MAZES),
-        ("maze2d-large", _LARGER_MAZES),
-        ("locomotion", _SMALL_LOCOMOTION),
-    )
-}
+    ("ci", "locomotion"): _SMALL_LOCOMOTION,
+    ("laptop", "locomotion"): _SMALL_LOCOMOTION | _LAPTOP_LOCOMOTION,
+    ("desktop", "locomotion"): _SMALL_LOCOMOTION | _DESKTOP_LOCOMOTION,
+} | {(name, f"maze2d-{maze}"): _LARGER_MAZES for name in _NAMES for maze in ("medium", "large")}
 
 
 def qgpo_settings(
