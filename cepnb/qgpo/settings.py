@@ -218,9 +218,16 @@ _LARGER_MAZES = dict(target_rate=0.03, state_jitter=0.07, place_frequencies=32)
 _SMALL_LOCOMOTION = dict(beta_q=0.01, target_actions=1, q_networks=5, q_pessimism=3.0)
 # An expert's actions are narrow, and small errors of μ_θ make a body fall.
 _LAPTOP_LOCOMOTION = dict(
-    K=4, behaviour_widths=(256, 128, 64), behaviour_embedding=128, behaviour_steps=40_000
+    behaviour_widths=(256, 128, 64),
+    behaviour_embedding=128,
+    behaviour_steps=40_000,
+    behaviour_batch=128,
+    K=4,
+    q_width=128,
+    energy_states=12_500,
+    scales=(1.0, 2.0),
 )
-_DESKTOP_LOCOMOTION = dict(K=4, behaviour_embedding=128, behaviour_steps=80_000, q_steps=80_000)
+_DESKTOP_LOCOMOTION = dict(behaviour_embedding=128, behaviour_steps=80_000, K=4, q_steps=80_000)
 PROFILE_TASKS = {  # further changes, for (profile, task)
     ("paper", "antmaze"): dict(K=32, energy_K=32, scales=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
     ("ci", "locomotion"): _SMALL_LOCOMOTION,
