@@ -73,7 +73,8 @@ def critic_errors(
     s, a = data.states[some].unsqueeze(1), unpacked(support[some])
     values = q.each(s, a)
     advantages = (values - values.mean(dim=2, keepdim=True)).flatten(1)
-    pairs = torch.corrcoef(advantages)[*torch.triu_indices(len(values), len(values), 1)]
+    count = len(values)
+    pairs = torch.corrcoef(advantages)[*torch.triu_indices(count, count, 1, device=values.device)]
     level = values.amin(dim=0).mean()
     errors = {"agreement": pairs.mean().item()}
     errors["data_less_support"] = (taken[some].mean() - level).item()
