@@ -115,7 +115,8 @@ def q_gains(
     all_draws = settings.energy_K, 16 * settings.energy_K
     actions = sample_actions(eps, states, action_dim, settings, generator, all_draws[-1], BLOCK)
     values = support_values(q, states, actions, rows=16)
-    bounded = support_values(policy_value(q, settings), states, actions, rows=16)
+    value = policy_value(q, settings)
+    bounded = values if value is q else support_values(value, states, actions, rows=16)
     beta_q, behaviour_value, records = settings.beta * bounded, values.mean(dim=1), []
 
     def record(method: str, scale: float | None, value: Float[Tensor, "n"], **draws: int) -> None:

@@ -145,7 +145,8 @@ def posterior_log_weights(
 def policy_dps_energy(eps: EpsFunction, q: QEnsemble, settings: Settings) -> EnergyFunction:
     """Return f = −β Q(s, â_0) of diffusion posterior sampling (Table 1), which needs no training.
 
-    â_0 is the predicted action, clipped to [-1, 1], where Q is trained.
+    â_0 is the predicted action, clipped to [-1, 1], where Q is trained. Q is the minimum of the
+    networks for any `q_pessimism`, because a single action has no advantage over others.
     """
     return dps_energy(eps, lambda a, s: -q(s, a.clamp(-1, 1)), settings.beta, SCHEDULE)
 
