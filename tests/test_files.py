@@ -241,7 +241,8 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
         CepnbError, match="profile 'phone' is unknown; use one of ci, laptop, desktop, paper"
     ):
         qgpo_settings()
-    assert qgpo_settings("laptop", "locomotion").beta_q == 0.01
+    laptop = qgpo_settings("laptop", "locomotion")
+    assert (laptop.beta, laptop.beta_q, laptop.target_actions) == (3.0, 1.0, 0)
     networks = {name: qgpo_settings(name, "hopper").q_networks for name in PROFILES}
     assert networks == {"ci": 5, "laptop": 5, "desktop": 5, "paper": 2}
     assert qgpo_settings("laptop", "hopper").behaviour_steps > PROFILES["laptop"].behaviour_steps

@@ -212,22 +212,21 @@ TASKS = {
 }
 # Without frequencies Q has false maxima behind walls, and f_φ smooths its jumps.
 _LARGER_MAZES = dict(target_rate=0.03, state_jitter=0.07, place_frequencies=32)
-# A small β_Q makes Q the behaviour's own value: one step of policy improvement. One drawn action
-# then has the mean of all, at a third of the time per step. Differences of Q within a state are as
-# small as its errors, so that policies need a bound of them.
-_SMALL_LOCOMOTION = dict(beta_q=0.01, target_actions=1, q_networks=5, q_pessimism=3.0)
+# Targets use all K actions: few drawn ones make Q nearly the behaviour's own value, which says
+# little about a better policy where the behaviour falls soon. Differences of Q within a state are
+# as small as its errors, so that policies need a bound of them.
+_SMALL_LOCOMOTION = dict(target_actions=0, q_networks=5, q_pessimism=3.0)
 # An expert's actions are narrow, and small errors of μ_θ make a body fall.
 _LAPTOP_LOCOMOTION = dict(
     behaviour_widths=(256, 128, 64),
     behaviour_embedding=128,
     behaviour_steps=40_000,
     behaviour_batch=128,
-    K=4,
     q_width=128,
     energy_states=12_500,
     scales=(1.0, 2.0),
 )
-_DESKTOP_LOCOMOTION = dict(behaviour_embedding=128, behaviour_steps=80_000, K=4, q_steps=80_000)
+_DESKTOP_LOCOMOTION = dict(behaviour_embedding=128, behaviour_steps=80_000, q_steps=80_000)
 PROFILE_TASKS = {  # further changes, for (profile, task)
     ("paper", "antmaze"): dict(K=32, energy_K=32, scales=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0)),
     ("ci", "locomotion"): _SMALL_LOCOMOTION,
