@@ -8,7 +8,7 @@ from cepnb.diffusion.schedule import VPSchedule
 from cepnb.diffusion.training import Plan
 from cepnb.envs.registry import family_of
 from cepnb.errors import CepnbError
-from cepnb.profiles import profile_name
+from cepnb.profiles import PROFILE_NAMES, profile_name
 from cepnb.storage.validation import convert
 
 SCHEDULE = VPSchedule()  # of all diffusion models of QGPO
@@ -194,7 +194,7 @@ _SIZES = {  # setting: (ci, laptop, desktop)
     "best_of": (4, 32, 32),
     "checkpoint_every": (100, 1_000, 1_000),
 }
-_NAMES = "ci", "laptop", "desktop"
+_NAMES = PROFILE_NAMES[:3]  # the small profiles
 PROFILES = {
     name: Settings(**_SMALL, **{setting: sizes[i] for setting, sizes in _SIZES.items()})
     for i, name in enumerate(_NAMES)
