@@ -1,5 +1,6 @@
 """The networks: broadcasting changes the cost, not the result."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,6 +53,19 @@ def test_an_ensemble_is_the_minimum_of_different_networks(count: int) -> None:
     assert len(values) == count and values[0].shape == (6, 5)
     assert not torch.allclose(values[0], values[-1])
     torch.testing.assert_close(q(s, a), torch.tensor([v.tolist() for v in values]).amin(dim=0))
+
+
+@pytest.mark.parametrize(
+    ("number", "count", "rows"), [(2, 2, 7), (2, 3, 7), (2, 5, 7), (2, 5, 3), (3, 4, 9), (4, 4, 9)]
+)
+def test_targets_use_some_networks_of_an_ensemble(number: int, count: int, rows: int) -> None:
+    """Part i of the rows has the minimum of networks i, i − 1, …."""
+    q, s, a = QEnsemble(4, 2, 16, 2, count=count), torch.randn(rows, 1, 4), torch.randn(rows, 5, 2)
+    values, expected = q.each(s, a), torch.empty(rows, 5)
+    for i, part in enumerate(np.array_split(np.arange(rows), count)):
+        used = (i - np.arange(number)) % count
+        expected[part] = values[used][:, part].amin(dim=0)
+    torch.testing.assert_close(q.least_of(number, s, a), expected)
 
 
 def test_frequencies_of_the_position_in_q_and_energy() -> None:

@@ -275,7 +275,7 @@ class Table(QEnsemble):
 def test_pessimism_bounds_the_advantage_by_the_disagreement_about_it() -> None:
     q, s = Table(1, 1), torch.tensor([[[0.0]], [[1.0]]])
     a = torch.arange(3.0).reshape(1, 3, 1).expand(2, 3, 1)
-    least = policy_value(q, qgpo_settings("ci"))(s, a)
+    least = policy_value(q, qgpo_settings("ci", q_pessimism=0.0))(s, a)
     torch.testing.assert_close(least, torch.tensor([[-5.0, -4.0, -6.0], [0.0, 1.0, 5.0]]))
     # The networks' advantages are (−1, 0, 1), (−2, −1, 3) and (0, 1, −1): means −1, 0, 1 and
     # deviations 1, 1, 2, in both states alike, although the levels differ by 14 and by 70.
@@ -326,6 +326,26 @@ def test_targets_of_few_drawn_support_actions(count: int) -> None:
     distance = (targets[:, None] - possible).abs().min(dim=1)
     assert distance.values.max() < 1e-5 and len(distance.indices.unique()) == len(possible)
     assert targets.mean().item() == pytest.approx(possible.mean().item(), abs=0.005)
+
+
+@pytest.mark.parametrize(("number", "pairs"), [(2, [1.0, 1.0, 2.0]), (3, [1.0, 1.0, 1.0])])
+def test_targets_take_the_minimum_of_some_networks(number: int, pairs: list[float]) -> None:
+    """Constant networks 1, 2 and 4. The minima of two are of 1 and 4, of 2 and 1, and of 4 and 2."""
+    sizes = dict(q_networks=3, target_networks=number, q_batch=6, K=4, discount=0.5)
+    chosen = qgpo_settings("ci", **sizes)
+
+    def constants(*values: float) -> QEnsemble:
+        q = QEnsemble(4, 2, 8, 2, count=3).requires_grad_(False)
+        for net, value in zip(q.nets, values, strict=True):
+            net.out.weight.zero_()
+            net.out.bias.fill_(value)
+        return q
+
+    data = example(rewards=torch.full((6,), 3.0), terminals=torch.zeros(6, dtype=torch.bool))
+    loss = critic_loss(constants(0, 0, 0), constants(1, 2, 4), data, torch.zeros(6, 4, 2), chosen)
+    targets = loss(torch.Generator().manual_seed(0)).sqrt()
+    expected = 3 + 0.5 * torch.tensor(pairs).repeat_interleave(2)
+    torch.testing.assert_close(targets, expected)
 
 
 def test_joint_training_ends_where_staged_training_does() -> None:
@@ -446,6 +466,9 @@ class Columns(torch.nn.Module):
 
     def forward(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         return (s.sum(-1) + a.sum(-1))[..., None] if s.ndim == 2 else s.sum(-1) + a.sum(-1)
+
+    def least_of(self, number: int, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        return self(s, a)
 
     def each(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         return torch.stack([self(s, a), self(s, a)])

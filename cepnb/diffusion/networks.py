@@ -222,6 +222,22 @@ class QEnsemble(nn.Module):
     def forward(self, state: Tensor, action: Tensor) -> Tensor:
         return self.each(state, action).amin(dim=0)
 
+    def least_of(self, number: int, state: Tensor, action: Tensor) -> Tensor:
+        """Return the minimum of `number` networks, other ones in other rows (Chen et al. 2021, REDQ).
+
+        Part i of `count` equal parts of the batch uses networks i, i − 1, …. A batch of random rows
+        so meets random groups of networks, and only `number` of them are evaluated in a row.
+        """
+        count = len(self.nets)
+        if number == count:
+            return self(state, action)
+        parts = zip(state.tensor_split(count), action.tensor_split(count))
+        groups = [[self.nets[i - j] for j in range(number)] for i in range(count)]
+        least = [
+            torch.stack([q(s, a) for q in nets]).amin(0) for nets, (s, a) in zip(groups, parts)
+        ]
+        return torch.cat(least)
+
 
 def in_bfloat16(net: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Run a network's matrix products in bfloat16; weights and outputs keep their type."""

@@ -18,8 +18,8 @@ _BEHAVIOUR = (
     "behaviour_final behaviour_precision checkpoint_every"
 )
 _CRITIC = (
-    "training beta_q discount q_width q_depth q_layer_norm q_networks place_frequencies target_actions "
-    "q_steps q_batch q_rate q_final target_rate checkpoint_every"
+    "training beta_q discount q_width q_depth q_layer_norm q_networks target_networks "
+    "place_frequencies target_actions q_steps q_batch q_rate q_final target_rate checkpoint_every"
 )
 _ENERGY = "beta q_pessimism labels contrasted energy_width energy_depth energy_batch"
 _ENERGY_STEPS = tuple(f"energy_{method}" for method in TRAINED_ENERGIES)

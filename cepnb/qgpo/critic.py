@@ -48,7 +48,7 @@ def critic_loss(
 ) -> StepLoss:
     """Return the loss of one step: (Q_ψ(s, a) − r − γ Σ_i softmax(β_Q Q')_i Q'_i)² (Eq. 22).
 
-    Q'_i is the minimum of the target networks at support action i of s'. With
+    Q'_i is the minimum of `settings.target_networks` networks at support action i of s'. With
     `settings.target_actions`, each target draws that many of the K actions: cheaper, and for a small
     β_Q the same mean. The squared error is averaged over the networks, one value per transition of
     `settings.q_batch`.
@@ -66,7 +66,7 @@ def critic_loss(
             rows = next_row.unsqueeze(1), order.topk(count, dim=1).indices
         next_s, next_actions = data.distinct[next_row], unpacked(support[rows])
         with torch.no_grad():
-            next_q = target(next_s.unsqueeze(1), next_actions)
+            next_q = target.least_of(settings.target_networks, next_s.unsqueeze(1), next_actions)
             goal = softmax_q_target(reward, terminal, next_q, settings.beta_q, settings.discount)
         values = q.each(s, a)
         check_same_shape(rewards=reward, Q=values[0])

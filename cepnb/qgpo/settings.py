@@ -64,7 +64,8 @@ class Settings:
     q_width: int = 256
     q_depth: int = 3  # hidden layers
     q_layer_norm: bool = False  # layer norm before each ReLU of Q
-    q_networks: int = 2  # independent networks; targets use their minimum
+    q_networks: int = 2  # independent networks
+    target_networks: int = 2  # of which targets use the minimum; at most q_networks
     q_pessimism: float = 0.0  # κ of policies; see `cepnb.qgpo.critic.policy_value`
     place_frequencies: int = 0  # Fourier features of the first two state coordinates, also in f_φ
     target_actions: int = 0  # actions of s', of its K, drawn for each target of Eq. 22; 0 uses all
@@ -102,6 +103,8 @@ class Settings:
             _check(field.name, value)
         K, states, scale = self.energy_K, self.energy_states, self.headline_scale
         _require(self.discount < 1, f"discount {self.discount}", "a number in (0, 1)")
+        some, most = self.target_networks, self.q_networks
+        _require(some <= most, f"target_networks {some}", f"at most q_networks, {most}")
         _require(states or K == self.K, f"energy_K {K}", f"K = {self.K}, or energy_states above 0")
         enough = self.labels != "state_value" or K >= 4
         _require(enough, f"energy_K {K}", "at least 4 actions for labels 'state_value'")
@@ -172,6 +175,8 @@ _SMALL = dict(
 _SMALL |= dict(state_jitter=0.2)  # the data is in thin tubes; outside them Q would be too high
 # Layer norm, width and number of steps matter together; few drawn actions make steps cheap.
 _SMALL |= dict(q_layer_norm=True, q_batch=128, q_rate=1e-3, q_final=0.05, target_rate=0.01)
+# Within a state, Q differs by less than two networks disagree; the mean of five has less noise.
+_SMALL |= dict(q_networks=5, q_pessimism=1.0)
 _SMALL |= dict(beta=20.0, energy_batch=32, energy_rate=4e-3, energy_final=0.01)
 _SMALL |= dict(labels="posterior")  # less noise: a step takes more states with few actions each
 _SIZES = {  # setting: (ci, laptop, desktop)
@@ -180,7 +185,7 @@ _SIZES = {  # setting: (ci, laptop, desktop)
     "behaviour_steps": (300, 12_000, 40_000),
     "K": (4, 12, 12),
     "sampler_steps": (5, 10, 15),
-    "q_width": (32, 256, 256),
+    "q_width": (32, 128, 128),
     "q_depth": (2, 3, 3),
     "q_steps": (300, 40_000, 150_000),
     "target_actions": (2, 4, 4),
@@ -214,15 +219,14 @@ TASKS = {
 _LARGER_MAZES = dict(target_rate=0.03, state_jitter=0.07, place_frequencies=32)
 # Targets use all K actions: few drawn ones make Q nearly the behaviour's own value, which says
 # little about a better policy where the behaviour falls soon. Differences of Q within a state are
-# as small as its errors, so that policies need a bound of them.
-_SMALL_LOCOMOTION = dict(target_actions=0, q_networks=5, q_pessimism=3.0)
+# as small as its errors, so that policies need a bound of them, and targets the least of all five.
+_SMALL_LOCOMOTION = dict(target_actions=0, target_networks=5, q_pessimism=3.0)
 # An expert's actions are narrow, and small errors of μ_θ make a body fall.
 _LAPTOP_LOCOMOTION = dict(
     behaviour_widths=(256, 128, 64),
     behaviour_embedding=128,
     behaviour_steps=40_000,
     behaviour_batch=128,
-    q_width=128,
     energy_states=12_500,
     scales=(1.0, 2.0),
 )
