@@ -50,7 +50,8 @@ def test_a_jittered_copy_moves_a_state_and_its_next_alike() -> None:
 
 def test_gains_of_exact_guidance_on_a_gaussian() -> None:
     """μ = N(0, 0.3² I) and Q = c·a: π is μ shifted by β 0.09 c, the gain is β 0.09 ‖c‖², E_t is known."""
-    chosen = qgpo_settings("ci", clip_actions=False, beta=4.0, sampler_steps=30)
+    known = dict(clip_actions=False, q_pessimism=0.0)  # one exact Q, so no bound
+    chosen = qgpo_settings("ci", beta=4.0, sampler_steps=30, **known)
     slope, variance, beta = torch.tensor([0.5, -1.0]), 0.09, 4.0
 
     def coefficients(at, t):
@@ -498,11 +499,21 @@ def test_values_that_are_not_finite_stop_a_step_and_are_named(tmp_path: Path) ->
         prepare(replace(near, episode_returns=close, rewards=1 + near.rewards), "return_range")
 
 
-def test_the_best_action_of_unknown_values_is_unknown(as_users_call_it: None) -> None:
+@pytest.mark.parametrize("pessimism", [0.0, 1.0])
+def test_the_best_action_of_unknown_values_is_unknown(
+    as_users_call_it: None, pessimism: float
+) -> None:
     """The maximum must not pick an action whose Q is NaN and pass it on as the best one."""
-    chosen = qgpo_settings("ci")
+
+    class Unknown(QEnsemble):
+        """Two networks, without a value where s > 0."""
+
+        def each(self, s: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+            values = torch.where(s[..., 0] > 0, a.sum(-1) * math.nan, a.sum(-1))
+            return torch.stack([values, values + a[..., 0]])
+
+    chosen, q = qgpo_settings("ci", q_pessimism=pessimism), Unknown(1, 2)
     eps = lambda x, t, s=None: torch.zeros_like(x)
-    q = lambda s, a: torch.where(s[..., 0] > 0, a.sum(-1) * math.nan, a.sum(-1))
     states = torch.tensor([[1.0], [-1.0]])
     actions = best_of_policy(eps, q, 2, chosen)(states, torch.Generator().manual_seed(0))
     assert actions[0].isnan().all() and actions[1].isfinite().all()
