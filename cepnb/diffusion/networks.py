@@ -231,11 +231,10 @@ class QEnsemble(nn.Module):
         count = len(self.nets)
         if number == count:
             return self(state, action)
-        parts = zip(state.tensor_split(count), action.tensor_split(count))
-        groups = [[self.nets[i - j] for j in range(number)] for i in range(count)]
-        least = [
-            torch.stack([q(s, a) for q in nets]).amin(0) for nets, (s, a) in zip(groups, parts)
-        ]
+        least = []
+        for i, (s, a) in enumerate(zip(state.tensor_split(count), action.tensor_split(count))):
+            values = [self.nets[i - j](s, a) for j in range(number)]
+            least.append(torch.stack(values).amin(dim=0))
         return torch.cat(least)
 
 

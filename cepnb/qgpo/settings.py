@@ -220,7 +220,7 @@ _LARGER_MAZES = dict(target_rate=0.03, state_jitter=0.07, place_frequencies=32)
 # Targets use all K actions: few drawn ones make Q nearly the behaviour's own value, which says
 # little about a better policy where the behaviour falls soon. Differences of Q within a state are
 # as small as its errors, so that policies need a bound of them, and targets the least of all five.
-# A fall is often 200 steps ahead of the choice that leads to it, and 0.99²⁰⁰ = 0.13 hides it.
+# A fall can follow 200 steps after the choice that leads to it, and 0.99²⁰⁰ = 0.13 hides it.
 _SMALL_LOCOMOTION = dict(target_actions=0, target_networks=5, q_pessimism=3.0, discount=0.997)
 # An expert's actions are narrow, and small errors of μ_θ make a body fall.
 _LAPTOP_LOCOMOTION = dict(
