@@ -111,6 +111,10 @@ def refusal(**changes: object) -> str:
         (["--set", "K=4", "--set", "K=8"], "--set K: given 2 times; give it once"),
         (["--set", "target_rate=2"], "target_rate 2.0: use at most 1.0"),
         (["--set", "target_networks=6"], "target_networks 6: use at most q_networks, 5"),
+        (
+            ["--set", "q_in_energy=True", "--set", "guidance=('exp_mse',)"],
+            "guidance 'exp_mse' with q_in_energy: use q_in_energy False",
+        ),
         (["--set", "scales=(1.0, 1.0)"], "scales (1.0, 1.0): use each value once"),
     ],
 )

@@ -46,13 +46,14 @@ def exported(steps: Steps, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.parametrize("q_in_energy", [False, True])
 @pytest.mark.parametrize("training", ["staged", "joint"])
 def test_a_folder_and_its_export_hold_the_networks_of_the_run(
-    steps: Steps, tmp_path: Path, training: str
+    steps: Steps, tmp_path: Path, training: str, q_in_energy: bool
 ) -> None:
-    if training == "joint":
-        chosen = qgpo_settings("ci", training="joint", guidance=GUIDANCE, **TINY)
-        steps = trained(tmp_path / "joint", chosen)
+    if training == "joint" or q_in_energy:
+        changes = dict(training=training, q_in_energy=q_in_energy, guidance=GUIDANCE)
+        steps = trained(tmp_path / "another", qgpo_settings("ci", **changes, **TINY))
     export_policy(steps.run.folder, tmp_path / "policy.safetensors")
     generator = torch.Generator().manual_seed(0)
     a, s = torch.randn(5, 2, generator=generator), torch.randn(5, 4, generator=generator)
@@ -175,6 +176,18 @@ def test_another_file_or_name_is_named(steps: Steps, exported: Path, tmp_path: P
         load_policy(path)
     with pytest.raises(CepnbError, match="policy 'ant' was not found; .* hopper-medium-replay$"):
         load_policy("ant")
+
+
+def test_an_energy_that_starts_from_q_needs_the_critic_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "policy.safetensors"
+    export_policy(
+        trained(tmp_path / "run", qgpo_settings("ci", q_in_energy=True, **TINY)).run.folder, path
+    )
+    tensors, metadata = load_tensors(path)
+    without = {name: tensor for name, tensor in tensors.items() if not name.startswith("critic.")}
+    save_tensors(path, without, metadata)
+    with pytest.raises(CepnbError, match="the critic is missing"):
+        load_policy(path)
 
 
 def test_the_shipped_policy_hops_farther_than_its_behaviour() -> None:

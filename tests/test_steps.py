@@ -16,10 +16,10 @@ from cepnb.errors import CepnbError
 from cepnb.qgpo.behaviour import behaviour_loss, behaviour_net
 from cepnb.qgpo.critic import critic_loss, policy_value, support_values
 from cepnb.qgpo.diagnostics import critic_errors, observed_returns, q_gains, summed_energy
-from cepnb.qgpo.energy import contrast_loss, energy_loss, train_energy
+from cepnb.qgpo.energy import contrast_loss, energy_loss, energy_net, train_energy
 from cepnb.qgpo.joint import train_joint
 from cepnb.qgpo.policy import best_of_policy, sample_actions
-from cepnb.qgpo.settings import qgpo_settings
+from cepnb.qgpo.settings import Settings, qgpo_settings
 from cepnb.qgpo.support import sample_support
 from cepnb.qgpo.transitions import Scaling, Transitions, prepare, with_jitter
 
@@ -183,6 +183,99 @@ def test_posterior_labels_are_minimised_by_the_exact_energy(contrasted: int) -> 
         assert loss(method, "posterior") < 0.05 * loss(method, "self_normalised")
     low, found, high = (loss("cep", "posterior", factor) for factor in (0.8, 1.0, 1.2))
     assert found < low and found < high
+
+
+def two_networks(seed: int = 0) -> QEnsemble:
+    return initialised(seed, "critic", lambda: QEnsemble(4, 2, width=16, depth=2))
+
+
+def informed(**changes: object) -> Settings:
+    return qgpo_settings("ci", q_in_energy=True, beta=2.0, **changes)
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 5)])
+def test_an_energy_that_starts_from_q_by_hand(shape: tuple[int, ...]) -> None:
+    q, g = two_networks(), torch.Generator().manual_seed(0)
+    net = energy_net(4, 2, informed(), 0, q)
+    at, s = torch.randn(*shape, 2, generator=g), torch.randn(7, *[1] * (len(shape) - 1), 4)
+    t = torch.linspace(0.05, 0.95, 7)
+    found, plain = net(at, t, s), energy_net(4, 2, qgpo_settings("ci"), 0)(at, t, s)
+    for i, time in enumerate(t.tolist()):
+        log_alpha = -19.9 / 4 * time**2 - 0.1 / 2 * time
+        alpha, sigma = math.exp(log_alpha), math.sqrt(1 - math.exp(2 * log_alpha))
+        gate = 1 / (1 + math.exp(-2.0 * (math.log(alpha / sigma) - 1.0)))
+        a = (at[i] / alpha).clamp(-1, 1)
+        mean = (q.nets[0](s[i], a) + q.nets[1](s[i], a)) / 2
+        torch.testing.assert_close(found[i], plain[i] - 2.0 * gate * mean, rtol=1e-4, atol=1e-5)
+
+
+def test_an_energy_that_starts_from_q_tends_to_it_without_noise() -> None:
+    """At the smallest time, differences of f_φ within a state are those of −βQ."""
+    q, g = two_networks(), torch.Generator().manual_seed(0)
+    net = energy_net(4, 2, informed(), 0, q)
+    torch.nn.init.zeros_(net.net.out.weight)
+    a, s = 2 * torch.rand(9, 6, 2, generator=g) - 1, torch.randn(9, 1, 4, generator=g)
+    t = torch.full((9,), SCHEDULE.t_min)
+    f, expected = net(SCHEDULE.alpha(t)[:, None, None] * a, t, s), -2.0 * q.each(s, a).mean(dim=0)
+    torch.testing.assert_close(f - f[:, :1], expected - expected[:, :1], rtol=0.01, atol=1e-3)
+
+
+def test_training_an_energy_that_starts_from_q_leaves_q_alone() -> None:
+    q, g = two_networks(), torch.Generator().manual_seed(0)
+    before = {name: tensor.clone() for name, tensor in q.state_dict().items()}
+    a, s = 2 * torch.rand(50, 8, 2, generator=g) - 1, torch.randn(50, 4, generator=g)
+    values = support_values(q, s, a)
+    chosen = informed(energy_K=8, energy_steps=20)
+    net = train_energy("cep", s, a, values, chosen, 0, progress=False, q_net=q)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in q.state_dict().items())
+    assert {name.partition(".")[0] for name in net.state_dict()} == {"net", "slope", "middle"}
+    assert all(parameter.grad is None for parameter in q.parameters())
+    assert net.slope.item() != 2.0 and net.middle.item() != 1.0
+    with pytest.raises(CepnbError, match="^the critic is missing; .* needs the critic of its run$"):
+        train_energy("cep", s, a, values, chosen, 0, progress=False)
+
+
+def test_the_level_of_q_changes_no_loss_of_an_energy_that_starts_from_it() -> None:
+    q, g = two_networks(), torch.Generator().manual_seed(0)
+    a, s = 2 * torch.rand(50, 8, 2, generator=g) - 1, torch.randn(50, 4, generator=g)
+    chosen, values = informed(energy_K=8), support_values(q, s, a)
+    f = energy_net(4, 2, chosen, 0, q)
+    for method in ("cep", "mse"):
+        losses = []
+        for level in (0.0, 300.0):
+            for net in q.nets:
+                net.out.bias.data += level
+            noise = torch.Generator().manual_seed(1)
+            losses.append(contrast_loss(method, f, s, a, values + level, chosen, noise).mean())
+        assert 0 < losses[0] < 10
+        torch.testing.assert_close(*losses, rtol=0.01, atol=0.0)
+
+
+def test_an_energy_that_starts_from_q_learns_the_noised_energy_too() -> None:
+    """μ = N(0, 0.3²) and Q = 2a, a network that is exact: ∇E_t is one number per time.
+
+    The start −βQ has another slope at t > 0, so that h_φ must learn the difference.
+    """
+    g, beta, slope, variance = torch.Generator().manual_seed(0), 2.0, 2.0, 0.09
+    q = initialised(0, "critic", lambda: QEnsemble(1, 1, width=4, depth=1))
+    for net in q.nets:  # slope (relu(a) − relu(−a))
+        for parameter in net.parameters():
+            torch.nn.init.zeros_(parameter)
+        net.first.weight.data[:2, 1] = torch.tensor([1.0, -1.0])
+        net.out.weight.data[0, :2] = torch.tensor([slope, -slope])
+    a = math.sqrt(variance) * torch.randn(3000, 64, 1, generator=g)
+    s = torch.zeros(3000, 1)
+    torch.testing.assert_close(q(s[:, None], a), slope * a[..., 0])
+    chosen = informed(energy_K=64, energy_steps=1000, energy_rate=4e-3, energy_batch=64)
+    net = train_energy("cep", s, a, slope * a[..., 0], chosen, 0, progress=False, q_net=q)
+    t = torch.tensor([0.02, 0.1, 0.3, 0.5])
+    alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+    total = alpha**2 * variance + sigma**2
+    truth = -beta * slope * alpha * variance / total
+    centre = alpha * beta * slope * variance  # of π_t
+    at = centre[:, None, None] + total.sqrt()[:, None, None] * torch.randn(4, 500, 1, generator=g)
+    found = energy_gradient(net)(at, t, torch.zeros(4, 1, 1)).mean(dim=(1, 2))
+    torch.testing.assert_close(found, truth, rtol=0.12, atol=0.0)
 
 
 def test_an_unknown_energy_is_refused() -> None:

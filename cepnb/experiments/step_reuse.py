@@ -21,7 +21,7 @@ _CRITIC = (
     "training beta_q discount q_width q_depth q_layer_norm q_networks target_networks "
     "place_frequencies target_actions q_steps q_batch q_rate q_final target_rate checkpoint_every"
 )
-_ENERGY = "beta q_pessimism labels contrasted energy_width energy_depth energy_batch"
+_ENERGY = "beta q_pessimism labels q_in_energy contrasted energy_width energy_depth energy_batch"
 _ENERGY_STEPS = tuple(f"energy_{method}" for method in TRAINED_ENERGIES)
 # For each step: the settings that it reads, and the steps that it depends on. A test records what each step reads.
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, dps_energy
 from cepnb.diffusion.losses import cep, cep_self_normalised, exponentiated_mse, mse, soft_value
 from cepnb.diffusion.networks import EnergyNet, QEnsemble
+from cepnb.diffusion.schedule import expand_as
 from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import SCHEDULE, Settings
@@ -28,15 +29,17 @@ def train_energy(
     seed: int,
     checkpoint: Path | None = None,
     progress: bool = True,
-) -> EnergyNet:
+    q_net: QEnsemble | None = None,
+) -> nn.Module:
     """Train f_φ on the K support actions of each state, labelled by their frozen values `q`.
 
     `method` is one of `TRAINED_ENERGIES`; `contrast_loss` defines their losses. Training runs on
-    the device of the states. Raises `CepnbError` if labels are not finite, as for a large β.
+    the device of the states. `q_net` is needed with `settings.q_in_energy` only. Raises `CepnbError`
+    if it is missing then, and if labels are not finite, as for a large β.
     """
     labels = settings.beta * (q - q.mean(dim=1, keepdim=True))
     check_finite(f"energy ({method}): labels βQ", labels, "use a smaller beta")
-    net = energy_net(states.shape[1], support.shape[2], settings, seed).to(states.device)
+    net = energy_net(states.shape[1], support.shape[2], settings, seed, q_net).to(states.device)
     loss, plan = energy_loss(method, net, states, support, q, settings), settings.plan("energy")
     generator = seeded(seed, "energy", states.device)
     options = {"label": f"energy ({method})", "checkpoint": checkpoint, "progress": progress}
@@ -84,7 +87,8 @@ def contrast_loss(
     The K actions of a state are noised at one t. E = −Q, taken relative to the state's mean.
 
     - "cep": −Σ_i softmax(−E_t)_i log softmax(−f)_i, one value per state.
-    - "mse": (f − E_t)², one value per action.
+    - "mse": (f − E_t)², one value per action; with `settings.q_in_energy`, both less their means over
+      the actions, because f then has the level of Q.
     - "exp_mse": regression of e^{−f} on e^{−E_t − βV}, one value per action.
 
     `settings.labels` estimates E_t of the noised action a_t, which was made from action a_i:
@@ -121,6 +125,8 @@ def contrast_loss(
         else:
             beta_energy = -(log_w + beta_q).logsumexp(dim=2)
     if method == "mse":
+        if settings.q_in_energy:  # the level of Q in a state says nothing about its actions
+            f, beta_energy = (x - x.mean(dim=1, keepdim=True) for x in (f, beta_energy))
         return mse(f, beta_energy)
     if method == "cep" and not halved:
         return cep_self_normalised(f, beta_energy)
@@ -151,8 +157,40 @@ def policy_dps_energy(eps: EpsFunction, q: QEnsemble, settings: Settings) -> Ene
     return dps_energy(eps, lambda a, s: -q(s, a.clamp(-1, 1)), settings.beta, SCHEDULE)
 
 
-def energy_net(state_dim: int, action_dim: int, settings: Settings, seed: int) -> EnergyNet:
-    """Build an untrained f_φ(a_t, t, s); its first weights depend on the seed alone."""
+class QInformedEnergy(nn.Module):
+    """f_φ(a_t, t, s) = h_φ(a_t, t, s) − β g(λ_t) mean_i Q_i(s, clip(a_t/α_t)), beyond the paper.
+
+    As t → 0, E_t tends to −βQ, so that the network h_φ learns a difference only, and f_φ is as fine
+    as Q also in states where it was not trained. The gate g(λ) = sigmoid(slope (λ − middle)) of half
+    the log signal-to-noise ratio λ_t is learned; where noise dominates, it is 0. The weights of Q are
+    frozen, and are no part of this module. Shapes as in `EnergyNet`.
+    """
+
+    def __init__(self, net: EnergyNet, q: QEnsemble, beta: float) -> None:
+        super().__init__()
+        self.net, self.beta = net, beta
+        self.slope, self.middle = nn.Parameter(torch.tensor(2.0)), nn.Parameter(torch.tensor(1.0))
+        self.values = q.requires_grad_(False).each  # a method, so that Q is not registered here
+
+    def forward(self, at: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        alpha = expand_as(SCHEDULE.alpha(t), at)
+        q = self.values(s, (at / alpha).clamp(-1, 1)).mean(dim=0)
+        gate = torch.sigmoid(self.slope * (SCHEDULE.half_log_snr(t) - self.middle))
+        return self.net(at, t, s) - self.beta * expand_as(gate, at).squeeze(-1) * q
+
+
+def energy_net(
+    state_dim: int, action_dim: int, settings: Settings, seed: int, q_net: QEnsemble | None = None
+) -> EnergyNet | QInformedEnergy:
+    """Build an untrained f_φ(a_t, t, s); its first weights depend on the seed alone.
+
+    With `settings.q_in_energy` it is a `QInformedEnergy`; raises `CepnbError` without `q_net` then.
+    """
     sizes = action_dim, state_dim, settings.energy_width, settings.energy_depth
     count = settings.place_frequencies
-    return initialised(seed, "energy", lambda: EnergyNet(*sizes, place_frequencies=count))
+    net = initialised(seed, "energy", lambda: EnergyNet(*sizes, place_frequencies=count))
+    if not settings.q_in_energy:
+        return net
+    if q_net is None:
+        raise CepnbError("the critic is missing; with q_in_energy, f_φ needs the critic of its run")
+    return QInformedEnergy(net, q_net, settings.beta)

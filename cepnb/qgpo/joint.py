@@ -59,5 +59,6 @@ def joint_nets(state_dim: int, action_dim: int, settings: Settings, seed: int) -
     """Build the untrained networks that `train_joint` returns."""
     sizes = state_dim, action_dim, settings, seed
     trained = [method for method in settings.guidance if method in TRAINED_ENERGIES]
-    energies = {method: energy_net(*sizes) for method in trained}
-    return nn.ModuleDict({"q": critic_net(*sizes)} | energies)
+    q = critic_net(*sizes)
+    energies = {method: energy_net(*sizes, q) for method in trained}
+    return nn.ModuleDict({"q": q} | energies)

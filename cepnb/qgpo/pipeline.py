@@ -121,7 +121,8 @@ class Steps:
         if self.settings.training == "joint" and method in self.joint:
             return self.joint[method]
         examples = self.contrast_states, self.contrast_actions, self.values
-        return self._network(f"energy_{method}", energy_net, train_energy, method, *examples)
+        build, fit = partial(energy_net, q_net=self.q), partial(train_energy, q_net=self.q)
+        return self._network(f"energy_{method}", build, fit, method, *examples)
 
     @cached_property
     def joint(self) -> nn.ModuleDict:

@@ -196,7 +196,7 @@ def _networks(
     energies = {}
     for method in settings.guidance:
         if f"energy_{method}" in parts:
-            energies[method] = loaded(energy_net(*sizes), f"energy_{method}")
+            energies[method] = loaded(energy_net(*sizes, q), f"energy_{method}")
         elif method == "dps" and q is not None:
             energies[method] = policy_dps_energy(eps, q, settings)
     return Networks(eps, q, energies, scaling, *chosen)

@@ -90,4 +90,4 @@ class Inputs:
 
     @cached_property
     def energy(self) -> EnergyNet:
-        return energy_net(*self.shape, self.settings, 0)
+        return energy_net(*self.shape, self.settings, 0, self.q)
