@@ -242,7 +242,7 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         qgpo_settings()
     laptop = qgpo_settings("laptop", "locomotion")
-    assert (laptop.beta, laptop.beta_q, laptop.target_actions) == (3.0, 1.0, 0)
+    assert (laptop.beta, laptop.beta_q, laptop.target_actions) == (10.0, 1.0, 0)
     assert (laptop.discount, qgpo_settings("laptop").discount) == (0.997, 0.99)
     for name, settings in PROFILES.items():
         hopper, most = qgpo_settings(name, "hopper"), 2 if name == "paper" else 5
