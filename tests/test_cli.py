@@ -89,7 +89,7 @@ def refusal(**changes: object) -> str:
         (["--set", "episodes"], "--set episodes: the value is missing; use NAME=VALUE"),
         (
             ["--set", "labels=raw"],
-            "labels 'raw': use one of self_normalised, state_value, posterior",
+            "labels 'raw': use one of self_normalised, posterior",
         ),
         (
             ["--set", "guidance=('cep', 'cfg')"],

@@ -40,7 +40,7 @@ from cepnb.storage.files import load_tensors
 from cepnb.storage.runs import Run
 
 SCHEDULE = VPSchedule()
-CHOSEN = qgpo_settings("ci", energy_states=0, K=8, energy_K=8, labels="state_value")
+CHOSEN = qgpo_settings("ci", energy_states=0, K=8, energy_K=8, labels="self_normalised")
 # Operations whose result, or the shape of it, the host must wait for.
 READS = {
     "_local_scalar_dense",
@@ -284,7 +284,7 @@ def test_the_five_steps_run_on_another_device_to_the_same_numbers(
         q_steps=5,
         energy_steps=5,
         checkpoint_every=100,
-        labels="state_value",
+        labels="self_normalised",
         sampler_steps=2,
         energy_states=50,
         episodes=2,

@@ -208,7 +208,7 @@ def test_other_energies_reuse_the_same_models(
 ) -> None:
     """Behaviour, support set and critic do not depend on how the policy is guided."""
     copy_files(unbroken[0], tmp_path, "behaviour", "support", "critic", "energy_support")
-    found = run(tmp_path, guidance=("cep", "exp_mse", "dps"), labels="state_value", episodes=2)
+    found = run(tmp_path, guidance=("cep", "exp_mse", "dps"), labels="self_normalised", episodes=2)
     assert [record["method"] for record in found["scores"]] == [
         "behaviour",
         "cep",

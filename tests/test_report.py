@@ -399,7 +399,7 @@ def test_the_figure_of_ablations_has_a_panel_for_each_setting() -> None:
         "K_16": {"K": 16, "energy_K": 16},
         "base": {},
         "beta_5": {"beta": 5.0},
-        "labels": {"labels": "state_value"},
+        "labels": {"labels": "self_normalised"},
         "beta_40": {"beta": 40.0},
         "longer": {"episodes": 60},
     }
@@ -419,7 +419,7 @@ def test_the_figure_of_ablations_has_a_panel_for_each_setting() -> None:
     assert ablations(rows) == {
         "K": [(4, "base"), (16, "K_16")],
         "beta": [(5.0, "beta_5"), (20.0, "base"), (40.0, "beta_40")],
-        "labels": [("posterior", "base"), ("state_value", "labels")],
+        "labels": [("posterior", "base"), ("self_normalised", "labels")],
     }
     axes = ablation_figure(rows).axes
     assert [panel.get_title() for panel in axes] == [

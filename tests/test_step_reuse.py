@@ -164,7 +164,7 @@ def test_every_step_of_a_run_has_a_file(finished: Path) -> None:
             ["behaviour", "support", "energy_support", "critic", "energy_mse"],
         ),
         ({"beta": 3.0}, ["behaviour", "support", "energy_support", "critic"]),
-        ({"labels": "state_value"}, ["behaviour", "support", "energy_support", "critic"]),
+        ({"labels": "self_normalised"}, ["behaviour", "support", "energy_support", "critic"]),
         ({"energy_states": 0, "energy_K": 4}, ["behaviour", "support", "critic"]),
         ({"training": "joint"}, ["behaviour", "support", "energy_support"]),
         ({"K": 5}, ["behaviour", "energy_support"]),

@@ -31,20 +31,19 @@ def cep(
     f: Float[Tensor, "*batch K"],
     beta_energy: Float[Tensor, "*batch K"],
     log_normaliser: Normaliser = 0.0,
-    ceiling: float = math.inf,
 ) -> Float[Tensor, "*batch"]:
     """Contrastive energy prediction, −Σ_i e^{−βE_i − c} log softmax(−f)_i (Eq. 12).
 
     c = `log_normaliser` must not depend on the K samples, which share one t. c = 0 is Eq. 12. Any
     constant or function of the condition, such as βV_β(s), keeps the minimiser ∇f = ∇E_t. Raises
     `CepnbError` for K = 1. Caveat: if c is far from log E[e^{−βE}], labels overflow or vanish in
-    float32. `ceiling` limits their exponents but makes the minimiser inexact.
+    float32.
     """
     _check_contrast(f, beta_energy)
     if isinstance(log_normaliser, Tensor) and log_normaliser.ndim:
         check_same_shape(f=f[..., 0], log_normaliser=log_normaliser)
         log_normaliser = log_normaliser.unsqueeze(-1)
-    labels = (-beta_energy - log_normaliser).clamp(max=ceiling).exp()
+    labels = (-beta_energy - log_normaliser).exp()
     return -(labels * torch.log_softmax(-f, dim=-1)).sum(dim=-1)
 
 

@@ -1,6 +1,5 @@
 """Step 4: the intermediate energy f_φ(a_t, t, s) of E(s, a) = −Q(s, a), by CEP (Eq. 20) or regression."""
 
-import math
 from pathlib import Path
 
 import torch
@@ -8,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, dps_energy
-from cepnb.diffusion.losses import cep, cep_self_normalised, exponentiated_mse, mse, soft_value
+from cepnb.diffusion.losses import cep_self_normalised, exponentiated_mse, mse, soft_value
 from cepnb.diffusion.networks import EnergyNet, QEnsemble
 from cepnb.diffusion.schedule import expand_as
 from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train
@@ -17,7 +16,6 @@ from cepnb.qgpo.settings import SCHEDULE, Settings
 from cepnb.storage.validation import check_finite, check_same_shape, check_shape
 
 TRAINED_ENERGIES = ("cep", "mse", "exp_mse")
-CEILING = 10.0  # largest exponent β(Q − V(s)) of a label; beyond it e^x could overflow
 
 
 def train_energy(
@@ -94,30 +92,26 @@ def contrast_loss(
     `settings.labels` estimates E_t of the noised action a_t, which was made from action a_i:
 
     - "self_normalised": −βQ_i, so that "cep" is Eq. 20. It is biased where good actions are rare.
-    - "state_value": the same, but "cep" has the labels e^{β(Q_i − V)}, up to e^`CEILING`, where a
-      random half of the actions is contrasted and V is over the other half: the minimiser of Eq. 12.
     - "posterior" (beyond the paper): −log Σ_j w_j e^{βQ_j} over all K actions of the state, with
       their `posterior_log_weights`; for "mse", −Σ_j w_j βQ_j. The sums estimate the means given a_t,
       so the limit as K grows is the same, with less noise. At most `settings.contrasted` of the K
       are noised, because the minimiser does not depend on their number.
 
-    V = β⁻¹ log mean e^{βQ}, over the same K actions unless labels are "state_value".
+    V = β⁻¹ log mean e^{βQ} over the K actions.
     """
     beta = settings.beta
     t = SCHEDULE.draw_times(len(s), generator)
     all_a, all_q = a, q - q.mean(dim=1, keepdim=True)
-    contrasted = others = all_q
-    halved = settings.labels == "state_value"
+    noised_q = all_q  # of the actions that are noised
     averaged = settings.labels == "posterior"
-    if halved or averaged:
-        count = math.ceil(q.shape[1] / 2) if halved else min(settings.contrasted, q.shape[1])
+    if averaged:
         order = torch.rand(q.shape, generator=generator, device=q.device).argsort(dim=1)
-        contrasted, others = all_q.gather(1, order).tensor_split([count], dim=1)
-        a = a.take_along_dim(order[:, :count, None], dim=1)
+        noised = order[:, : settings.contrasted]
+        a, noised_q = a.take_along_dim(noised.unsqueeze(2), dim=1), all_q.gather(1, noised)
     eps = torch.randn(a.shape, generator=generator, device=a.device)
     at = SCHEDULE.add_noise(a, t, eps)
-    f, beta_energy = net(at, t, s.unsqueeze(1)), -beta * contrasted
-    check_same_shape(labels=contrasted, f=f)
+    f, beta_energy = net(at, t, s.unsqueeze(1)), -beta * noised_q
+    check_same_shape(labels=noised_q, f=f)
     if averaged:
         log_w, beta_q = posterior_log_weights(at, t, all_a), beta * all_q.unsqueeze(1)
         if method == "mse":
@@ -128,11 +122,9 @@ def contrast_loss(
         if settings.q_in_energy:  # the level of Q in a state says nothing about its actions
             f, beta_energy = (x - x.mean(dim=1, keepdim=True) for x in (f, beta_energy))
         return mse(f, beta_energy)
-    if method == "cep" and not halved:
-        return cep_self_normalised(f, beta_energy)
-    beta_value = beta * soft_value(others if halved else all_q, beta)
     if method == "cep":
-        return cep(f, beta_energy, beta_value, CEILING)
+        return cep_self_normalised(f, beta_energy)
+    beta_value = beta * soft_value(all_q, beta)
     return exponentiated_mse(f, beta_energy + beta_value.unsqueeze(1))
 
 

@@ -19,7 +19,7 @@ CHOICES = {
     "behaviour_precision": ("float32", "bfloat16"),
     "support_precision": ("float32", "bfloat16"),
     "support_storage": ("float32", "float16"),
-    "labels": ("self_normalised", "state_value", "posterior"),
+    "labels": ("self_normalised", "posterior"),
     "training": ("staged", "joint"),
     "guidance": ("cep", "mse", "exp_mse", "dps"),
 }
@@ -107,8 +107,6 @@ class Settings:
         some, most = self.target_networks, self.q_networks
         _require(some <= most, f"target_networks {some}", f"at most q_networks, {most}")
         _require(states or K == self.K, f"energy_K {K}", f"K = {self.K}, or energy_states above 0")
-        enough = self.labels != "state_value" or K >= 4
-        _require(enough, f"energy_K {K}", "at least 4 actions for labels 'state_value'")
         absolute = self.q_in_energy and "exp_mse" in self.guidance  # e^{−f} would overflow
         _require(not absolute, "guidance 'exp_mse' with q_in_energy", "q_in_energy False")
         _require(scale in self.scales, f"scales {self.scales}", f"headline_scale {scale} as well")
