@@ -26,6 +26,7 @@ from cepnb.diffusion.guidance import (
     guided,
 )
 from cepnb.diffusion.networks import EnergyNet, PlaneEpsNet
+from cepnb.diffusion.posterior import averaged_energy, averaged_noise, posterior_log_weights
 from cepnb.diffusion.samplers import dpm_solver_pp, last
 from cepnb.diffusion.training import Plan, StepLoss, initialised, seeded, train
 from cepnb.errors import CepnbError
@@ -37,12 +38,14 @@ METHODS = {
     "cep_raw": "CEP with labels e^{−βE} (Eq. 12)",
     "cep_self": "CEP with self-normalised labels (Eq. 13)",
     "cep_independent": "CEP with a normaliser from new samples",
-    "cep_beta": "CEP, one network for all β (an extension beyond the paper)",
+    "cep_posterior": "CEP with labels averaged over the posterior (beyond the paper)",
+    "cep_beta": "the same, one network for all β (beyond the paper)",
     "mse": "regression on βE",
     "exp_mse": "regression on e^{−βE}",
     "dps": "βE at the mean of x_0 given x_t, no training",
 }
-LEARNED = ("cep_raw", "cep_self", "cep_independent", "mse", "exp_mse")  # one network per β
+# One network per β each
+LEARNED = ("cep_raw", "cep_self", "cep_independent", "cep_posterior", "mse", "exp_mse")
 
 
 def train_score(
@@ -52,14 +55,21 @@ def train_score(
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> PlaneEpsNet:
-    """Train ε_θ of q_0 by noise prediction. All methods and all β share it."""
-    net = score_net(density, settings, seed)
+    """Train ε_θ of q_0 by noise prediction. All methods and all β share it.
+
+    With `score_reference`, labels are `averaged_noise` instead of ε, with the same minimiser.
+    """
+    net, schedule = score_net(density, settings, seed), density.schedule
+    batch, reference = settings.score_batch, settings.score_reference
 
     def loss(generator: torch.Generator) -> Tensor:
-        x0, _ = density.sample(settings.score_batch, generator)
-        t = density.schedule.draw_times(len(x0), generator, settings.score_early)
-        eps = torch.randn(x0.shape, generator=generator)
-        return losses.noise_prediction(net(density.schedule.add_noise(x0, t, eps), t), eps)
+        x0, _ = density.sample(max(batch, reference), generator)
+        t = schedule.draw_times(batch, generator, settings.score_early)
+        eps = torch.randn(batch, density.dim, generator=generator)
+        xt = schedule.add_noise(x0[:batch], t, eps)
+        if reference:
+            eps = averaged_noise(xt.unsqueeze(1), t, x0, schedule).squeeze(1)
+        return losses.noise_prediction(net(xt, t), eps)
 
     plan = Plan(settings.score_steps, settings.score_rate, settings.final)
     generator, label = seeded(seed, "toy score"), "training the score"
@@ -96,13 +106,17 @@ def toy_energy_loss(
 
     A step draws `groups` groups of K samples that share one t. "cep_independent" normalises by the
     mean of e^{−βE} over new samples at each step, "exp_mse" by its mean over 100,000 samples, drawn
-    once. Raises `CepnbError` on another method.
+    once. "cep_posterior" has other groups, of `averaged_K`, and labels averaged over `reference`
+    samples. Raises `CepnbError` on another method.
     """
     if method not in LEARNED:
         raise CepnbError(f"method '{method}' trains no energy; use one of {', '.join(LEARNED)}")
     if method == "exp_mse":
         _, fixed_energy = density.sample(100_000, seeded(seed, "toy normaliser"))
         log_normaliser = _log_mean_exp(-beta * fixed_energy)
+
+    if method == "cep_posterior":
+        return lambda generator: _averaged_loss(net, density, beta, settings, generator)
 
     def step_loss(generator: torch.Generator) -> Tensor:
         xt, t, energy = _draw_groups(density, settings, generator)
@@ -130,21 +144,17 @@ def train_conditioned(
     checkpoint: Path | None = None,
     progress: bool = True,
 ) -> EnergyNet:
-    """Train one f_φ(x_t, t, β) for all β in [0, `beta_max`] by CEP: an extension beyond the paper.
+    """Train one f_φ(x_t, t, β) for all β in [0, `beta_max`] by "cep_posterior": beyond the paper.
 
-    Each group draws β = beta_max · u² for u uniform, because small β change p_0 the most. Theorem
-    3.2 holds at each β. Division of the labels by E[e^{−βE}], estimated over new samples, gives all
-    β the same weight.
+    Each group draws β = beta_max · u² for u uniform, because small β change p_0 the most.
     """
     net = toy_energy_net(density, settings, seed, condition_dim=2)
 
     def loss(generator: torch.Generator) -> Tensor:
-        xt, t, energy = _draw_groups(density, settings, generator)
-        u = torch.rand(settings.groups, 1, generator=generator)
-        beta = settings.beta_max * u.square()  # (groups, 1)
-        _, other_energy = density.sample(energy.numel(), generator)
-        f = net(xt, t, beta_features(beta).unsqueeze(1))
-        return losses.cep(f, beta * energy, _log_mean_exp(-beta * other_energy))
+        u = torch.rand(settings.averaged_groups, 1, generator=generator)
+        beta = settings.beta_max * u.square()
+        features = beta_features(beta).unsqueeze(1)
+        return _averaged_loss(net, density, beta, settings, generator, features)
 
     plan = Plan(settings.conditioned_steps, settings.rate, settings.final)
     generator, label = seeded(seed, "toy energy of all beta"), "training CEP for all β"
@@ -325,6 +335,24 @@ def _draw_groups(
     t = density.schedule.draw_times(settings.groups, generator, settings.early)
     xt = density.schedule.add_noise(x0, t, torch.randn(x0.shape, generator=generator))
     return xt, t, energy
+
+
+def _averaged_loss(
+    net: EnergyNet,
+    density: Density,
+    beta: float | Float[Tensor, "groups 1"],
+    settings: ToySettings,
+    generator: torch.Generator,
+    condition: Tensor | None = None,
+) -> Float[Tensor, "groups"]:
+    """Return `cep_averaged` of `averaged_groups` groups; each x_t was made from a reference sample."""
+    schedule, groups, K = density.schedule, settings.averaged_groups, settings.averaged_K
+    x0, energy = density.sample(settings.reference, generator)
+    noised = x0[: groups * K].unflatten(0, (groups, K))
+    t = schedule.draw_times(groups, generator, settings.early)
+    xt = schedule.add_noise(noised, t, torch.randn(noised.shape, generator=generator))
+    log_w = posterior_log_weights(xt, t, x0, schedule)
+    return losses.cep_averaged(net(xt, t, condition), averaged_energy(log_w, beta * energy))
 
 
 def _log_mean_exp(values: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:

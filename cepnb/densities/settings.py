@@ -16,12 +16,18 @@ class ToySettings:
     score_depth: int = 5  # hidden layers
     score_steps: int = 100_000
     score_batch: int = 2048
+    score_reference: int = (
+        0  # x_0 that average the labels, at least score_batch; 0: labels ε (Eq. 8)
+    )
     score_rate: float = 1e-3  # Adam learning rate, falls to final × score_rate (cosine)
     # Energy f_φ, one network per method and β
     features: int = 16
     early: float = 0.1  # as score_early
     K: int = 64  # samples per softmax, which share one t
     groups: int = 32  # softmaxes per step
+    averaged_K: int = 64  # the same for labels averaged over the posterior
+    averaged_groups: int = 32
+    reference: int = 2048  # x_0 that average these labels, at least averaged_K × averaged_groups
     steps: int = 100_000
     rate: float = 1e-3  # Adam learning rate, falls to final × rate (cosine)
     final: float = 0.01
@@ -45,8 +51,12 @@ TOY_PROFILES = {
         score_steps=300,
         score_batch=256,
         features=8,
+        score_reference=256,
         K=32,
         groups=8,
+        averaged_K=16,
+        averaged_groups=4,
+        reference=128,
         steps=300,
         width=32,
         depth=2,
@@ -59,12 +69,16 @@ TOY_PROFILES = {
         score_width=96,
         score_depth=4,
         score_steps=20_000,
-        score_batch=512,
+        score_batch=256,
+        score_reference=512,
         score_rate=2e-3,
         groups=16,
+        averaged_K=32,
+        averaged_groups=8,
+        reference=512,
         steps=24_000,
         rate=3e-3,
-        width=64,
+        width=96,
         depth=3,
         conditioned_steps=60_000,
     ),

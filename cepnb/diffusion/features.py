@@ -54,6 +54,11 @@ class PlaneFeatures(nn.Module):
         alpha, sigma = self.schedule.coefficients(t, x)
         return alpha**2 * self.deviation**2 + sigma**2
 
+    def signal(self, t: Tensor, x: Tensor) -> Tensor:
+        """Return α_t m/(α_t² m² + σ_t²)^½, the correlation of x_t with x_0, as `variance` does."""
+        alpha, _ = self.schedule.coefficients(t, x)
+        return alpha * self.deviation / self.variance(t, x).sqrt()
+
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         unit = x / self.variance(t, x).sqrt()
         return _with_waves(unit @ self.frequencies, unit)

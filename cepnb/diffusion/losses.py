@@ -9,6 +9,7 @@ import math
 from numbers import Real
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -58,6 +59,19 @@ def cep_self_normalised(
     """
     _check_contrast(f, beta_energy)
     return -(torch.softmax(-beta_energy, dim=-1) * torch.log_softmax(-f, dim=-1)).sum(dim=-1)
+
+
+def cep_averaged(
+    f: Float[Tensor, "*batch K"], averaged_energy: Float[Tensor, "*batch K"]
+) -> Float[Tensor, "*batch"]:
+    """Contrastive energy prediction with labels averaged over the posterior (beyond the paper).
+
+    `averaged_energy` estimates E_t(x_t) (`cepnb.diffusion.posterior`). The loss is Eq. 13 plus a
+    tenth of the Huber loss of f − E_t. Eq. 13 weights an error of f by p_t, so it hardly sees x_t
+    with p_t ≪ q_t, where samplers start; one x_0's label would be too noisy for a regression on E_t.
+    """
+    contrast = cep_self_normalised(f, averaged_energy)
+    return contrast + 0.1 * F.smooth_l1_loss(f, averaged_energy, reduction="none").mean(dim=-1)
 
 
 def mse(

@@ -109,8 +109,9 @@ class EnergyNet(nn.Module):
     """Intermediate energy f_φ(x_t, t[, s]) ≈ E_t(x_t) up to a constant in x_t: a SiLU MLP.
 
     Shapes as in `EpsNet`, but (*batch, dim) → (*batch,). `plane` replaces the input x_t by its
-    features; `place_frequencies` > 0 adds that many `PlaceFeatures` of the condition, a state. The
-    defaults are the paper's.
+    features and multiplies the output by α_t m/√v, v = α_t² m² + σ_t², because E_t flattens as x_t
+    says less about x_0. `place_frequencies` > 0 adds that many `PlaceFeatures` of the condition, a
+    state. The defaults are the paper's.
     """
 
     def __init__(
@@ -136,7 +137,8 @@ class EnergyNet(nn.Module):
         h = _silu(self.first(self.plane(x, t) if self.plane else x, self.time(t, x), condition))
         for layer in self.hidden:
             h = _silu(layer(h))
-        return self.out(h).squeeze(-1)
+        f = self.out(h).squeeze(-1)
+        return f * self.plane.signal(t, x).squeeze(-1) if self.plane else f
 
 
 class PlaneEpsNet(nn.Module):
@@ -158,8 +160,8 @@ class PlaneEpsNet(nn.Module):
         h = _silu(self.first(self.plane(x, t), self.time(t, x)))
         for layer in self.hidden:
             h = _silu(layer(h))
-        variance, (alpha, sigma) = self.plane.variance(t, x), self.plane.schedule.coefficients(t, x)
-        return sigma / variance * x + alpha * self.plane.deviation / variance.sqrt() * self.out(h)
+        _, sigma = self.plane.schedule.coefficients(t, x)
+        return sigma / self.plane.variance(t, x) * x + self.plane.signal(t, x) * self.out(h)
 
 
 class QNet(nn.Module):

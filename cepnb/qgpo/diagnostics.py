@@ -9,9 +9,9 @@ from torch import Tensor
 
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
 from cepnb.diffusion.networks import QEnsemble
+from cepnb.diffusion.posterior import averaged_energy, posterior_log_weights
 from cepnb.diffusion.training import unpacked
 from cepnb.qgpo.critic import policy_value, support_values
-from cepnb.qgpo.energy import posterior_log_weights
 from cepnb.qgpo.policy import BLOCK, sample_actions
 from cepnb.qgpo.settings import SCHEDULE, Settings
 from cepnb.qgpo.transitions import Transitions
@@ -157,7 +157,6 @@ def summed_energy(
         at: Float[Tensor, "n k da"], t: Tensor, s: Tensor | None = None
     ) -> Float[Tensor, "n k"]:
         check_shape("a_t", at, len(actions), "k", actions.shape[-1])
-        log_w = posterior_log_weights(at, t, actions)
-        return -(log_w + beta_q.unsqueeze(-2)).logsumexp(dim=-1)
+        return averaged_energy(posterior_log_weights(at, t, actions, SCHEDULE), -beta_q)
 
     return energy

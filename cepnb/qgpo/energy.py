@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, dps_energy
 from cepnb.diffusion.losses import cep_self_normalised, exponentiated_mse, mse, soft_value
 from cepnb.diffusion.networks import EnergyNet, QEnsemble
+from cepnb.diffusion.posterior import averaged_energy, posterior_log_weights
 from cepnb.diffusion.schedule import expand_as
 from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train
 from cepnb.errors import CepnbError
@@ -93,9 +94,9 @@ def contrast_loss(
 
     - "self_normalised": −βQ_i, so that "cep" is Eq. 20. It is biased where good actions are rare.
     - "posterior" (beyond the paper): −log Σ_j w_j e^{βQ_j} over all K actions of the state, with
-      their `posterior_log_weights`; for "mse", −Σ_j w_j βQ_j. The sums estimate the means given a_t,
-      so the limit as K grows is the same, with less noise. At most `settings.contrasted` of the K
-      are noised, because the minimiser does not depend on their number.
+      weights of `cepnb.diffusion.posterior`; for "mse", −Σ_j w_j βQ_j. The sums estimate the means
+      given a_t, so the limit as K grows is the same, with less noise. At most `settings.contrasted`
+      of the K are noised, because the minimiser does not depend on their number.
 
     V = β⁻¹ log mean e^{βQ} over the K actions.
     """
@@ -113,11 +114,11 @@ def contrast_loss(
     f, beta_energy = net(at, t, s.unsqueeze(1)), -beta * noised_q
     check_same_shape(labels=noised_q, f=f)
     if averaged:
-        log_w, beta_q = posterior_log_weights(at, t, all_a), beta * all_q.unsqueeze(1)
+        log_w = posterior_log_weights(at, t, all_a, SCHEDULE)
         if method == "mse":
-            beta_energy = -(log_w.exp() * beta_q).sum(dim=2)
+            beta_energy = -beta * (log_w.exp() @ all_q.unsqueeze(2)).squeeze(2)
         else:
-            beta_energy = -(log_w + beta_q).logsumexp(dim=2)
+            beta_energy = averaged_energy(log_w, -beta * all_q)
     if method == "mse":
         if settings.q_in_energy:  # the level of Q in a state says nothing about its actions
             f, beta_energy = (x - x.mean(dim=1, keepdim=True) for x in (f, beta_energy))
@@ -126,18 +127,6 @@ def contrast_loss(
         return cep_self_normalised(f, beta_energy)
     beta_value = beta * soft_value(all_q, beta)
     return exponentiated_mse(f, beta_energy + beta_value.unsqueeze(1))
-
-
-def posterior_log_weights(
-    at: Float[Tensor, "n k da"], t: Tensor, actions: Float[Tensor, "n K da"]
-) -> Float[Tensor, "n k K"]:
-    """Return log w with w_j ∝ N(a_t; α_t a_j, σ_t² I), Σ_j w_j = 1: which action a_t was made from.
-
-    For actions a_j of μ(·|s) these are self-normalised importance weights of μ(a_0 | a_t, s).
-    """
-    alpha, sigma = SCHEDULE.coefficients(t, at)
-    distance = ((at / alpha).unsqueeze(2) - actions.unsqueeze(1)).square().sum(dim=3)
-    return (-distance * (alpha / sigma) ** 2 / 2).log_softmax(dim=2)
 
 
 def policy_dps_energy(eps: EpsFunction, q: QEnsemble, settings: Settings) -> EnergyFunction:
