@@ -59,7 +59,9 @@ SECOND = [
 
 **Goal.** Meet a walrus.
 
-[← Circles](00_circles.ipynb) and [the equations](../docs/equations.md#energy)""",
+[← Circles](00_circles.ipynb) and [the equations](../docs/equations.md#energy)
+
+Walruses have tusks ([Ito 2020](https://example.org/tusks)).""",
     """
 import sys
 from IPython.display import Markdown
@@ -87,12 +89,20 @@ PAGE = r"""# Equations
 f = \mathcal E_t
 ```
 """
+REFERENCES = """@misc{ito2020,
+  author = {Ito, A.},
+  title = {Tusks},
+  year = {2020},
+  url = {https://example.org/tusks},
+}
+"""
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 NAMES = (
     "index.html",
     "notebooks/00_circles.html",
     "notebooks/01_squares.html",
     "docs/equations.html",
+    "docs/references.html",
     "search.html",
 )
 PAINTED = "canvas => canvas.toDataURL()"
@@ -144,6 +154,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "docs/more.md").write_text(
         "# More\n\n[Squares](../notebooks/01_squares.ipynb)\n", encoding="utf-8"
     )
+    (folder / "docs/references.bib").write_text(REFERENCES, encoding="utf-8")
     (folder / "pictures/dot.png").write_bytes(base64.b64decode(DOT))
     (folder / "program.py").write_text("", encoding="utf-8")
     built = make(folder)
@@ -223,6 +234,21 @@ def test_pages_are_a_second_part_and_link_to_notebooks(opened: Callable[..., Pag
     article.get_by_role("link", name="Squares").click()
     article.get_by_role("link", name="the equations").click()
     expect(page).to_have_url(re.compile("/book/docs/equations.html#energy$"))
+
+
+def test_the_page_of_references_links_to_notebooks_and_to_the_file(
+    opened: Callable[..., Page], folder: Path
+) -> None:
+    page = opened("index.html")
+    article = page.locator("article")
+    article.get_by_role("link", name="References").click()
+    expect(article.locator("li")).to_have_text(
+        ["Ito: Tusks, 2020, example.org/tusks. Cited in 01."]
+    )
+    address = article.get_by_role("link", name="BibTeX").get_attribute("href")
+    assert (folder / "book/docs" / address).read_text(encoding="utf-8") == REFERENCES
+    article.get_by_role("link", name="01").click()
+    expect(page.locator("article")).to_contain_text("Walruses have tusks")
 
 
 def test_progress_bars_and_standard_error_are_removed(folder: Path) -> None:

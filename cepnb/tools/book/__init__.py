@@ -2,5 +2,6 @@
 
 - `execution`: run the notebooks in parallel and cache the results
 - `outputs`: find hidden errors and remove outputs that need a kernel
+- `references`: read BibTeX, and format entries as notebooks quote them
 - `site`, `conf`: lay out the sources and run Sphinx
 """

@@ -23,6 +23,7 @@ from cepnb.profiles import profile_name
 from cepnb.storage.files import unreadable, write_text
 from cepnb.tools.book import conf
 from cepnb.tools.book.execution import execute, read_notebook
+from cepnb.tools.book.references import read_references, reference_page
 
 HERE = Path(__file__).parent
 MATHJAX = Path(mathjax.__file__).parent / "static/mathjax/es5"
@@ -36,7 +37,8 @@ EXTERNAL = re.compile(
 def build(notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None = None) -> int:
     """Build the site in `book` from notebooks and a folder of Markdown pages.
 
-    Return how many notebooks were executed; `work` caches them. The previous book stays until the
+    A file `references.bib` in that folder becomes a page, too. Return how many notebooks were
+    executed; `work` caches them. The previous book stays until the
     new one is complete. Raises `CepnbError` on an error in a notebook, on a warning of Sphinx (such
     as a broken link), on a page above `LIMIT` bytes, and on a page that loads from another host.
     """
@@ -92,8 +94,12 @@ def _write_pages(notebooks: Sequence[Path], folder: Path | None, source: Path) -
     """
     pages = sorted(folder.glob("*.md")) if folder else []
     known = {path.resolve() for path in (*notebooks, *pages)}
-    first_cells = {path: _first_text(read_notebook(path)) for path in notebooks}
+    read = {path: read_notebook(path) for path in notebooks}
+    first_cells = {path: _first_text(notebook) for path, notebook in read.items()}
     texts = {page: _with_known_links(page, known, source) for page in pages}
+    if pages and (entries := folder / "references.bib").exists():
+        texts[folder / "references.md"] = _reference_page(entries, read)
+        write_text(source / _place(entries), entries.read_text(encoding="utf-8-sig"))
     contents = _contents("Notebooks", first_cells)
     if texts:
         contents += _contents("Documentation", texts)
@@ -146,6 +152,15 @@ def _with_known_links(page: Path, known: set[Path], source: Path) -> str:
     except (OSError, ValueError) as error:
         raise unreadable(page, "UTF-8", error) from error
     return LINK.sub(replaced, text)
+
+
+def _reference_page(entries: Path, notebooks: dict[Path, NotebookNode]) -> str:
+    texts = {}
+    for path, notebook in notebooks.items():
+        link = f"[{path.stem.partition('_')[0]}](../{_place(path)})"
+        cells = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+        texts[link] = "\n".join(cells)
+    return reference_page(read_references(entries).values(), texts)
 
 
 def _run_sphinx(source: Path, site: Path) -> None:
