@@ -61,7 +61,15 @@ SECOND = [
 
 [← Circles](00_circles.ipynb) and [the equations](../docs/equations.md#energy)
 
-Walruses have tusks ([Ito 2020](https://example.org/tusks)).""",
+Walruses have tusks ([Ito 2020](https://example.org/tusks)).
+
+| density | β | exact | exact_energy | cep_raw | cep_self | cep_independent | cep_beta | mse | exp_mse | dps |
+|---|---|---|---|---|---|---|---|---|---|---|
+| checkerboard | 20 | 0.98 | 1.03 | 1.11 | 1.11 | 1.11 | 1.08 | 11.68 | 1.36 | 3e+04 |
+
+| task | option | difference | seeds | mean | 95 % interval | each seed |
+|---|---|---|---|---|---|---|
+| local/halfcheetah-medium-replay | many_episodes | cep − behaviour | 7 | 151.7 | -81.1 to 219.5 | 108.3, -121.7, 30.5 |""",
     """
 import sys
 from IPython.display import Markdown
@@ -276,6 +284,18 @@ def test_nothing_overflows(opened: Callable[..., Page], name: str) -> None:
         page.set_viewport_size({"width": width, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(OVERFLOWING) == []
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1320, 1440])
+def test_tables_with_many_columns_fit_without_scrolling(
+    opened: Callable[..., Page], width: int
+) -> None:
+    page = opened("notebooks/01_squares.html", viewport={"width": width, "height": 844})
+    widths = page.locator(".table-wrapper").evaluate_all(
+        "nodes => nodes.map(node => [node.scrollWidth, node.clientWidth])"
+    )
+    assert len(widths) == 2 and all(inner <= outer for inner, outer in widths), widths
+    assert page.locator("td", has_text="3e+04").bounding_box()["height"] < 60  # numbers stay whole
 
 
 def test_explorers_follow_the_chosen_colour_scheme(opened: Callable[..., Page]) -> None:
