@@ -19,6 +19,7 @@ from playwright.sync_api import Page, expect
 from cepnb.errors import CepnbError
 from cepnb.tools.book import __main__ as book_command
 from cepnb.tools.book import execution, site
+from cepnb.tools.book.outputs import with_folded_code
 
 FIRST = [
     r"""# 00 · Circles
@@ -296,6 +297,33 @@ def test_tables_with_many_columns_fit_without_scrolling(
     )
     assert len(widths) == 2 and all(inner <= outer for inner, outer in widths), widths
     assert page.locator("td", has_text="3e+04").bounding_box()["height"] < 60  # numbers stay whole
+
+
+def test_code_is_folded_until_a_reader_opens_one_cell_or_all(opened: Callable[..., Page]) -> None:
+    page = opened("notebooks/00_circles.html")
+    codes = page.locator(".cell_input")
+    expect(codes).to_have_count(3)
+    assert [code.is_visible() for code in codes.all()] == [False] * 3
+    page.get_by_text("Show code", exact=True).first.click()
+    assert [code.is_visible() for code in codes.all()] == [True, False, False]
+    page.get_by_role("button", name="Show all code").click()
+    assert all(code.is_visible() for code in codes.all())
+    page.get_by_role("link", name="Squares →").click()
+    expect(page.get_by_role("button", name="Hide all code")).to_be_visible()
+    expect(page.locator(".cell_input")).to_be_visible()
+    page.get_by_role("button", name="Hide all code").click()
+    expect(page.locator(".cell_input")).to_be_hidden()
+    page.go_back()
+    expect(page.locator(".cell_input").first).to_be_hidden()
+
+
+def test_exercises_and_tagged_cells_stay_open() -> None:
+    sources = "x = 1", "def mine(): ...\n\nexercises.check_noise(mine)", "y = 2"
+    shown = new_code_cell(sources[2], metadata={"tags": ["front-page", "show-input"]})
+    cells = [*map(new_code_cell, sources[:2]), shown, new_markdown_cell("# text")]
+    folded = with_folded_code(new_notebook(cells=cells)).cells
+    tags = [cell.metadata.get("tags", []) for cell in folded]
+    assert tags == [["hide-input"], [], ["front-page", "show-input"], []]
 
 
 def test_explorers_follow_the_chosen_colour_scheme(opened: Callable[..., Page]) -> None:

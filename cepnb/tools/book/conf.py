@@ -13,6 +13,7 @@ mathjax3_config = {"options": {"enableMenu": False}}  # the menu fetches files
 
 nb_execution_mode = "off"  # the notebooks are executed already
 nb_merge_streams = True
+nb_code_prompt_show, nb_code_prompt_hide = "Show code", "Hide code"
 nb_render_markdown_format = "myst"
 nb_ipywidgets_js = {}  # comes from another host, and the book has no such widgets
 

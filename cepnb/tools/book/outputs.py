@@ -1,4 +1,4 @@
-"""Check the outputs of an executed notebook and prepare them for a page without a kernel."""
+"""Check the outputs of an executed notebook and prepare its cells for a page without a kernel."""
 
 from nbformat import NotebookNode
 
@@ -6,6 +6,7 @@ from cepnb.errors import CepnbError
 
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
+SHOWN = "show-input"  # tag of a cell whose code is its point
 
 
 def hidden_errors(notebook: NotebookNode) -> list[str]:
@@ -40,6 +41,15 @@ def without_kernel(notebook: NotebookNode) -> NotebookNode:
     for number, cell in enumerate(notebook.cells, 1):
         if cell.cell_type == "code":
             cell.outputs = [out for out in cell.outputs if not _removable(out, models, number)]
+    return notebook
+
+
+def with_folded_code(notebook: NotebookNode) -> NotebookNode:
+    """Tag code cells so that MyST-NB folds their code, except exercises and cells tagged `SHOWN`."""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "code" and SHOWN not in tags and "exercises.check_" not in cell.source:
+            cell.metadata["tags"] = [*tags, "hide-input"]
     return notebook
 
 

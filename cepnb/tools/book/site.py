@@ -23,6 +23,7 @@ from cepnb.profiles import profile_name
 from cepnb.storage.files import unreadable, write_text
 from cepnb.tools.book import conf
 from cepnb.tools.book.execution import execute, read_notebook
+from cepnb.tools.book.outputs import with_folded_code
 from cepnb.tools.book.references import read_references, reference_page
 
 HERE = Path(__file__).parent
@@ -57,7 +58,7 @@ def build(notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None 
         _write_pages(notebooks, pages, source)
         executed, count = execute(notebooks, work / "executed")
         for path, notebook in executed.items():
-            write_text(source / _place(path), nbformat.writes(notebook))
+            write_text(source / _place(path), nbformat.writes(with_folded_code(notebook)))
         _run_sphinx(source, new)
         for page in sorted(new.rglob("*.html")):
             _check(page)

@@ -18,6 +18,23 @@
   document.addEventListener("load", ({ target }) => hold(target), true); // of those that come later
 })();
 
+// Shows or folds the code of all cells by one button; the choice holds for the other pages, too.
+(() => {
+  const folds = document.querySelectorAll("article details.hide");
+  if (!folds.length) return;
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "all-code";
+  const show = (open) => {
+    for (const fold of folds) fold.open = open;
+    button.textContent = open ? "Hide all code" : "Show all code";
+    localStorage.setItem("code", open ? "shown" : "folded");
+  };
+  button.addEventListener("click", () => show(button.textContent.startsWith("Show")));
+  show(localStorage.getItem("code") === "shown");
+  document.querySelector("article h1").after(button);
+})();
+
 // Lets names in tables break after underscores and slashes; equations are left as they are.
 for (const cell of document.querySelectorAll("article td, article th")) {
   const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
