@@ -14,12 +14,13 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from payload import payload
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from cepnb.errors import CepnbError
 from cepnb.tools.book import __main__ as book_command
 from cepnb.tools.book import execution, site
 from cepnb.tools.book.outputs import with_folded_code
+from cepnb.tools.book.search import text_of
 
 FIRST = [
     r"""# 00 · Circles
@@ -220,10 +221,37 @@ def test_links_equations_and_search(opened: Callable[..., Page]) -> None:
     page.get_by_role("link", name="Squares →").click()
     expect(page).to_have_url(re.compile("/book/notebooks/01_squares.html$"))
     expect(page.locator(".cell_output mjx-container")).to_be_visible()
-    page.get_by_role("searchbox").or_(page.get_by_placeholder("Search")).fill("circles")
-    page.keyboard.press("Enter")
-    page.locator("#search-results").get_by_role("link", name="00 · Circles").click()
+    search(page, "circles").get_by_role("link", name="00 · Circles").first.click()
     expect(page.locator("canvas")).to_have_count(4)
+
+
+def search(page: Page, words: str) -> Locator:
+    """Search by the box of the page and return the results."""
+    page.get_by_role("searchbox").or_(page.get_by_placeholder("Search")).fill(words)
+    page.keyboard.press("Enter")
+    return page.locator("#search-results li")
+
+
+def test_search_results_have_snippets(opened: Callable[..., Page]) -> None:
+    page = opened("index.html")
+    results = search(page, "tusks")
+    expect(results).to_have_count(2)  # the notebook, and the page of references
+    snippet = results.filter(has_text="01 · Squares").locator("p")
+    expect(snippet).to_contain_text("Walruses have tusks (Ito 2020).")
+    expect(snippet.locator(".highlighted")).to_have_text("tusks")
+    expect(search(page, "wide").locator("p")).to_contain_text("See … move.")
+
+
+def test_a_snippet_has_the_text_of_its_section_and_code_last() -> None:
+    body = """<section id="a"><h1>A<a class="headerlink">¶</a></h1><pre>x = <b>1</b></pre>
+    <p>See <span class="math">x^2</span> &lt;here&gt;.</p><script>let y</script><noscript>no</noscript>
+    <details><summary>Show code</summary>z</details><section class="c" id="b">B<svg>s</svg></section>
+    </section>"""
+    text = " ".join(text_of(body).split())
+    assert text == (
+        '<div role="main"><section id="a">A See … &lt;here&gt;. z<section id="b">B</section>'
+        " </section>x = 1</div>"
+    )
 
 
 def test_pages_are_a_second_part_and_link_to_notebooks(opened: Callable[..., Page]) -> None:

@@ -2,7 +2,7 @@
 
 project = html_title = "cepnb"
 language = "en"
-extensions = ["myst_nb", "sphinx.ext.mathjax"]
+extensions = ["myst_nb", "sphinx.ext.mathjax", "cepnb.tools.book.search"]
 
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_fence_as_directive = ["math"]  # as GitHub shows it
@@ -21,5 +21,4 @@ html_theme = "furo"
 pygments_dark_style = "monokai"
 html_css_files = ["explorer.css", "book.css"]
 html_js_files = ["book.js", ("explorers.js", {"defer": "defer"})]
-html_show_search_summary = False  # a summary is fetched from each page
 html_copy_source = html_show_copyright = html_use_index = False
