@@ -35,16 +35,16 @@
   document.querySelector("article h1").after(button);
 })();
 
-// Lets names in tables break after underscores and slashes; equations are left as they are.
+// Lets names in tables break after underscores, slashes and other marks; equations are left as they are.
 for (const cell of document.querySelectorAll("article td, article th")) {
   const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
   const named = [];
   while (texts.nextNode()) {
     const { data, parentElement } = texts.currentNode;
-    if (/[_/]/.test(data) && !parentElement.closest(".math")) named.push(texts.currentNode);
+    if (/[_/.:]/.test(data) && !parentElement.closest(".math")) named.push(texts.currentNode);
   }
   for (const node of named) {
-    const parts = node.data.split(/(?<=[_/])(?=\w\w)/).flatMap((part) => [part, document.createElement("wbr")]);
+    const parts = node.data.split(/(?<=[_/.:])(?=[a-z]{2})/i).flatMap((part) => [part, document.createElement("wbr")]);
     node.replaceWith(...parts.slice(0, -1));
   }
 }
