@@ -126,13 +126,18 @@ OVERFLOWING = """() => [...document.querySelectorAll("article *")].filter(node =
 }).map(node => node.outerHTML.slice(0, 80))"""
 
 
-def write(folder: Path, name: str, cells: list[str]) -> Path:
-    """Write a notebook; cells that begin with a heading are text, all others are code."""
+def write(folder: Path, name: str, cells: list[str], front: int | None = None) -> Path:
+    """Write a notebook; cells that begin with a heading are text, all others are code.
+
+    `front` is the number of the cell for the front page.
+    """
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     new_cells = [
         new_markdown_cell(cell) if cell.startswith("#") else new_code_cell(cell.strip())
         for cell in cells
     ]
+    if front is not None:
+        new_cells[front].metadata["tags"] = [site.FRONT]
     folder.mkdir(exist_ok=True)
     nbformat.write(new_notebook(metadata=kernel, cells=new_cells), folder / f"{name}.ipynb")
     return folder / f"{name}.ipynb"
@@ -156,7 +161,7 @@ def contents(folder: Path) -> dict[Path, bytes]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with two notebooks and two pages, and its book."""
     folder = tmp_path_factory.mktemp("book")
-    write(folder / "notebooks", "00_circles", FIRST)
+    write(folder / "notebooks", "00_circles", FIRST, front=1)
     write(folder / "notebooks", "01_squares", SECOND)
     for name in ("docs", "pictures"):
         (folder / name).mkdir()
@@ -191,6 +196,26 @@ def test_sliders_work(opened: Callable[..., Page]) -> None:
     slider.press("ArrowLeft")
     assert canvas.evaluate(PAINTED) == before
     expect(page.locator("output").last).to_have_text("β = 2")  # the other explorer did not move
+
+
+def test_the_front_page_has_a_picture_a_slider_and_links_to_known_pages(
+    opened: Callable[..., Page],
+) -> None:
+    page = opened("index.html")
+    article = page.locator("article")
+    assert article.get_by_role("img", name="Samples of six densities").evaluate(
+        "image => image.naturalWidth > 500"
+    )
+    expect(page.locator("canvas")).to_have_count(3)
+    canvas, slider = page.locator("canvas").first, article.get_by_role("slider")
+    before = canvas.evaluate(PAINTED)
+    slider.press("ArrowRight")
+    expect(page.locator("output")).to_have_text("β = 3")
+    assert canvas.evaluate(PAINTED) != before
+    expect(article).to_contain_text("Begin with 03 Tilting by an energy.")
+    expect(article.get_by_role("link", name="03 Tilting by an energy")).to_have_count(0)
+    expect(article.get_by_role("listitem").filter(has_text="More")).to_have_text("More")
+    expect(article).not_to_contain_text("$")  # every field of the template is filled in
 
 
 def test_stored_figures_follow_the_slider(opened: Callable[..., Page]) -> None:
@@ -458,7 +483,7 @@ def test_a_page_with_an_error_is_rejected_and_the_old_book_stays(
         notebook = write(folder / "more", "03_text", [f"# Text\n\n{text}"])
         site.build([notebook], folder / "book", folder / "work", pages)
 
-    message = r"00_circles.html has 0\.\d MB with its pictures; use at most 0.1 MB"
+    message = r"index.html has 0\.\d MB with its pictures; use at most 0.1 MB"
     with pytest.raises(CepnbError, match=message), monkeypatch.context() as small:
         small.setattr(site, "LIMIT", 50_000)
         site.build(notebooks, folder / "book", folder / "work", folder / "docs")

@@ -99,6 +99,12 @@ def test_links_resolve(page: Path) -> None:
             assert (page.parent / link.split("#")[0]).exists(), link
 
 
+def test_links_of_the_books_front_page_name_notebooks() -> None:
+    text = (ROOT / "cepnb/tools/book/index.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((notebooks/[^)]+)\)", text)
+    assert len(links) >= 3 and all((ROOT / link).is_file() for link in links)
+
+
 def test_the_repository_map_names_every_sub_package() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     folders = [path for path in (ROOT / "cepnb").iterdir() if path.is_dir()]

@@ -39,12 +39,18 @@ def test_source_is_clean(path: Path) -> None:
     assert path.stat().st_size < 100_000
     for cell in notebook.cells:
         assert set(cell.metadata) <= {"tags"}, "run `make strip`"
-        assert set(cell.metadata.get("tags", ())) <= {"show-input"}
+        assert set(cell.metadata.get("tags", ())) <= {"show-input", "front-page"}
         if cell.cell_type == "code":
             assert not cell.outputs and cell.execution_count is None, "run `make strip`"
             assert all(len(line) <= 100 for line in cell.source.splitlines()), (
                 "a line exceeds 100 columns"
             )
+
+
+def test_one_cell_is_on_the_front_page_of_the_book_and_makes_an_explorer() -> None:
+    everything = [cell for path in PATHS for cell in nbformat.read(path, as_version=4).cells]
+    (front,) = [cell for cell in everything if "front-page" in cell.metadata.get("tags", ())]
+    assert "BetaExplorer(" in front.source
 
 
 @each_notebook

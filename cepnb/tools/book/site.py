@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from sphinx.errors import SphinxError
 from sphinx.util.docutils import docutils_namespace
 
 from cepnb.errors import CepnbError, in_a_line
+from cepnb.notebook.score_plots import results_folder
 from cepnb.notebook.sliders.widgets import STATIC, page_script
 from cepnb.profiles import profile_name
 from cepnb.storage.files import unreadable, write_text
@@ -28,6 +29,8 @@ from cepnb.tools.book.references import read_references, reference_page
 
 HERE = Path(__file__).parent
 MATHJAX = Path(mathjax.__file__).parent / "static/mathjax/es5"
+PICTURE = "densities.png"  # of the front page, in results/pictures
+FRONT = "front-page"  # tag of a cell whose explorer is on the front page, too
 LIMIT = 5_000_000  # bytes of a page with its pictures
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s:]+)(#[^)\s]*)?\)")  # a relative link of a page
 EXTERNAL = re.compile(
@@ -55,10 +58,11 @@ def build(notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None 
             old.rename(book)  # the last build was killed between two renames
         shutil.rmtree(new, ignore_errors=True)
         shutil.rmtree(source, ignore_errors=True)
-        _write_pages(notebooks, pages, source)
+        contents = _write_pages(notebooks, pages, source)
         executed, count = execute(notebooks, work / "executed")
         for path, notebook in executed.items():
             write_text(source / _place(path), nbformat.writes(with_folded_code(notebook)))
+        _write_front_page(contents, executed.values(), source)
         _run_sphinx(source, new)
         for page in sorted(new.rglob("*.html")):
             _check(page)
@@ -88,8 +92,8 @@ def _check_libraries() -> None:
             raise CepnbError(f"{name}: cannot be imported ({in_a_line(error)}); {fix}") from error
 
 
-def _write_pages(notebooks: Sequence[Path], folder: Path | None, source: Path) -> None:
-    """Write the contents and the pages, in folders as in the repository, so that links resolve.
+def _write_pages(notebooks: Sequence[Path], folder: Path | None, source: Path) -> str:
+    """Write the pages, in folders as in the repository, so that links resolve; return the contents.
 
     Raises `CepnbError` on a notebook or a page that cannot be read or has no title.
     """
@@ -106,10 +110,27 @@ def _write_pages(notebooks: Sequence[Path], folder: Path | None, source: Path) -
         contents += _contents("Documentation", texts)
     for path, text in texts.items():
         write_text(source / _place(path), text)
-    front = string.Template((HERE / "index.md").read_text(encoding="utf-8"))
-    text = front.safe_substitute(profile=profile_name(), contents=contents)
-    write_text(source / "index.md", text)
     write_text(source / "explorers.js", page_script())
+    shutil.copy(results_folder() / "pictures" / PICTURE, source)
+    return contents
+
+
+def _write_front_page(contents: str, notebooks: Iterable[NotebookNode], source: Path) -> None:
+    """Write index.md with the explorers of cells tagged `FRONT`; a link to no page becomes text."""
+
+    def replaced(link: re.Match) -> str:
+        return link[0] if (source / link[3]).exists() else link[2]
+
+    cells = [cell for notebook in notebooks for cell in notebook.cells]
+    outputs = [
+        out for cell in cells if FRONT in cell.metadata.get("tags", ()) for out in cell.outputs
+    ]
+    explorer = "\n".join(
+        out.data["text/html"] for out in outputs if "text/html" in out.get("data", {})
+    )
+    front = string.Template(LINK.sub(replaced, (HERE / "index.md").read_text(encoding="utf-8")))
+    text = front.safe_substitute(profile=profile_name(), contents=contents, explorer=explorer)
+    write_text(source / "index.md", text)
 
 
 def _first_text(notebook: NotebookNode) -> str:
@@ -129,7 +150,8 @@ def _contents(part: str, texts: dict[Path, str]) -> str:
         title, goal = re.match(r"# (.+)", text), re.search(r"\*\*Goal\.\*\*(.*)", text)
         if title is None:
             raise CepnbError(f"{path.name} begins with '{text[:30]}'; begin with a title, '# …'")
-        entries.append(f"[{title[1]}]({_place(path)})\n:{goal[1] if goal else ' '}\n")
+        link = f"[{title[1]}]({_place(path)})"
+        entries.append(f"{link}\n:{goal[1]}\n" if goal else f"- {link}")
     tree = [f"```{{toctree}}\n:hidden:\n:caption: {part}\n", *map(str, map(_place, texts)), "```\n"]
     return "\n".join([f"## {part}\n", *entries, *tree, ""])
 

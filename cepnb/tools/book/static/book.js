@@ -9,10 +9,10 @@
   tell();
 })();
 
-// Shrinks no picture below half its size, where what is written in it could not be read: it scrolls on a narrow screen.
+// Shrinks no output below half its size, where what is written in it could not be read: it scrolls on a narrow screen.
 (() => {
   const hold = (node) => {
-    if (node.naturalWidth) node.style.minWidth = `${node.naturalWidth / 2}px`;
+    if (node.naturalWidth && node.closest(".cell_output")) node.style.minWidth = `${node.naturalWidth / 2}px`;
   };
   [...document.images].forEach(hold);
   document.addEventListener("load", ({ target }) => hold(target), true); // of those that come later
