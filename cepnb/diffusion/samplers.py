@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -29,7 +29,7 @@ def dpm_solver_pp(
     `x` ~ N(0, I) of shape (*batch, dim) at times[0] is the first yield; the last keeps the noise
     σ_{t_min}. Raises `CepnbError` unless times decrease and stay above 0.
     """
-    alpha, sigma, lam = _coefficients(times, schedule)
+    alpha, sigma, lam = coefficients_at(times, schedule)
     data, values = predict_x0(eps, schedule), times.tolist()
     previous = previous_h = None
     yield x
@@ -56,19 +56,27 @@ def ancestral(
     First order in the step. The noise of each step corrects small score errors. Arguments and
     yields as in `dpm_solver_pp`.
     """
-    alpha, sigma, _ = _coefficients(times, schedule)
+    alpha, sigma, _ = coefficients_at(times, schedule)
     data, values = predict_x0(eps, schedule), times.tolist()
     yield x
     for i in range(len(times) - 1):
         x0 = data(x, x.new_full((), values[i]), condition)
-        a = alpha[i] / alpha[i + 1]  # x = a x_next + noise of this variance:
-        step_variance = sigma[i] ** 2 - (a * sigma[i + 1]) ** 2
-        from_x = a * sigma[i + 1] ** 2 / sigma[i] ** 2
-        from_x0 = alpha[i + 1] * step_variance / sigma[i] ** 2
-        deviation = sigma[i + 1] * math.sqrt(step_variance) / sigma[i]
+        from_x, from_x0, deviation = reverse_step(alpha[i : i + 2], sigma[i : i + 2])
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         x = from_x * x + from_x0 * x0 + deviation * noise
         yield x
+
+
+def reverse_step(alpha: Sequence[float], sigma: Sequence[float]) -> tuple[float, float, float]:
+    """Return the factors of x and x̂_0 in the mean of q(x_next | x, x̂_0), and its deviation.
+
+    `alpha` and `sigma` have the values at the time of x and at the next, smaller time.
+    """
+    a = alpha[0] / alpha[1]  # x = a x_next + noise of this variance:
+    step_variance = sigma[0] ** 2 - (a * sigma[1]) ** 2
+    from_x = a * sigma[1] ** 2 / sigma[0] ** 2
+    from_x0 = alpha[1] * step_variance / sigma[0] ** 2
+    return from_x, from_x0, sigma[1] * math.sqrt(step_variance) / sigma[0]
 
 
 def last(trajectory: Iterator[Tensor]) -> Tensor:
@@ -76,8 +84,8 @@ def last(trajectory: Iterator[Tensor]) -> Tensor:
     return deque(trajectory, maxlen=1).pop()
 
 
-def _coefficients(times: Tensor, schedule: VPSchedule) -> Iterator[list[float]]:
-    """Return α, σ and λ at the times, computed in float64."""
+def coefficients_at(times: Tensor, schedule: VPSchedule) -> Iterator[list[float]]:
+    """Return α, σ and λ at the times, in float64; raise `CepnbError` unless these decrease above 0."""
     times = times.double()
     finite = bool(times.isfinite().all())
     if (
