@@ -202,7 +202,8 @@ def _report(options: argparse.Namespace) -> None:
 
 def _toy(options: argparse.Namespace) -> None:
     from cepnb.densities.benchmark import record
-    from cepnb.densities.methods import METHODS, Models, exact_text
+    from cepnb.densities.methods import Models
+    from cepnb.densities.names import METHODS, exact_text
     from cepnb.storage.files import cache_dir, check_writable
     from cepnb.storage.validation import check_seed
 
@@ -314,12 +315,11 @@ def _bench_run(options: argparse.Namespace) -> None:
     from cepnb.datasets.registry import load_dataset
     from cepnb.qgpo.settings import qgpo_settings
     from cepnb.storage.files import write_json, write_text
-    from cepnb.tools.bench.whole import BenchConfig, whole_markdown, whole_run
+    from cepnb.tools.bench.options import BenchConfig, check_checkout
+    from cepnb.tools.bench.whole import whole_markdown, whole_run
 
     settings = qgpo_settings("paper", **_changes(options.set))
     if options.peer:
-        from cepnb.tools.bench.peer import check_checkout
-
         check_checkout(options.peer)  # before the dataset is made or downloaded
     config = BenchConfig(
         **{field.name: getattr(options, field.name) for field in fields(BenchConfig)}

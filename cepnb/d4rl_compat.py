@@ -21,7 +21,8 @@ from pathlib import Path
 
 from cepnb.datasets.d4rl import is_whole_hdf5
 from cepnb.datasets.download import download
-from cepnb.datasets.local import NAMES, local_dataset
+from cepnb.datasets.local import local_dataset
+from cepnb.datasets.registry import LOCAL
 from cepnb.envs.d4rl_package import (
     episode_limit,
     mujoco_21_present,
@@ -36,7 +37,7 @@ def install() -> None:
     prepare_environments()
     importlib.import_module("d4rl.offline_env").download_dataset_from_url = _download
     _repair_copies()
-    for name in NAMES:
+    for name in LOCAL:
         _register(name)
 
 

@@ -17,8 +17,8 @@ from cepnb.datasets.d4rl import dataset_urls
 from cepnb.datasets.dataset import COLUMNS, digest
 from cepnb.datasets.registry import evaluated_in, load_dataset, load_task
 from cepnb.envs import antmaze, d4rl_package
-from cepnb.envs.antmaze import ANTMAZES, AntMazeEnv
-from cepnb.envs.registry import family_of
+from cepnb.envs.antmaze import AntMazeEnv
+from cepnb.envs.registry import ANTMAZES, family_of
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
 from cepnb.storage.files import read_json

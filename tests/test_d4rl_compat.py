@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 from serving import serving
 
-from cepnb.datasets.agents import QUALITIES
-from cepnb.datasets.registry import load_dataset
-from cepnb.envs.locomotion import TASKS
+from cepnb.datasets.registry import QUALITIES, load_dataset
 from cepnb.envs.maze import LAYOUTS, MazeEnv
+from cepnb.envs.registry import TASKS
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
 

@@ -36,8 +36,8 @@ from cepnb.qgpo.policy import sample_actions
 from cepnb.qgpo.record import open_run
 from cepnb.qgpo.settings import qgpo_settings
 from cepnb.qgpo.transitions import Transitions
-from cepnb.storage.files import load_tensors
 from cepnb.storage.runs import Run
+from cepnb.storage.tensors import load_tensors
 
 SCHEDULE = VPSchedule()
 CHOSEN = qgpo_settings("ci", energy_states=0, K=8, energy_K=8, labels="self_normalised")

@@ -22,6 +22,7 @@ from cepnb.qgpo.settings import PROFILES, qgpo_settings
 from cepnb.storage import files
 from cepnb.storage.arrays import open_array
 from cepnb.storage.runs import Run
+from cepnb.storage.tensors import load_module, load_tensors, save_tensors
 from cepnb.storage.validation import check_seed, check_shape
 
 
@@ -102,11 +103,11 @@ def test_failed_reads_and_writes_are_one_line(tmp_path: Path) -> None:
         (lambda: files.read_json(tmp_path / "file"), "file: not a complete JSON file .*; restore"),
         (lambda: files.read_json(tmp_path / "none"), "none: not found; check the path"),
         (
-            lambda: files.load_tensors(tmp_path / "file"),
+            lambda: load_tensors(tmp_path / "file"),
             "file: not a complete safetensors file .*; restore",
         ),
         (
-            lambda: files.load_tensors(tmp_path / "none"),
+            lambda: load_tensors(tmp_path / "none"),
             "none: not found; check the path",
         ),
     ]:
@@ -135,11 +136,14 @@ def test_each_refused_write_has_its_own_fix(
     def library_refuses(*_: object, **__: object) -> None:
         raise files.SafetensorError(f"I/O error: {os.strerror(number)} (os error {number})")
 
-    for place, fails in (("tempfile.mkstemp", refuse), ("save_file", library_refuses)):
+    for place, fails in (
+        ("files.tempfile.mkstemp", refuse),
+        ("tensors.save_file", library_refuses),
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(f"cepnb.storage.files.{place}", fails)
+            patch.setattr(f"cepnb.storage.{place}", fails)
             with pytest.raises(CepnbError, match=f"a: could not be written .*; {fix}$"):
-                files.save_tensors(tmp_path / "a", {"x": torch.zeros(1)})
+                save_tensors(tmp_path / "a", {"x": torch.zeros(1)})
 
 
 def test_names_in_the_way_of_a_write_are_told(tmp_path: Path) -> None:
@@ -213,8 +217,8 @@ def test_shapes_and_seeds_are_checked(as_users_call_it: None) -> None:
 
 def test_tensors_are_saved_and_loaded(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(6.0).reshape(2, 3).T, "b": torch.tensor([True, False])}
-    files.save_tensors(tmp_path / "t", tensors, {"note": "x"})
-    again, metadata = files.load_tensors(tmp_path / "t")
+    save_tensors(tmp_path / "t", tensors, {"note": "x"})
+    again, metadata = load_tensors(tmp_path / "t")
     assert metadata == {"note": "x"} and all(
         torch.equal(again[name], tensor) for name, tensor in tensors.items()
     )
@@ -223,11 +227,11 @@ def test_tensors_are_saved_and_loaded(tmp_path: Path) -> None:
 def test_misshapen_weights_are_refused(tmp_path: Path) -> None:
     net = torch.nn.Linear(2, 3)
     with pytest.raises(CepnbError, match="x: tensor 'bias' is missing; use weights of shape"):
-        files.load_module(net, {"weight": net.weight}, "x")
+        load_module(net, {"weight": net.weight}, "x")
     with pytest.raises(
         CepnbError, match=r"x: tensor 'weight' has shape \(2, 3\); use weights of shape \(3, 2\)"
     ):
-        files.load_module(net, {"weight": net.weight.T, "bias": net.bias}, "x")
+        load_module(net, {"weight": net.weight.T, "bias": net.bias}, "x")
 
 
 def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -308,7 +312,7 @@ def test_cache_folder_in_the_users_home(tmp_path: Path, monkeypatch: pytest.Monk
     assert files.cache_dir() == Path()
 
 
-@pytest.mark.parametrize("read", [files.read_json, files.load_tensors, open_array])
+@pytest.mark.parametrize("read", [files.read_json, load_tensors, open_array])
 def test_file_that_cannot_be_opened_is_not_called_damaged(
     read: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,7 +325,7 @@ def test_file_that_cannot_be_opened_is_not_called_damaged(
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    for name in ("pathlib.Path.read_text", "cepnb.storage.files.safe_open", "builtins.open"):
+    for name in ("pathlib.Path.read_text", "cepnb.storage.tensors.safe_open", "builtins.open"):
         monkeypatch.setattr(name, refuse)
     with pytest.raises(CepnbError, match=r"file: could not be read \(Permission denied\); allow"):
         read(tmp_path / "file")
@@ -364,12 +368,12 @@ def test_weights_that_cannot_be_opened_are_not_called_missing(tmp_path: Path) ->
     """safetensors reports any failed opening as a missing file, without the system's number."""
     resource = pytest.importorskip("resource")
     path = tmp_path / "a"
-    files.save_tensors(path, {"x": torch.zeros(1)})
+    save_tensors(path, {"x": torch.zeros(1)})
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
     try:
         with pytest.raises(CepnbError) as caught:
-            files.load_tensors(path)
+            load_tensors(path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert (
@@ -391,7 +395,7 @@ def test_json_of_another_type_is_refused_before_the_work(tmp_path: Path) -> None
 @pytest.mark.skipif(os.name != "posix", reason="names of files are bytes on POSIX only")
 def test_a_name_that_is_not_utf_8_is_refused_before_the_work(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
-    for check in (files.check_writable, files.load_tensors):
+    for check in (files.check_writable, load_tensors):
         with pytest.raises(
             CepnbError, match=r"udce9/a': the name is not UTF-8; rename it$"
         ) as told:

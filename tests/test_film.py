@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cepnb.envs.locomotion import TASKS, LocomotionEnv
+from cepnb.envs.locomotion import LocomotionEnv
+from cepnb.envs.registry import TASKS
 from cepnb.errors import CepnbError
 from cepnb.notebook.film import HEIGHT, WIDTH, film
 

@@ -23,8 +23,9 @@ from cepnb.qgpo.settings import qgpo_settings
 from cepnb.qgpo.support import sample_support
 from cepnb.qgpo.transitions import prepare, with_jitter
 from cepnb.tools.bench import growth
-from cepnb.tools.bench.growth import SERIES, exponent, peak_bytes
+from cepnb.tools.bench.growth import exponent, peak_bytes
 from cepnb.tools.bench.inputs import ACTION_DIM, Inputs
+from cepnb.tools.bench.options import SERIES
 from cepnb.tools.bench.timing import operations
 
 SETTINGS = qgpo_settings("ci", K=4, energy_K=4, energy_states=0, sampler_steps=3)

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from cepnb.datasets.agents import (
-    QUALITIES,
     Agent,
     collect_locomotion,
     episode_returns,
@@ -19,16 +18,18 @@ from cepnb.datasets.agents import (
 )
 from cepnb.datasets.hdf5 import load_hdf5
 from cepnb.datasets.local import local_dataset
+from cepnb.datasets.registry import QUALITIES
 from cepnb.datasets.sac import SETTINGS, agent_of, make_history
 from cepnb.envs.d4rl_package import normalised_score, reference_scores
-from cepnb.envs.locomotion import TASKS, LocomotionEnv
+from cepnb.envs.locomotion import LocomotionEnv
 from cepnb.envs.maze import MazeEnv, PointMass
-from cepnb.envs.registry import ENVIRONMENTS, episodes_of, family_of
+from cepnb.envs.registry import ENVIRONMENTS, TASKS, episodes_of, family_of
 from cepnb.errors import CepnbError
 from cepnb.qgpo.evaluation import PolicyBatch, evaluate, rollout
 from cepnb.qgpo.settings import qgpo_settings
 from cepnb.qgpo.transitions import Scaling, prepare
-from cepnb.storage.files import save_tensors, write_json
+from cepnb.storage.files import write_json
+from cepnb.storage.tensors import save_tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -12,6 +12,7 @@ from scipy.special import gammaln
 
 from cepnb.diffusion import losses
 from cepnb.errors import CepnbError
+from cepnb.storage.validation import check_beta, check_scale
 
 
 def two_point_gap(K: int, self_normalised: bool) -> float:
@@ -211,12 +212,12 @@ def test_inputs_are_not_broadcast(loss) -> None:
 
 @pytest.mark.parametrize("number", [2, 2.0, np.float32(2), np.float64(2), np.int64(2)])
 def test_numbers_are_python_floats_after_their_check(number) -> None:
-    for check in (losses.check_beta, losses.check_scale):
+    for check in (check_beta, check_scale):
         assert type(check(number)) is float and check(number) == 2
 
 
 @pytest.mark.parametrize("value", [True, "2", None, [2.0], np.ones(1), torch.tensor(2.0), 10**400])
 def test_other_types_than_numbers_are_named(value) -> None:
-    for check in (losses.check_beta, losses.check_scale):
+    for check in (check_beta, check_scale):
         with pytest.raises(CepnbError, match="use a finite number"):
             check(value)

@@ -27,8 +27,9 @@ from cepnb.qgpo.pipeline import Steps, configuration_of, evaluate_run, run_qgpo
 from cepnb.qgpo.pretrained import load_networks
 from cepnb.qgpo.record import cached_run, read_metrics
 from cepnb.qgpo.settings import Settings, coerce, qgpo_settings
-from cepnb.storage.files import load_tensors, read_json, save_tensors, write_json
+from cepnb.storage.files import read_json, write_json
 from cepnb.storage.runs import Run
+from cepnb.storage.tensors import load_tensors, save_tensors
 
 NAME = "local/maze2d-umaze"
 
@@ -73,10 +74,10 @@ def short_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _run_until_killed(folder: Path, writes: int) -> None:
     """Run, and die by SIGKILL during write number `writes`, with the temporary file half written."""
-    import cepnb.storage.files
+    import cepnb.storage.tensors
 
     torch.set_num_threads(1)
-    whole, count = cepnb.storage.files.save_file, 0
+    whole, count = cepnb.storage.tensors.save_file, 0
 
     def save_file(tensors: dict, path: str, metadata: dict | None = None) -> None:
         nonlocal count
@@ -86,7 +87,7 @@ def _run_until_killed(folder: Path, writes: int) -> None:
             os.truncate(path, os.path.getsize(path) // 2)
             os.kill(os.getpid(), signal.SIGKILL)
 
-    cepnb.storage.files.save_file = save_file
+    cepnb.storage.tensors.save_file = save_file
     run(folder)
 
 
@@ -365,7 +366,7 @@ def test_a_full_disk_is_one_line_and_keeps_finished_files(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cepnb.storage.files.save_file", full)
+    monkeypatch.setattr("cepnb.storage.tensors.save_file", full)
     with pytest.raises(
         CepnbError, match=r"could not be written \(No space left on device\)"
     ) as caught:

@@ -12,14 +12,16 @@ from cepnb.datasets.registry import load_dataset
 from cepnb.diffusion.training import seeded
 from cepnb.envs.locomotion import LocomotionEnv
 from cepnb.errors import CepnbError
+from cepnb.qgpo.behaviour import SCHEDULE
 from cepnb.qgpo.evaluation import rollout
 from cepnb.qgpo.pipeline import Steps, configuration_of
 from cepnb.qgpo.policy import behaviour_policy, guided_policy
 from cepnb.qgpo.pretrained import TrainedPolicy, export_policy, load_networks, load_policy
 from cepnb.qgpo.record import open_run
-from cepnb.qgpo.settings import SCHEDULE, Settings, qgpo_settings
+from cepnb.qgpo.settings import Settings, qgpo_settings
 from cepnb.qgpo.transitions import Scaling
-from cepnb.storage.files import load_tensors, read_json, save_tensors, write_json
+from cepnb.storage.files import read_json, write_json
+from cepnb.storage.tensors import load_tensors, save_tensors
 
 TINY = dict(transitions=2_000, behaviour_steps=10, q_steps=10, energy_steps=10, energy_states=50)
 GUIDANCE = ("cep", "mse", "dps")

@@ -18,8 +18,9 @@ from cepnb.experiments.step_reuse import (
 )
 from cepnb.qgpo.pipeline import Steps, configuration_of
 from cepnb.qgpo.settings import Settings, qgpo_settings
-from cepnb.storage.files import load_tensors, read_json, write_json
+from cepnb.storage.files import read_json, write_json
 from cepnb.storage.runs import Run
+from cepnb.storage.tensors import load_tensors
 
 TINY = dict(
     transitions=300,

@@ -17,10 +17,8 @@ from cepnb.cli import main
 from cepnb.densities import benchmark
 from cepnb.densities.methods import (
     LEARNED,
-    METHODS,
     Models,
     at_beta,
-    exact_text,
     guided_samples,
     score_net,
     toy_energy_net,
@@ -36,6 +34,7 @@ from cepnb.densities.metrics import (
     w2,
 )
 from cepnb.densities.mixtures import GaussianMixture
+from cepnb.densities.names import METHODS, exact_text
 from cepnb.densities.settings import TOY_PROFILES, toy_settings
 from cepnb.densities.toys import DENSITIES, density
 from cepnb.diffusion import losses

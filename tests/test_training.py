@@ -10,7 +10,7 @@ import torch
 
 from cepnb.diffusion.training import Plan, draw, initialised, seeded, train, training
 from cepnb.errors import CepnbError
-from cepnb.storage.files import load_tensors
+from cepnb.storage.tensors import load_tensors
 
 PLAN = Plan(steps=60, learning_rate=1e-2, final_fraction=0.1, record_every=5, checkpoint_every=10)
 

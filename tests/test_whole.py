@@ -15,7 +15,8 @@ from cepnb.diffusion.training import Plan, Record
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
 from cepnb.tools.bench import timing, whole
-from cepnb.tools.bench.whole import BenchConfig, Part, whole_run
+from cepnb.tools.bench.options import BenchConfig
+from cepnb.tools.bench.whole import Part, whole_run
 
 SMALL = dict(
     transitions=1_000,

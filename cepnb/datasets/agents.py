@@ -10,11 +10,10 @@ from jaxtyping import Float
 from numpy import ndarray as Array
 from tqdm.auto import tqdm
 
-from cepnb.envs.locomotion import LocomotionEnv, task
+from cepnb.envs.locomotion import LocomotionEnv
+from cepnb.envs.registry import task
 from cepnb.errors import CepnbError
-from cepnb.storage.files import load_tensors
 
-QUALITIES = ("medium", "medium-replay", "medium-expert", "expert")
 FOLDER = Path(__file__).parents[1] / "assets/agents"
 BATCH = 20  # episodes stepped together
 KEYS = ("observations", "actions", "next_observations", "rewards", "terminals", "timeouts")
@@ -72,6 +71,8 @@ def shipped_agents(name: str) -> History:
 
 def read_history(path: Path) -> History:
     """Read a file that `cepnb.datasets.sac` wrote; raises `CepnbError` on another file."""
+    from cepnb.storage.tensors import load_tensors  # imports torch
+
     tensors, metadata = load_tensors(path)
     arrays = {name: tensor.double().numpy() for name, tensor in tensors.items()}
     try:

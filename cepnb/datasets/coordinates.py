@@ -13,7 +13,7 @@ from cepnb.envs.maze import MazeEnv
 from cepnb.envs.quiet import quiet
 from cepnb.envs.registry import episodes_of, family_of
 from cepnb.errors import CepnbError
-from cepnb.storage.files import load_tensors, save_tensors
+from cepnb.storage.tensors import load_tensors, save_tensors
 
 REPLAYED = 64  # rows whose steps are compared with the simulator's
 TOLERANCE = 0.4  # error of a replayed step over a typical change; engines differ slightly

@@ -1,7 +1,9 @@
 """D4RL's published files: find one by name and download it."""
 
 import difflib
-import importlib
+import importlib.util
+import runpy
+import sys
 from pathlib import Path
 
 from cepnb.datasets.download import download
@@ -13,9 +15,23 @@ EXAMPLES = ("maze2d-umaze-v1", "hopper-medium-v2", "antmaze-umaze-v2")
 
 
 def dataset_urls() -> dict[str, str]:
-    """Return d4rl's table of published files: dataset name → address."""
-    d4rl()
-    return dict(importlib.import_module("d4rl.infos").DATASET_URLS)
+    """Return d4rl's table of published files: dataset name → address.
+
+    Runs the file that holds it, because the import of d4rl takes a second.
+    """
+    if "d4rl" in sys.modules:
+        return dict(importlib.import_module("d4rl.infos").DATASET_URLS)
+    (folder,) = importlib.util.find_spec("d4rl").submodule_search_locations
+    return runpy.run_path(f"{folder}/infos.py")["DATASET_URLS"]
+
+
+def published_url(name: str) -> str:
+    """Return the address of a published dataset; raise `CepnbError` on an unknown name."""
+    urls = dataset_urls()
+    if name not in urls:
+        close = ", ".join(difflib.get_close_matches(name, urls, n=3) or EXAMPLES)
+        raise CepnbError(f"dataset 'd4rl/{name}': not in d4rl's table; use a name such as {close}")
+    return urls[name]
 
 
 def published_file(name: str) -> Path:
@@ -25,15 +41,13 @@ def published_file(name: str) -> Path:
     which receives downloads. d4rl publishes no checksums: a file counts as complete if it has the
     announced size and is complete HDF5. Raises `CepnbError` on an unknown name and as `download`.
     """
-    urls = dataset_urls()
-    if name not in urls:
-        close = ", ".join(difflib.get_close_matches(name, urls, n=3) or EXAMPLES)
-        raise CepnbError(f"dataset 'd4rl/{name}': not in d4rl's table; use a name such as {close}")
-    file_name = urls[name].rpartition("/")[2]
+    url = published_url(name)
+    d4rl()
+    file_name = url.rpartition("/")[2]
     path = Path(importlib.import_module("d4rl.offline_env").DATASET_PATH) / file_name
     if not path.exists():
         path = cache_dir() / "d4rl" / file_name
-    return download(urls[name], path, is_whole_hdf5)
+    return download(url, path, is_whole_hdf5)
 
 
 def is_whole_hdf5(path: Path) -> bool:

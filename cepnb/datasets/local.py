@@ -9,18 +9,14 @@ import numpy as np
 from numpy import ndarray as Array
 
 from cepnb import __version__
-from cepnb.datasets.agents import QUALITIES, collect_locomotion, shipped_agents
+from cepnb.datasets.agents import collect_locomotion, shipped_agents
+from cepnb.datasets.registry import check_local
 from cepnb.datasets.waypoint import NOISE, collect_maze
-from cepnb.envs.locomotion import TASKS
 from cepnb.envs.maze import LAYOUTS
 from cepnb.errors import CepnbError
 from cepnb.storage.files import HDF5_DAMAGE, atomic_path, cache_dir, check_writable, not_read
 
 ORIGIN = "made locally by cepnb after D4RL's {} recipe; this is not the published D4RL file"
-NAMES = (
-    *(f"local/maze2d-{maze}{noise}" for maze in LAYOUTS for noise in ("", "-noisy")),
-    *(f"local/{task}-{quality}" for task in TASKS for quality in QUALITIES),
-)
 ROW_BYTES = 200  # more than a row takes in the file
 # Versions of the collecting code; raise one when the same settings give other arrays.
 RECIPES = {"maze2d": 1, "locomotion": 1}
@@ -33,7 +29,7 @@ def local_dataset(name: str, transitions: int, seed: int) -> Path:
     outdated recipe is replaced once the new one is complete. Raises `CepnbError` on an unknown
     name, fewer than two rows, and a damaged file, which stays unchanged.
     """
-    check_name(name)
+    check_local(name)
     stem = name.removeprefix("local/")
     path = cache_dir() / "local" / f"{stem}-{transitions}-seed{seed}.hdf5"
     family, _, variant = stem.partition("-")
@@ -58,13 +54,6 @@ def local_dataset(name: str, transitions: int, seed: int) -> Path:
     write_dataset(path, collect(), recipe | about | versions)
     verify(path)
     return path
-
-
-def check_name(name: str) -> None:
-    """Raise `CepnbError` unless `name` is a local dataset."""
-    if name not in NAMES:
-        options = ", ".join(NAMES)
-        raise CepnbError(f"dataset '{name}': use one of {options}, or the path of a file")
 
 
 def write_dataset(path: Path, arrays: dict[str, Array], attributes: dict[str, object]) -> None:

@@ -1,6 +1,5 @@
 """Minari datasets, loaded through minari itself."""
 
-import re
 import warnings
 from json import JSONDecodeError
 
@@ -17,8 +16,6 @@ from cepnb.datasets.dataset import (
 from cepnb.errors import CepnbError, in_a_line
 from cepnb.storage.files import not_read
 
-NAME = r"([-\w]+/)*[-\w]+-v\d+"  # with a version; a name without one is a folder of datasets
-
 GOAL_TASK = {"observation", "desired_goal"}  # keys of the observations of a goal task
 
 
@@ -26,13 +23,10 @@ def load_minari(name: str) -> OfflineDataset:
     """Load a Minari dataset such as mujoco/hopper/medium-v0, downloaded at first use.
 
     An episode of T steps has T + 1 observations, so every step gives a transition. Terminations are
-    terminal, truncations are not. Raises `CepnbError` on a name without a version, a failed
-    download, unreadable files, and observations or actions that are not vectors.
+    terminal, truncations are not. Raises `CepnbError` on a failed download, unreadable files, and
+    observations or actions that are not vectors.
     """
     label = f"dataset 'minari/{name}'"
-    if not re.fullmatch(NAME, name):
-        example = "minari/mujoco/hopper/medium-v0"
-        raise CepnbError(f"{label}: the name has no version; use a name such as {example}")
     import minari
     from minari.storage.local import get_dataset_path
 

@@ -1,22 +1,25 @@
-"""Datasets by name: the name's prefix selects the source. Add a source in `load_dataset`."""
+"""Datasets by name: the name's prefix selects the source. Add a source in `load_dataset`.
+
+The names need neither torch nor numpy, so that commands refuse a wrong one at once.
+"""
 
 import re
 from pathlib import Path
 
-from cepnb.datasets.coordinates import check_coordinates
-from cepnb.datasets.d4rl import published_file
-from cepnb.datasets.dataset import OfflineDataset, check_actions
-from cepnb.datasets.hdf5 import load_hdf5, recorded_name
-from cepnb.datasets.local import check_name, local_dataset
-from cepnb.datasets.minari import load_minari
-from cepnb.envs.d4rl_package import episode_limit as published_limit
-from cepnb.envs.registry import family_of
+from cepnb.envs.registry import MAZES, TASKS, family_of
 from cepnb.errors import CepnbError
+
+QUALITIES = ("medium", "medium-replay", "medium-expert", "expert")  # of local locomotion data
+LOCAL = (
+    *(f"local/maze2d-{maze}{noise}" for maze in MAZES for noise in ("", "-noisy")),
+    *(f"local/{task}-{quality}" for task in TASKS for quality in QUALITIES),
+)
+MINARI = r"([-\w]+/)*[-\w]+-v\d+"  # with a version; a name without one is a folder of datasets
 
 
 def load_dataset(
     name: str, transitions: int, seed: int, episode_limit: int | None = None
-) -> OfflineDataset:
+) -> "cepnb.datasets.dataset.OfflineDataset":
     """Load a dataset by name; the prefix selects the source.
 
     - `local/maze2d-umaze`: made here at first use, `transitions` rows with `seed`
@@ -27,6 +30,13 @@ def load_dataset(
     In D4RL's and local maze2d data, the reward of a row is that of its state s_t, whereas the
     environment rewards s_{t+1}. Raises `CepnbError` on an unknown name or a bad file.
     """
+    from cepnb.datasets.d4rl import published_file
+    from cepnb.datasets.hdf5 import load_hdf5
+    from cepnb.datasets.local import local_dataset
+    from cepnb.datasets.minari import load_minari
+    from cepnb.envs.d4rl_package import episode_limit as published_limit
+
+    check_dataset(name)
     rest = name.partition("/")[2]
     match source_of(name):
         case "minari":
@@ -51,6 +61,27 @@ def source_of(name: str) -> str:
         problem = f"dataset '{name}': not found" if name else "dataset name is empty"
         raise CepnbError(f"{problem}; use local/…, d4rl/…, minari/… or the path of an HDF5 file")
     return "file"
+
+
+def check_dataset(name: str) -> None:
+    """Raise `CepnbError` on a name that its source does not have; Minari's server is not asked."""
+    rest = name.partition("/")[2]
+    match source_of(name):
+        case "local":
+            check_local(name)
+        case "d4rl":
+            from cepnb.datasets.d4rl import published_url
+
+            published_url(rest)
+        case "minari" if not re.fullmatch(MINARI, rest):
+            fix = "use a name such as minari/mujoco/hopper/medium-v0"
+            raise CepnbError(f"dataset '{name}': the name has no version; {fix}")
+
+
+def check_local(name: str) -> None:
+    """Raise `CepnbError` unless `name` is a local dataset."""
+    if name not in LOCAL:
+        raise CepnbError(f"dataset '{name}': use one of {', '.join(LOCAL)}")
 
 
 def check_used(name: str, changes: dict[str, object]) -> None:
@@ -82,7 +113,7 @@ def evaluated_in(name: str, environment: str | None = None) -> str:
         problem = "rewards are dense, but environments have sparse rewards"
         raise CepnbError(f"dataset '{name}': {problem}; name an environment to evaluate in")
     if environment is None and source_of(name) == "local":
-        check_name(name)
+        check_local(name)
     environment = environment or environment_of(name)
     if environment is None:
         raise CepnbError(f"dataset '{name}': the name gives no environment; add --environment")
@@ -92,13 +123,18 @@ def evaluated_in(name: str, environment: str | None = None) -> str:
 
 def load_task(
     name: str, environment: str | None, transitions: int, data_seed: int
-) -> OfflineDataset:
+) -> "cepnb.datasets.dataset.OfflineDataset":
     """Load the dataset of a run; a local one has `transitions` rows made with `data_seed`.
 
     Raises `CepnbError` as `load_dataset` does, on actions outside the environments' [-1, 1], as in
     some of Minari's datasets, on observations with other coordinates than the environment's, and on
     a copy of local data made in another environment.
     """
+    from cepnb.datasets.coordinates import check_coordinates
+    from cepnb.datasets.dataset import check_actions
+    from cepnb.datasets.hdf5 import recorded_name
+    from cepnb.envs.d4rl_package import episode_limit as published_limit
+
     dataset = load_dataset(
         name, transitions, data_seed, environment and published_limit(environment)
     )

@@ -9,15 +9,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy import ndarray as Array
 from tqdm.auto import tqdm
 
 from cepnb.datasets.agents import Agent, episode_returns
 from cepnb.envs.d4rl_package import reference_scores
-from cepnb.envs.locomotion import task
+from cepnb.envs.registry import task
 from cepnb.errors import CepnbError
-from cepnb.storage.files import load_tensors, read_json, save_tensors, write_json
+from cepnb.storage.files import read_json, write_json
 from cepnb.storage.runs import Run
 
 STEPS = {"hopper": 200_000, "walker2d": 200_000, "halfcheetah": 360_000}
@@ -54,6 +53,10 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path) -> Path:
     steps = STEPS[name] if steps is None else steps
     if steps < EVERY:
         raise CepnbError(f"steps {steps}: use at least {EVERY}")
+    import torch  # slow to import
+
+    from cepnb.storage.tensors import save_tensors
+
     settings = {"environment": name, "steps": steps, "seed": seed, "settings": SETTINGS}
     Run(training, settings)
     if not (training / "ended.json").exists():
@@ -103,6 +106,8 @@ def agent_of(path: Path) -> Agent:
     Each linear layer takes a renormalised input g x + c with g = scale/√(variance + 0.001) and
     c = bias − g mean. So it equals a plain layer with weights g W and offset c W + b.
     """
+    from cepnb.storage.tensors import load_tensors  # imports torch
+
     tensors = {name: tensor.double().numpy() for name, tensor in load_tensors(path)[0].items()}
     weights: list[Array] = []
     for dense, norm in LAYERS.items():
@@ -119,11 +124,13 @@ def _train(name: str, steps: int, seed: int, folder: Path) -> None:
     try:
         import gymnasium
         import jax
+        import torch
         from sbx import CrossQ
         from stable_baselines3.common.callbacks import BaseCallback
     except ImportError as error:
         remedy = "install the extra: pip install 'cepnb[agents]'"
         raise CepnbError(f"{error.name}: not installed; {remedy}") from error
+    from cepnb.storage.tensors import save_tensors
 
     class SaveActor(BaseCallback):
         def _on_step(self) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cepnb.densities.methods import METHODS, Models, exact_text, guided_samples
+from cepnb.densities.methods import Models, guided_samples
 from cepnb.densities.metrics import (
     check_gradient_size,
     gradient_moments,
@@ -21,14 +21,14 @@ from cepnb.densities.metrics import (
     w2,
 )
 from cepnb.densities.mixtures import Density
+from cepnb.densities.names import METHODS, exact_text
 from cepnb.densities.settings import ToySettings, toy_settings
 from cepnb.densities.toys import DENSITIES
-from cepnb.diffusion.losses import check_beta, check_scale
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
 from cepnb.storage.files import read_json, write_json
 from cepnb.storage.runs import Run
-from cepnb.storage.validation import Number, check_finite
+from cepnb.storage.validation import Number, check_beta, check_finite, check_scale
 
 BETAS = (1.0, 3.0, 10.0, 20.0)
 SHOWN = ("w2_ratio", "mmd_ratio", "energy_gradient_mse")  # numbers of a record that have a table

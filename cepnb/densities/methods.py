@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from cepnb.densities.mixtures import Density
+from cepnb.densities.names import check_density, check_method, exact_text
 from cepnb.densities.settings import ToySettings, toy_settings
 from cepnb.densities.toys import density as toy_density
 from cepnb.diffusion import losses
@@ -32,18 +33,6 @@ from cepnb.diffusion.training import Plan, StepLoss, initialised, seeded, train
 from cepnb.errors import CepnbError
 from cepnb.storage.runs import Run
 
-METHODS = {
-    "exact": "exact ε and exact ∇E_t: the error of the sampler alone",
-    "exact_energy": "trained ε_θ, exact ∇E_t: adds the error of the score",
-    "cep_raw": "CEP with labels e^{−βE} (Eq. 12)",
-    "cep_self": "CEP with self-normalised labels (Eq. 13)",
-    "cep_independent": "CEP with a normaliser from new samples",
-    "cep_posterior": "CEP with labels averaged over the posterior (beyond the paper)",
-    "cep_beta": "the same, one network for all β (beyond the paper)",
-    "mse": "regression on βE",
-    "exp_mse": "regression on e^{−βE}",
-    "dps": "βE at the mean of x_0 given x_t, no training",
-}
 # One network per β each
 LEARNED = ("cep_raw", "cep_self", "cep_independent", "cep_posterior", "mse", "exp_mse")
 
@@ -188,12 +177,6 @@ def toy_energy_net(
     return initialised(seed, "toy energy", build)
 
 
-def exact_text(number: float) -> str:
-    """Write a number briefly but with all its digits, for names of files: 20 for 20.0."""
-    text = f"{number:g}"
-    return text if float(text) == number else repr(float(number))
-
-
 def beta_features(beta: Float[Tensor, "*shape 1"]) -> Float[Tensor, "*shape 2"]:
     """Return (β/10, log(1 + β)), which resolve large and small β."""
     return torch.cat([beta / 10, torch.log1p(beta)], dim=-1)
@@ -219,7 +202,7 @@ class Models:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        toy_density(self.name)
+        check_density(self.name)
         toy_settings(self.profile)
 
     @cached_property
@@ -249,11 +232,7 @@ class Models:
             smooth_energy = partial(self.density.energy, width=self.settings.dps_width)
             return dps_energy(self.score(), smooth_energy, beta, self.density.schedule)
         if method == "cep_beta":
-            if beta > self.settings.beta_max:
-                problem = f"cep_beta is trained up to {exact_text(self.settings.beta_max)}"
-                raise CepnbError(
-                    f"beta {exact_text(beta)}: {problem}; use cep_self, or a smaller beta"
-                )
+            self.settings.check_beta(method, beta)
             build = partial(toy_energy_net, condition_dim=2)
             return at_beta(self._network(method, build, train_conditioned), beta)
 
@@ -266,8 +245,7 @@ class Models:
 
     def guidance(self, method: str, beta: float) -> tuple[EpsFunction, EpsFunction]:
         """Return (ε, ∇f) of a method. Raises `CepnbError` unless it is one of `METHODS`."""
-        if method not in METHODS:
-            raise CepnbError(f"method '{method}' is unknown; use one of {', '.join(METHODS)}")
+        check_method(method)
         if method not in ("exact", "exact_energy"):
             gradient = energy_gradient(self.energy(method, beta))  # first: it checks β
             return self.score(), gradient

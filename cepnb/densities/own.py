@@ -15,11 +15,16 @@ from cepnb.densities.metrics import effective_samples
 from cepnb.densities.mixtures import GaussianMixture, Points, Samples, Values
 from cepnb.densities.settings import ToySettings, toy_settings
 from cepnb.diffusion.guidance import energy_gradient
-from cepnb.diffusion.losses import check_beta, check_scale
 from cepnb.diffusion.networks import EnergyNet, PlaneEpsNet
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
-from cepnb.storage.validation import check_finite, check_same_shape, check_type
+from cepnb.storage.validation import (
+    check_beta,
+    check_finite,
+    check_same_shape,
+    check_scale,
+    check_type,
+)
 
 Sampler = Callable[[int, torch.Generator | None], Tensor]  # (count, generator) → (count, dim)
 Energy = Callable[[Tensor], Tensor]  # (*batch, dim) → (*batch,)

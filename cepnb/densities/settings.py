@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from cepnb.densities.names import exact_text
+from cepnb.errors import CepnbError
 from cepnb.profiles import profile_name
 
 
@@ -41,6 +43,12 @@ class ToySettings:
     sampler_steps: int = 25  # DPM-Solver++ evaluations per sample
     samples: int = 2_000  # guided samples per set
     repeats: int = 10  # independent sets
+
+    def check_beta(self, method: str, beta: float) -> None:
+        """Raise `CepnbError` if β is above the range of the one network for all β."""
+        if method == "cep_beta" and beta > self.beta_max:
+            problem = f"cep_beta is trained up to {exact_text(self.beta_max)}"
+            raise CepnbError(f"beta {exact_text(beta)}: {problem}; use cep_self, or a smaller beta")
 
 
 TOY_PROFILES = {

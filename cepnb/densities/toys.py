@@ -1,7 +1,8 @@
 """The paper's six toy densities (arXiv:2304.12824) as mixtures in about [−4, 4]², E from 0 to 1.
 
 Gaussians at points along a curve approximate a curve with Gaussian noise, to six digits of log q_t.
-To add a density, write a function that returns a mixture and name it in `DENSITIES`.
+To add a density, write a function that returns a mixture and name it in `DENSITIES` and in
+`cepnb.densities.names`.
 """
 
 import math
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cepnb.densities.mixtures import BoxMixture, Density, GaussianMixture
-from cepnb.errors import CepnbError
+from cepnb.densities.names import check_density
 
 
 def eight_gaussians(dtype: torch.dtype = torch.float32) -> GaussianMixture:
@@ -72,7 +73,7 @@ def two_spirals(dtype: torch.dtype = torch.float32, nodes: int = 256) -> Gaussia
     return _mixture(torch.cat([arm, -arm]), 0.15, energies, weights, dtype)
 
 
-# All densities by name. Each function takes a dtype, float32 by default.
+# All densities by name, in the order of `DENSITY_NAMES`. Each function takes a dtype, float32 by default.
 DENSITIES: dict[str, Callable[..., Density]] = {
     "8gaussians": eight_gaussians,
     "swissroll": swiss_roll,
@@ -85,8 +86,7 @@ DENSITIES: dict[str, Callable[..., Density]] = {
 
 def density(name: str) -> Density:
     """Return a toy density by name. Raises `CepnbError` on an unknown name."""
-    if name not in DENSITIES:
-        raise CepnbError(f"density '{name}' is unknown; use one of {', '.join(DENSITIES)}")
+    check_density(name)
     return DENSITIES[name]()
 
 

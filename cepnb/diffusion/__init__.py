@@ -7,6 +7,6 @@ Read in this order:
 - `losses`: noise prediction, CEP (Eqs. 12, 13, 19, 20), MSE, the softmax target (Eq. 22)
 - `guidance`: the guided score (Eq. 11) and DPS
 - `samplers`: DPM-Solver++ and ancestral sampling
-- `training`: one loop for every loss
+- `plan`, `training`: one loop for every loss
 - `devices`: CPU or GPU, and CUDA graphs of training steps
 """

@@ -1,18 +1,27 @@
-"""Devices by name, and training steps replayed as CUDA graphs."""
+"""Devices by name, and training steps replayed as CUDA graphs.
+
+torch is imported by the functions, so that commands refuse a wrong name at once.
+"""
 
 from collections.abc import Callable
 
-import torch
-
 from cepnb.errors import CepnbError
 
+DEVICES = ("cpu", "cuda")
 WARM_UP = 3  # steps before recording: libraries choose kernels, and Adam allocates its state
 
 
-def device_named(name: str) -> torch.device:
+def check_device(name: str) -> None:
+    """Raise `CepnbError` unless `name` is one of `DEVICES`."""
+    if name not in DEVICES:
+        raise CepnbError(f"--device {name}: use {' or '.join(DEVICES)}")
+
+
+def device_named(name: str) -> "torch.device":
     """Return the device "cpu" or "cuda" (the current GPU); raise `CepnbError` if it is missing."""
-    if name not in ("cpu", "cuda"):
-        raise CepnbError(f"--device {name}: use cpu or cuda")
+    check_device(name)
+    import torch
+
     if name == "cpu":
         return torch.device(name)
     if not torch.cuda.is_available():
@@ -22,7 +31,7 @@ def device_named(name: str) -> torch.device:
 
 
 def captured(
-    step: Callable[[], None], device: torch.device, generator: torch.Generator
+    step: Callable[[], None], device: "torch.device", generator: "torch.Generator"
 ) -> Callable[[], None]:
     """Return a faster equivalent of `step` on a CUDA device, and `step` itself on any other device.
 
@@ -32,6 +41,8 @@ def captured(
     """
     if device.type != "cuda":
         return step
+    import torch
+
     graph, stream, calls = torch.cuda.CUDAGraph(), torch.cuda.Stream(device), 0
     graph.register_generator_state(generator)
 

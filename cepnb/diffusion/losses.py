@@ -6,7 +6,6 @@ arXiv:2304.12824.
 """
 
 import math
-from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from cepnb.errors import CepnbError
-from cepnb.storage.validation import check_same_shape
+from cepnb.storage.validation import check_beta, check_same_shape
 
 Normaliser = Float[Tensor, "*batch"] | Float[Tensor, ""] | float
 EXP_MSE_CEILING = 4.5  # largest exponent of `exponentiated_mse`
@@ -121,38 +120,6 @@ def softmax_q_target(
     check_same_shape(next_q=next_q[..., 0], reward=reward, terminal=terminal)
     expected = (torch.softmax(beta * next_q, dim=-1) * next_q).sum(dim=-1)
     return reward + discount * torch.where(terminal, torch.zeros_like(expected), expected)
-
-
-def check_beta(beta: object) -> float:
-    """Return β as a Python float; raise `CepnbError` unless it is a number and 0 < β < ∞."""
-    if not 0 < _as_float(beta) < math.inf:
-        raise CepnbError(f"beta {_shown(beta)}: use a finite number above 0")
-    return _as_float(beta)
-
-
-def check_scale(scale: object) -> float:
-    """Return a guidance scale as a Python float; raise `CepnbError` unless it is finite and ≥ 0."""
-    if not 0 <= _as_float(scale) < math.inf:
-        fix = "use a finite number, 0 or more"
-        raise CepnbError(f"scale {_shown(scale)} is no guidance scale; {fix}")
-    if _as_float(scale) > torch.finfo(torch.float32).max:
-        raise CepnbError(f"samples at scale {scale:g} are not finite; use a smaller scale")
-    return _as_float(scale)
-
-
-def _as_float(value: object) -> float:
-    """Return a number of Python or NumPy as a float; NaN for other types, which include bool."""
-    if not isinstance(value, Real) or isinstance(value, bool):
-        return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf
-
-
-def _shown(value: object) -> str:
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    return str(value) if number else f"of type {type(value).__name__}"
 
 
 def _check_contrast(f: Tensor, beta_energy: Tensor) -> None:

@@ -11,10 +11,8 @@ from numpy import ndarray as Array
 from cepnb.envs.base import SimulatorEpisodes
 from cepnb.envs.d4rl_package import episode_limit, prepare_environments
 from cepnb.envs.quiet import quiet
+from cepnb.envs.registry import ANTMAZES
 from cepnb.errors import CepnbError
-
-MAZES = ("umaze", "umaze-diverse", "medium-play", "medium-diverse", "large-play", "large-diverse")
-ANTMAZES = tuple(f"antmaze-{maze}" for maze in MAZES)
 
 
 class AntMazeEnv(SimulatorEpisodes):

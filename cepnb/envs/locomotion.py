@@ -6,11 +6,9 @@ from numpy import ndarray as Array
 
 from cepnb.envs.base import Advance, SimulatorEpisodes, check_stable
 from cepnb.envs.quiet import quiet
-from cepnb.errors import CepnbError
+from cepnb.envs.registry import task
 
 CAPSULE = 3  # MuJoCo's mjGEOM_CAPSULE
-# gymnasium's "v4" equal gym's "v2", on which D4RL's data was made: bodies, rewards, terminations.
-TASKS = {"hopper": "Hopper-v4", "halfcheetah": "HalfCheetah-v4", "walker2d": "Walker2d-v4"}
 
 
 class LocomotionEnv(SimulatorEpisodes):
@@ -62,10 +60,3 @@ class LocomotionEnv(SimulatorEpisodes):
         half, centre = axes * model.geom_size[parts, 1:2], data.geom_xpos[parts]
         ends = np.stack([centre - half, centre + half], axis=1)
         return ends[..., [0, 2]], model.geom_size[parts, 0].copy()
-
-
-def task(name: str) -> str:
-    """Return gymnasium's name of a task; raises `CepnbError` on an unknown one."""
-    if name not in tuple(TASKS):  # a tuple also answers for a name that has no hash
-        raise CepnbError(f"environment '{name}': use one of {', '.join(TASKS)}")
-    return TASKS[name]

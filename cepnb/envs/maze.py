@@ -46,7 +46,7 @@ class Layout:
         return np.array(self.cells[-1], dtype=float)
 
 
-# Mazes and time limits of maze2d-{umaze,medium,large}-v1.
+# Mazes and time limits of maze2d-{umaze,medium,large}-v1; `cepnb.envs.registry.MAZES` has the names.
 LAYOUTS = {
     "umaze": Layout(("#####", "#GOO#", "###O#", "#OOO#", "#####"), 300),
     "medium": Layout(

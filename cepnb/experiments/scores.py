@@ -12,7 +12,6 @@ from typing import TypeVar, get_type_hints
 from msgspec import Struct, defstruct
 
 from cepnb.datasets.registry import environment_of
-from cepnb.densities.metrics import mean_interval
 from cepnb.errors import CepnbError
 from cepnb.qgpo.record import read_metrics
 from cepnb.qgpo.settings import Settings
@@ -85,6 +84,8 @@ class Line:
     @property
     def mean(self) -> tuple[float, float]:
         """The mean over seeds and half the width of its 95 % interval (Student's t), NaN for one seed."""
+        from cepnb.densities.metrics import mean_interval  # imports torch
+
         return mean_interval(list(self.scores.values()))
 
     def less(self, other: "Line") -> list[float]:

@@ -9,9 +9,12 @@ from torch import Tensor
 from cepnb.diffusion.guidance import EpsFunction
 from cepnb.diffusion.losses import noise_prediction
 from cepnb.diffusion.networks import EpsNet, in_bfloat16
+from cepnb.diffusion.schedule import VPSchedule
 from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train
-from cepnb.qgpo.settings import SCHEDULE, Settings
+from cepnb.qgpo.settings import Settings
 from cepnb.storage.validation import check_shape
+
+SCHEDULE = VPSchedule()  # of all diffusion models of QGPO
 
 
 def train_behaviour(

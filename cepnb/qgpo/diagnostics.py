@@ -11,9 +11,10 @@ from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradien
 from cepnb.diffusion.networks import QEnsemble
 from cepnb.diffusion.posterior import averaged_energy, posterior_log_weights
 from cepnb.diffusion.training import unpacked
+from cepnb.qgpo.behaviour import SCHEDULE
 from cepnb.qgpo.critic import policy_value, support_values
 from cepnb.qgpo.policy import BLOCK, sample_actions
-from cepnb.qgpo.settings import SCHEDULE, Settings
+from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import Transitions
 from cepnb.storage.validation import check_shape
 

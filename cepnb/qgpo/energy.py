@@ -13,7 +13,8 @@ from cepnb.diffusion.posterior import averaged_energy, posterior_log_weights
 from cepnb.diffusion.schedule import expand_as
 from cepnb.diffusion.training import StepLoss, draw, initialised, seeded, train
 from cepnb.errors import CepnbError
-from cepnb.qgpo.settings import SCHEDULE, Settings
+from cepnb.qgpo.behaviour import SCHEDULE
+from cepnb.qgpo.settings import Settings
 from cepnb.storage.validation import check_finite, check_same_shape, check_shape
 
 TRAINED_ENERGIES = ("cep", "mse", "exp_mse")

@@ -28,13 +28,14 @@ from cepnb.qgpo.energy import energy_net, policy_dps_energy, train_energy
 from cepnb.qgpo.evaluation import PolicyBatch, evaluate, policy_name
 from cepnb.qgpo.joint import joint_nets, train_joint
 from cepnb.qgpo.pretrained import CPU, Networks, device_of, load_networks
-from cepnb.qgpo.record import left_out, open_run, read_metrics, refuse_other
+from cepnb.qgpo.record import check_run, left_out, open_run, read_metrics, refuse_other
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
 from cepnb.qgpo.transitions import Transitions, prepare, with_jitter
 from cepnb.storage.arrays import open_array
-from cepnb.storage.files import check_writable, read_json, save_tensors, write_json
+from cepnb.storage.files import check_writable, read_json, write_json
 from cepnb.storage.runs import Run
+from cepnb.storage.tensors import save_tensors
 from cepnb.storage.validation import check_path, check_seed, check_type
 
 EXAMPLES = "examples.safetensors"  # rows of the data, to check an environment that is named later
@@ -289,8 +290,7 @@ def evaluate_run(
     family_of(environment)
     folder, device = check_path("folder", folder), device_of(device)
     path = folder / "metrics.json"
-    if not folder.is_dir():
-        raise CepnbError(f"{folder}: is no folder; name the folder that the run was given as --out")
+    check_run(folder)
     if not path.exists():
         raise CepnbError(f"{folder}: has no metrics.json; finish the training first")
     metrics = read_metrics(path, scored=False)

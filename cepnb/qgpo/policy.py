@@ -10,8 +10,9 @@ from torch import Tensor
 from cepnb.diffusion.guidance import EnergyFunction, EpsFunction, energy_gradient, guided
 from cepnb.diffusion.networks import QEnsemble
 from cepnb.diffusion.samplers import dpm_solver_pp, last
+from cepnb.qgpo.behaviour import SCHEDULE
 from cepnb.qgpo.critic import policy_value
-from cepnb.qgpo.settings import SCHEDULE, Settings
+from cepnb.qgpo.settings import Settings
 from cepnb.storage.validation import check_shape
 
 BLOCK = 2048  # actions per network call whose hidden values fit into a CPU's cache

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from cepnb.diffusion.devices import device_named
 from cepnb.diffusion.guidance import EnergyFunction
-from cepnb.diffusion.losses import check_scale
 from cepnb.diffusion.networks import EpsNet, QEnsemble
 from cepnb.diffusion.training import Module, seeded
 from cepnb.errors import CepnbError, in_a_line
@@ -24,15 +23,9 @@ from cepnb.qgpo.energy import TRAINED_ENERGIES, energy_net, policy_dps_energy
 from cepnb.qgpo.policy import Policy, behaviour_policy, best_of_policy, guided_policy
 from cepnb.qgpo.settings import Settings, coerce
 from cepnb.qgpo.transitions import Scaling
-from cepnb.storage.files import (
-    check_writable,
-    load_module,
-    load_tensors,
-    read_json,
-    save_tensors,
-    under,
-)
-from cepnb.storage.validation import check_path, check_seed
+from cepnb.storage.files import check_writable, read_json
+from cepnb.storage.tensors import load_module, load_tensors, save_tensors, under
+from cepnb.storage.validation import check_path, check_scale, check_seed
 
 SHIPPED = Path(__file__).parents[1] / "assets/policies"
 CPU = torch.device("cpu")

@@ -65,6 +65,15 @@ class Metrics(msgspec.Struct):
     faults: list[str] | UnsetType = UNSET  # what could not be scored, and why
 
 
+def check_run(folder: Path) -> None:
+    """Raise `CepnbError` unless a folder holds a run."""
+    fix = "name the folder that the run was given as --out"
+    if not folder.is_dir():
+        raise CepnbError(f"{folder}: is no folder; {fix}")
+    if not (folder / "settings.json").exists():
+        raise CepnbError(f"{folder}: has no settings.json; {fix}")
+
+
 def read_metrics(path: Path, scored: bool = True) -> dict:
     """Read a run's `metrics.json`, with the fields of `Metrics`.
 

@@ -4,14 +4,11 @@ import difflib
 import math
 from dataclasses import dataclass, fields, replace
 
-from cepnb.diffusion.schedule import VPSchedule
-from cepnb.diffusion.training import Plan
+from cepnb.diffusion.plan import Plan
 from cepnb.envs.registry import family_of
 from cepnb.errors import CepnbError
 from cepnb.profiles import PROFILE_NAMES, profile_name
 from cepnb.storage.validation import convert
-
-SCHEDULE = VPSchedule()  # of all diffusion models of QGPO
 
 # Allowed words and limits. Without an entry, whole numbers are from 1 to 2³¹ − 1 and real ones above 0.
 CHOICES = {

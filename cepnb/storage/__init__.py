@@ -1,6 +1,7 @@
 """Files that are complete or absent, and folders of results.
 
-- `files`: atomic writes, JSON and safetensors
+- `files`: atomic writes and JSON
+- `tensors`: safetensors files
 - `runs`: a folder of results whose finished steps are loaded, not repeated
 - `arrays`: tensors larger than memory
 - `validation`: plain data checked against declared types; finite numbers, shapes and seeds

@@ -1,4 +1,4 @@
-"""Files that are complete or absent: atomic writes, JSON and safetensors. Nothing is unpickled."""
+"""Files that are complete or absent: atomic writes and JSON. Needs neither torch nor numpy."""
 
 import errno
 import glob
@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from cepnb.errors import CepnbError, in_a_line, out_of_memory
 from cepnb.storage.validation import convert
@@ -127,7 +125,7 @@ def check_writable(path: str | Path, size: int = 0) -> None:
     UTF-8.
     """
     path = Path(path).absolute()
-    _check_name(path)
+    check_utf8(path)
     try:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -141,7 +139,7 @@ def check_writable(path: str | Path, size: int = 0) -> None:
         raise CepnbError(f"{path}: {needed}; free space, use another folder or store less")
 
 
-def _check_name(path: str | Path) -> None:
+def check_utf8(path: str | Path) -> None:
     """Raise `CepnbError` on a name that safetensors cannot open: bytes that are not UTF-8."""
     try:
         str(path).encode()
@@ -224,47 +222,6 @@ def not_read(path: str | Path, error: Exception) -> CepnbError | None:
 
 def _asks_too_much(path: str | Path, error: Exception) -> bool:
     """Return whether NumPy was asked for an array that cannot be in the file: its header is damaged."""
-    size = math.prod(getattr(error, "shape", ())) * getattr(error, "dtype", torch.uint8).itemsize
+    itemsize = error.dtype.itemsize if hasattr(error, "dtype") else 1
+    size = math.prod(getattr(error, "shape", ())) * itemsize
     return os.path.exists(path) and size > COMPRESSION * os.path.getsize(path)
-
-
-def save_tensors(
-    path: str | Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None
-) -> None:
-    """Write named tensors and string metadata as one safetensors file, atomically."""
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(stored, str(temporary), metadata=metadata)
-
-
-def load_tensors(
-    path: str | Path, fix: str = "restore or remake it"
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Read (tensors, metadata) from a safetensors file; raise `CepnbError` if it is damaged."""
-    _check_name(path)
-    try:
-        with safe_open(str(path), framework="pt") as stored:
-            names = list(stored.keys())
-            return {name: stored.get_tensor(name) for name in names}, stored.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise unreadable(path, "safetensors", error, fix) from error
-
-
-def under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """Select the tensors whose names start with `prefix`, and strip the prefix."""
-    selected = [name for name in tensors if name.startswith(prefix)]
-    return {name.removeprefix(prefix): tensors[name] for name in selected}
-
-
-def load_module(
-    module: torch.nn.Module, tensors: dict[str, torch.Tensor], source: str | Path
-) -> None:
-    """Load weights into `module`; raise `CepnbError` on a missing or misshapen tensor."""
-    weights = module.state_dict()
-    for name, tensor in weights.items():
-        shape = tuple(tensor.shape)
-        found = tuple(tensors[name].shape) if name in tensors else None
-        if found != shape:
-            problem = "is missing" if found is None else f"has shape {found}"
-            raise CepnbError(f"{source}: tensor '{name}' {problem}; use weights of shape {shape}")
-    module.load_state_dict({name: tensors[name] for name in weights})

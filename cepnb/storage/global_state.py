@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
-
 
 @contextmanager
 def unchanged_globals() -> Iterator[None]:
@@ -17,6 +15,8 @@ def unchanged_globals() -> Iterator[None]:
     Restored: environment variables, `sys.path`, warnings filters, and the global random states of
     Python and numpy.
     """
+    import numpy as np  # here: commands check their arguments without it
+
     variables, search_path = dict(os.environ), sys.path[:]
     python_random, numpy_random = random.getstate(), np.random.get_state()
     try:

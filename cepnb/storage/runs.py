@@ -6,17 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
-from torch import nn
 
 from cepnb.errors import CepnbError
-from cepnb.storage.files import (
-    load_module,
-    load_tensors,
-    read_json,
-    save_tensors,
-    unwritable,
-    write_json,
-)
+from cepnb.storage.files import read_json, unwritable, write_json
 from cepnb.storage.validation import Number, check_finite
 
 Complete = Callable[[dict], dict]  # adds the defaults of missing entries to a stored configuration
@@ -71,12 +63,17 @@ class Run:
         return path
 
     def module(
-        self, step: str, build: Callable[[], nn.Module], fit: Callable[[Path], nn.Module]
-    ) -> nn.Module:
+        self,
+        step: str,
+        build: Callable[[], "torch.nn.Module"],
+        fit: Callable[[Path], "torch.nn.Module"],
+    ) -> "torch.nn.Module":
         """Return a frozen network: load it, or train it by `fit(checkpoint)` and save it.
 
         Raises `CepnbError` if trained weights are not finite; then nothing is saved.
         """
+        from cepnb.storage.tensors import load_module, load_tensors, save_tensors  # imports torch
+
         path = self.folder / f"{step}.safetensors"
         checkpoint = self.folder / f"{step}.checkpoint.safetensors"
 

@@ -1,19 +1,21 @@
-"""Validation: plain data (JSON, TOML, CSV) by declared msgspec types; numbers, shapes and seeds."""
+"""Validation: plain data (JSON, TOML, CSV) by declared msgspec types; numbers, shapes, seeds, β and scales."""
 
+import math
 import operator
 import os
 import sys
+from numbers import Real
 from pathlib import Path
 from types import GenericAlias
 from typing import Annotated, TypeVar
 
 import msgspec
-import numpy as np
 
 from cepnb.errors import CepnbError
 
 T = TypeVar("T")
 Number = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]  # finite
+FLOAT32_MAX = (2 - 2**-23) * 2.0**127
 
 
 def convert(value: object, kind: type[T] | GenericAlias, source: object, fix: str) -> T:
@@ -33,6 +35,8 @@ def check_finite(what: str, values: object, fix: str) -> None:
     `values` are numbers, arrays or tensors. Call it before a clamp, a comparison or a solver that
     would hide such values.
     """
+    import numpy as np  # here: commands check their arguments without it
+
     if hasattr(values, "detach"):
         values = values.detach().cpu()
     finite = np.isfinite(np.asarray(values))
@@ -84,3 +88,35 @@ def check_seed(seed: object) -> int:
     if not 0 <= number < 2**31:
         raise CepnbError(f"seed {seed}: use an integer from 0 to 2147483647")
     return number
+
+
+def check_beta(beta: object) -> float:
+    """Return β as a Python float; raise `CepnbError` unless it is a number and 0 < β < ∞."""
+    if not 0 < _as_float(beta) < math.inf:
+        raise CepnbError(f"beta {_shown(beta)}: use a finite number above 0")
+    return _as_float(beta)
+
+
+def check_scale(scale: object) -> float:
+    """Return a guidance scale as a Python float; raise `CepnbError` unless it is finite and ≥ 0."""
+    if not 0 <= _as_float(scale) < math.inf:
+        fix = "use a finite number, 0 or more"
+        raise CepnbError(f"scale {_shown(scale)} is no guidance scale; {fix}")
+    if _as_float(scale) > FLOAT32_MAX:
+        raise CepnbError(f"samples at scale {scale:g} are not finite; use a smaller scale")
+    return _as_float(scale)
+
+
+def _as_float(value: object) -> float:
+    """Return a number of Python or NumPy as a float; NaN for other types, which include bool."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return math.nan
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _shown(value: object) -> str:
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return str(value) if number else f"of type {type(value).__name__}"

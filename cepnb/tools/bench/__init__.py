@@ -5,5 +5,6 @@
 - `quality`: training time until samples of a toy density are good
 - `whole`: the paper's whole training of one task on one device
 - `peer`: the paper's public code on the same inputs
+- `options`: what they measure, and checks of their options
 - `inputs`, `timing`: random inputs; interleaved timing, operation counts, the machine's limits
 """

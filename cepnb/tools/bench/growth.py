@@ -6,7 +6,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cache, partial
 from pathlib import Path
 from statistics import median
@@ -22,34 +22,13 @@ from cepnb.experiments.report import markdown_table
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import prepare
 from cepnb.tools.bench.inputs import Inputs
+from cepnb.tools.bench.options import SERIES, selected
 from cepnb.tools.bench.rows import critic_cep, loading, support
-from cepnb.tools.bench.timing import Call, conditions, conditions_text, in_turns, selected
+from cepnb.tools.bench.timing import Call, conditions, conditions_text, in_turns
 
-DATASET_ROWS = (100_000, 300_000, 1_000_000)
 FULL_DATASET_ROWS = 10_000_000
 FULL_BYTES = 12 * 10**9  # of these rows, on disk and in memory
 SUPPORT_ROWS = 17  # dataset rows, and distinct states, whose support actions are sampled
-
-
-@dataclass(frozen=True)
-class Series:
-    """One kind of work at several sizes; `expected` is the range of its exponent in theory."""
-
-    of: str
-    sizes: tuple[int, ...]
-    expected: tuple[int, int]
-
-
-SERIES: dict[str, Series] = {
-    "prepare": Series("rows", DATASET_ROWS, (1, 1)),
-    "loading": Series("rows", DATASET_ROWS, (1, 1)),
-    "critic_cep": Series("rows", DATASET_ROWS, (0, 0)),
-    "support_K": Series("actions a state", (4, 8, 16, 32, 64), (1, 1)),
-    "support_steps": Series("evaluations", (5, 10, 20, 40), (1, 1)),
-    "support_width": Series("width", (128, 256, 512, 1024), (1, 2)),
-    "mmd": Series("points", (500, 1_000, 2_000, 4_000), (2, 2)),
-    "w2": Series("points", (500, 1_000, 2_000), (2, 3)),
-}
 
 
 def growth(names: Sequence[str] = (), repeats: int = 7, full: bool = False) -> dict:

@@ -25,6 +25,7 @@ from cepnb.diffusion.networks import parameter_count
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
 from cepnb.tools.bench.inputs import BETA, EPISODES, SUPPORT_STATES, TOY, Inputs
+from cepnb.tools.bench.options import check_checkout
 from cepnb.tools.bench.timing import Call
 
 MODULES = (
@@ -193,16 +194,6 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), random:
         warnings.simplefilter("ignore")
         yield
-
-
-def check_checkout(path: Path) -> Path:
-    """Return the folder with the paper's modules; raise `CepnbError` if it is missing."""
-    root, file = path / "Offline_RL_2D", "diffusion_SDE/schedule.py"
-    if not (root / file).is_file():
-        raise CepnbError(
-            f"{path}: {root.name}/{file} is missing; give a checkout of the paper's code"
-        )
-    return root
 
 
 @contextmanager

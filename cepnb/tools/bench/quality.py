@@ -22,8 +22,9 @@ from cepnb.diffusion.training import seeded
 from cepnb.experiments.report import markdown_table
 from cepnb.qgpo.settings import Settings
 from cepnb.tools.bench.inputs import BETA, Inputs
+from cepnb.tools.bench.options import selected
 from cepnb.tools.bench.peer import Peer, ToyModel, quiet
-from cepnb.tools.bench.timing import conditions, conditions_text, selected
+from cepnb.tools.bench.timing import conditions, conditions_text
 
 BAR = 1.25  # W2 over its floor that counts as good; the expected ratio of exact samples is 1
 STEP_SHARE = 0.25  # share of the laptop profile's steps: the smallest that reached the bar

@@ -33,6 +33,7 @@ from cepnb.tools.bench.inputs import (
     TOY,
     Inputs,
 )
+from cepnb.tools.bench.options import selected
 from cepnb.tools.bench.peer import Peer, quiet
 from cepnb.tools.bench.timing import Call
 
@@ -145,6 +146,7 @@ def frames(inputs: Inputs) -> Row:
     return Row(call, "4 panels of 81", "frames", 4 * 81, len(packed))
 
 
+# All rows by name, in the order of `ROW_NAMES`.
 ROWS: dict[str, Callable[[Inputs], Row]] = {
     "behaviour": behaviour,
     "behaviour_bfloat16": partial(behaviour, precision="bfloat16"),
@@ -174,7 +176,7 @@ def measured(names: Sequence[str] = (), repeats: int = 7, peer: Path | None = No
     A turn calls our code, the machine's limit, and the paper's code if `peer` is a checkout of it.
     Raises `CepnbError` on an unknown row, on fewer than one repeat, and on a wrong `peer`.
     """
-    names = timing.selected("row", names, ROWS, repeats)
+    names = selected("row", names, ROWS, repeats)
     with tempfile.TemporaryDirectory() as folder, quiet():
         inputs = Inputs(Path(folder), SETTINGS)
         theirs = Peer(peer, inputs).rows() if peer else {}

@@ -2,7 +2,7 @@
 
 import platform
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cepnb.diffusion.training import seeded
-from cepnb.errors import CepnbError
 
 MATRIX_SIDE = 1024  # a product takes 2 · side³ operations, and the matrices fit into a cache
 COPIED_VALUES = 2**24  # float32 values of a copy: 64 MiB, more than a cache holds
@@ -49,21 +48,6 @@ def now(device: torch.device) -> float:
 def median_ratio(numerators: list[float], denominators: list[float]) -> float:
     """Return the median over the turns of the ratio of two times."""
     return median(a / b for a, b in zip(numerators, denominators, strict=True))
-
-
-def selected(
-    kind: str, names: Sequence[str], known: Collection[str], repeats: int
-) -> tuple[str, ...]:
-    """Return the names, or all known ones if none are given.
-
-    Raises `CepnbError` on an unknown name and on fewer than one repeat.
-    """
-    for name in names:
-        if name not in known:
-            raise CepnbError(f"{kind} '{name}' is unknown; choose from {', '.join(known)}")
-    if repeats < 1:
-        raise CepnbError(f"--repeats {repeats} is too small; use at least 1")
-    return tuple(names or known)
 
 
 class _OperationCounter(TorchDispatchMode):

@@ -15,7 +15,6 @@ from cepnb.datasets.dataset import OfflineDataset
 from cepnb.diffusion.devices import WARM_UP, device_named
 from cepnb.diffusion.networks import QEnsemble
 from cepnb.diffusion.training import Plan, StepLoss, seeded, training
-from cepnb.errors import CepnbError
 from cepnb.experiments.report import markdown_table
 from cepnb.qgpo.behaviour import behaviour_loss
 from cepnb.qgpo.critic import critic_loss, polyak_update, support_values
@@ -24,32 +23,12 @@ from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
 from cepnb.tools.bench import timing
 from cepnb.tools.bench.inputs import SUPPORT_STATES, Inputs
+from cepnb.tools.bench.options import MIN_COUNT, BenchConfig
 from cepnb.tools.bench.peer import Peer, quiet
 from cepnb.tools.bench.timing import Call
 
-MIN_COUNT = 10  # steps, states and peer calls that are measured at least
 MAX_PEER_CALLS = 200
 GROUPS = ("behaviour", "support", "critic, labels and energy", "all")  # of parts of both codes
-
-
-@dataclass(frozen=True)
-class BenchConfig:
-    """Options of `whole_run`: a `fraction` of each part runs, and the rest is extrapolated."""
-
-    device: str = "cuda"
-    fraction: float = 1.0
-    capture: bool = True  # replay training steps as CUDA graphs
-    compiled: bool = False  # compile the networks by torch.compile
-    tf32: bool = False  # allow TensorFloat-32 in matrix products, for both codes
-
-    def __post_init__(self) -> None:
-        device_named(self.device)
-        if not 0 < self.fraction <= 1:
-            raise CepnbError(f"--fraction {self.fraction:g} is out of range; use 0 < fraction ≤ 1")
-
-    def share(self, count: int) -> int:
-        """Return how many of `count` steps or states run."""
-        return min(count, max(MIN_COUNT, round(self.fraction * count)))
 
 
 @dataclass(frozen=True)
