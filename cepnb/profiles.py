@@ -1,10 +1,16 @@
-"""The profiles: ci (seconds), laptop (minutes), desktop (longer) and paper (reference settings)."""
+"""The profiles: sizes of every experiment."""
 
 import os
 
 from cepnb.errors import CepnbError
 
-PROFILE_NAMES = ("ci", "laptop", "desktop", "paper")
+PROFILES = {
+    "ci": "seconds, but networks are too small to be good",
+    "laptop": "minutes on two cores",
+    "desktop": "longer, for larger runs of QGPO",
+    "paper": "the reference settings, for a GPU",
+}
+PROFILE_NAMES = tuple(PROFILES)
 
 
 def profile_name(name: str | None = None) -> str:

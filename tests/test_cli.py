@@ -1,8 +1,10 @@
 """The command line: bad input prints one line, exits with status 2 and writes nothing."""
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import h5py
@@ -11,12 +13,13 @@ import pytest
 import torch
 from test_report import csv_with
 
-from cepnb.cli import main
+from cepnb.cli import _parser, main
 from cepnb.datasets.dataset import OfflineDataset
 from cepnb.errors import CepnbError
 from cepnb.qgpo import pipeline, pretrained
-from cepnb.qgpo.settings import coerce, qgpo_settings
+from cepnb.qgpo.settings import CHOICES, coerce, qgpo_settings
 
+ROOT = Path(__file__).parent.parent
 UMAZE = ["qgpo", "--dataset", "local/maze2d-umaze", "--profile", "ci"]
 
 
@@ -207,6 +210,8 @@ def test_the_module_runs_as_a_command() -> None:
         [sys.executable, "-m", "cepnb", "--help"], capture_output=True, text=True
     )
     assert listed.returncode == 0 and "qgpo" in listed.stdout
+    alone = subprocess.run([sys.executable, "-m", "cepnb"], capture_output=True, text=True)
+    assert (alone.returncode, alone.stdout, alone.stderr) == (2, listed.stdout, "")
     wrong = subprocess.run(
         [sys.executable, "-m", "cepnb", *UMAZE, "--out", "x", "--set", "K=1"],
         capture_output=True,
@@ -214,6 +219,62 @@ def test_the_module_runs_as_a_command() -> None:
     )
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert wrong.stderr == "cepnb: error: K 1: use at least 2\n"
+
+
+def test_an_unknown_option_is_named_with_the_one_that_is_meant(
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for arguments, expected in (
+        (["toy", "--densty", "moons"], "unknown arguments --densty moons; use --density"),
+        (["report", "a", "--jsn"], "unknown arguments --jsn; see python -m cepnb report --help"),
+        (["toi"], "argument COMMAND: invalid choice: 'toi' (choose from"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and error.count("\n") == 1 and expected in error
+
+
+def test_settings_are_listed_with_value_and_meaning(capsys: pytest.CaptureFixture) -> None:
+    assert main(["settings", "--profile", "ci", "--environment", "hopper"]) == 0
+    printed = capsys.readouterr().out
+    assert main(["settings", "--profile", "ci", "--dataset", "local/hopper-medium"]) == 0
+    assert capsys.readouterr().out == printed
+    rows = {line.split()[0]: line for line in printed.splitlines() if "  " in line}
+    settings = qgpo_settings("ci", "hopper")
+    assert list(rows) == [field.name for field in fields(settings)]
+    for name, line in rows.items():
+        value, meaning = re.split(r"  +", line.removeprefix(name).strip(), maxsplit=1)
+        assert value == str(getattr(settings, name)) and len(meaning) > 8, line
+        if name in CHOICES:
+            assert line.endswith(f"({', '.join(CHOICES[name])})")
+
+
+def examples() -> list[str]:
+    """The examples of all commands, each once, without those that need a GPU or an hour."""
+    (commands,) = [action.choices for action in _parser()._actions if action.choices]
+    lines = []
+    for name, command in commands.items():
+        title, *found = command.epilog.splitlines()
+        assert title == "examples:" and found and command.description.count(". "), name
+        lines += [line.strip() for line in found if name != "agent"]
+    return [line for line in dict.fromkeys(lines) if "--device cuda" not in line]
+
+
+def test_the_examples_run_in_order(tmp_path: Path) -> None:
+    """In one shell and in an empty folder, with the text of the help."""
+    folder = str(Path(sys.executable).parent)
+    environment = os.environ | {"CEPNB_PROFILE": "ci", "PYTHONPATH": str(ROOT)}
+    environment["PATH"] = folder + os.pathsep + environment["PATH"]
+    script = "set -e\n" + "\n".join(examples())
+    done = subprocess.run(
+        ["sh", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    made = ("umaze/metrics.json", "umaze-later/metrics.json", "hopper/metrics.json")
+    assert all((tmp_path / "runs" / name).exists() for name in (*made, "small/table.md"))
+    assert (tmp_path / "umaze.safetensors").exists()
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("### At the headline")
 
 
 def test_data_prints_its_path(capsys: pytest.CaptureFixture) -> None:
@@ -258,6 +319,8 @@ def test_evaluate_prints_the_scores_of_a_trained_run(
         assert (folder, environment, options["device"].type) == (tmp_path, "maze2d-umaze", "cpu")
         return {"scores": [score]}
 
+    (tmp_path / "settings.json").write_text("{}")
+
     monkeypatch.setattr(pipeline, "evaluate_run", fake_evaluate_run, raising=False)
     assert main(["evaluate", str(tmp_path), "--environment", "maze2d-umaze"]) == 0
     printed = capsys.readouterr().out
@@ -270,6 +333,8 @@ def test_export_writes_a_policy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     calls = []
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "settings.json").write_text("{}")
     monkeypatch.setattr(
         pretrained, "export_policy", lambda run, path: calls.append((run, path)), raising=False
     )
@@ -281,7 +346,7 @@ def test_export_writes_a_policy(
 def test_repeated_options_are_refused(capsys: pytest.CaptureFixture) -> None:
     for arguments, repeated in (
         (["--seed", "1", "--seed", "1"], "--seed 1"),
-        (["--method", "mse", "--method", "cep", "--method", "mse"], "--method mse"),
+        (["--method", "mse", "--method", "dps", "--method", "mse"], "--method mse"),
     ):
         line = complaint(["toy", "--table", "--profile", "ci", *arguments], capsys)
         assert line == f"{repeated}: given 2 times; give it once"
@@ -322,17 +387,20 @@ def test_output_folders_are_checked_before_any_work(
     ],
 )
 def test_a_lack_of_memory_is_one_line(
-    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
+    (tmp_path / "settings.json").write_text("{}")
+    command = ["export", str(tmp_path), str(tmp_path / "file")]
+
     def fails(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(pretrained, "export_policy", fails)
-    line = complaint(["export", "run", "file"], capsys)
+    line = complaint(command, capsys)
     assert line.endswith("; use fewer rows or states, a smaller K or a smaller batch")
     monkeypatch.setattr(pretrained, "export_policy", lambda *_: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="inconsistent tensor size|size mismatch|1D tensors"):
-        main(["export", "run", "file"])  # a bug
+        main(command)  # a bug
 
 
 def test_output_that_the_encoding_lacks_is_replaced(tmp_path: Path) -> None:

@@ -195,6 +195,7 @@ COMMANDS = {
     "export": ["run", "policy.safetensors"],
     "sweep": ["sweep.toml", "--out", "sweep", "--workers", "1"],
     "report": ["sweep"],
+    "settings": [],
     "toy": ["--density", "8gaussians", "--method", "cep_self", "--beta", "1", "--profile", "ci", "--out", "toy"],
     "bench": ["--rows", "frames", "toy", "--repeats", "1"],
     "bench-run": ["--device", "cpu", "--fraction", "0.1", "--out", "bench", *settings],

@@ -74,6 +74,7 @@ def with_peer(monkeypatch: pytest.MonkeyPatch, steps: int, seconds: float) -> li
             return models[-1]
 
     monkeypatch.setattr(quality, "Peer", PeerStandIn)
+    monkeypatch.setattr("cepnb.tools.bench.options.check_checkout", lambda path: path)
     monkeypatch.setattr(quality, "perf_counter", lambda: seconds * next(ticks))
     return models
 

@@ -7,6 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from cepnb.densities.names import DENSITY_NAMES
+from cepnb.densities.toys import DENSITIES
+from cepnb.envs.maze import LAYOUTS
+from cepnb.envs.registry import MAZES
+from cepnb.tools.bench.options import ROW_NAMES
+from cepnb.tools.bench.rows import ROWS
+
 ROOT = Path(__file__).parent.parent
 HEAVY = set(
     "mujoco gymnasium gym h5py scipy matplotlib sklearn ot pandas d4rl minari anywidget ipywidgets "
@@ -95,4 +102,111 @@ def test_help_needs_no_torch() -> None:
     assert done.returncode == 0 and done.stdout.startswith("usage: cepnb")
     assert not heavy(loaded) and not {"torch", "numpy"} & set(loaded)
     ours = {name for name in loaded if name.startswith("cepnb")}
-    assert ours == {"cepnb", "cepnb.cli", "cepnb.errors", "cepnb.profiles"}
+    light = "cli errors profiles datasets.registry densities.names diffusion.devices envs.registry"
+    names = [f"cepnb.{name}" for name in f"{light} tools.terminal".split()]
+    assert ours == {"cepnb", *names, *(name.rpartition(".")[0] for name in names)}
+
+
+# Commands with one fault each, and what the message names. @ is the folder of a run.
+WRONG = """
+toy: --density, --method, --beta: missing
+toy --density moonz: density 'moonz' is unknown; use one of 8gaussians
+toy --method cfg: method 'cfg' is unknown; use one of exact
+toy --beta -1: beta -1.0: use a finite number
+toy --density moons --method mse --beta 1 --scale -1: scale -1.0 is no guidance scale
+toy --density moons --method cep_beta --beta 99: beta 99: cep_beta is trained up to 25
+toy --seed -1: seed -1: use an integer
+toy --profile big: profile 'big' is unknown
+toy --table --density moons: --density cannot be combined with --table
+toy --densty moons: unknown arguments --densty moons; use --density
+qgpo: the following arguments are required: --dataset, --out
+qgpo --out o --dataset local/maze2d-tiny: dataset 'local/maze2d-tiny': use one of
+qgpo --out o --dataset d4rl/hopper-medum-v2: dataset 'd4rl/hopper-medum-v2': not in d4rl's table
+qgpo --out o --dataset minari/mujoco/hopper: dataset 'minari/mujoco/hopper': the name has no version
+qgpo --out o --dataset my.hdf5: dataset 'my.hdf5': not found
+qgpo --out o --dataset local/maze2d-umaze --environment hoper: environment 'hoper': use one of
+qgpo --out o --dataset local/maze2d-umaze --profile big: profile 'big' is unknown
+qgpo --out o --dataset local/maze2d-umaze --seed -1: seed -1: use an integer
+qgpo --out o --dataset local/maze2d-umaze --device tpu: --device tpu: use cpu or cuda
+qgpo --out o --dataset local/maze2d-umaze --set betta=3: setting 'betta': use one of beta
+qgpo --out o --dataset local/maze2d-umaze --set beta=x: beta: expected `float`, got `str`
+qgpo --out @/settings.json --dataset local/maze2d-umaze: @/settings.json/settings.json: could not
+settings --profile big: profile 'big' is unknown
+settings --environment hoper: environment 'hoper': use one of
+settings --dataset local/hoper-medium: dataset 'local/hoper-medium': use one of
+evaluate: the following arguments are required: RUN, --environment
+evaluate @/nowhere --environment hopper: @/nowhere: is no folder
+evaluate @ --environment hoper: environment 'hoper': use one of
+evaluate @ --environment hopper --device tpu: --device tpu: use cpu or cuda
+export: the following arguments are required: RUN, FILE
+export @/nowhere file: @/nowhere: is no folder
+export @/.. file: @/..: has no settings.json
+sweep: the following arguments are required: CONFIG
+sweep @/nowhere.toml: @/nowhere.toml: not found; check the path
+sweep @/wrong.toml: @/wrong.toml: datasets: dataset 'local/nope': use one of
+sweep @/wrong.toml --workers 0: --workers 0: use at least 1
+sweep @/wrong.toml --device tpu: --device tpu: use cpu or cuda
+report: the following arguments are required: PATH
+report @/nowhere: @/nowhere: not found
+data: the following arguments are required: --dataset
+data --dataset my.hdf5: dataset 'my.hdf5': use one of local/maze2d-umaze
+data --dataset local/maze2d-umaze --profile big: profile 'big' is unknown
+agent: the following arguments are required: --environment, --out
+agent --out o --environment hoper: environment 'hoper': use one of hopper
+agent --out o --environment hopper --seed -1: seed -1: use an integer
+bench --rows toys: row 'toys' is unknown; choose from behaviour
+bench --growth --rows toy: series 'toy' is unknown; choose from prepare
+bench --toys --rows moonz: density 'moonz' is unknown; choose from 8gaussians
+bench --repeats 0: --repeats 0 is too small
+bench --full: --full needs --growth
+bench --growth --toys: --toys cannot be combined with --growth
+bench --peer @: @: Offline_RL_2D/diffusion_SDE/schedule.py is missing
+bench-run --fraction 2: --fraction 2 is out of range
+bench-run --device tpu: --device tpu: use cpu or cuda
+bench-run --dataset local/nope: dataset 'local/nope': use one of
+bench-run --set K=1: K 1: use at least 2
+bench-run --peer @: @: Offline_RL_2D/diffusion_SDE/schedule.py is missing
+"""
+
+
+def test_wrong_arguments_are_refused_without_a_heavy_import(tmp_path: Path) -> None:
+    """All commands run in one process: so each import of an earlier one would show, too."""
+    (tmp_path / "settings.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "wrong.toml").write_text(
+        'datasets = ["local/nope"]\nseeds = [0]\n', encoding="utf-8"
+    )
+    lines = WRONG.strip().replace("@", str(tmp_path)).splitlines()
+    cases = [line.partition(": ") for line in lines]
+    script = """
+import contextlib, io, json, sys
+from cepnb.cli import _parser, main
+(commands,) = [action.choices for action in _parser()._actions if action.choices]
+found = []
+for line in json.load(sys.stdin):
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        try:
+            status = main(line.split())
+        except SystemExit as ended:
+            status = ended.code
+    found.append((line, status, errors.getvalue(), "torch" in sys.modules or "numpy" in sys.modules))
+print(json.dumps([list(commands), found]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=json.dumps([command for command, _, _ in cases]),
+        capture_output=True,
+        encoding="utf-8",
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    commands, found = json.loads(done.stdout)
+    assert {line.split()[0] for line, *_ in found} == set(commands)
+    for (line, status, errors, imported), (_, _, message) in zip(found, cases, strict=True):
+        assert (status, imported, errors.count("\n")) == (2, False, 1), (line, status, errors)
+        assert message in errors, (line, errors)
+
+
+def test_names_without_imports_are_those_of_the_code() -> None:
+    assert tuple(DENSITIES) == DENSITY_NAMES
+    assert tuple(LAYOUTS) == MAZES
+    assert tuple(ROWS) == ROW_NAMES

@@ -477,7 +477,7 @@ def test_other_bad_input(tmp_path: Path, config: Path, capsys: pytest.CaptureFix
     for arguments, expected in [
         (
             [str(tmp_path / "none.toml")],
-            f"{tmp_path}/none.toml: cannot be read as TOML (No such file or directory); see the example in docs/options.md",
+            f"{tmp_path}/none.toml: not found; check the path",
         ),
         ([str(config), "--workers", "0"], "--workers 0: use at least 1"),
         ([str(config), "--device", "tpu"], "--device tpu: use cpu or cuda"),
@@ -492,7 +492,7 @@ def test_the_documented_example(tmp_path: Path) -> None:
     path.write_text(text.split("```toml\n")[1].split("```")[0])
     read = read_sweep(path)
     assert len(jobs_of(read, tmp_path)) == 2 * 3 * 2 and read.profile == "laptop"
-    assert training_rounds(read.tasks[0].options) == {"base": 0, "unbiased": 1}
+    assert training_rounds(read.tasks[0].options) == {"base": 0, "eq_20": 1}
 
 
 def test_tasks_and_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -605,7 +605,7 @@ def test_data_that_cannot_be_trained_on_starts_no_run(
     """The data has one complete episode, so its returns have no range."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sweep, "run_jobs", lambda *_: pytest.fail("jobs start"))
-    monkeypatch.setattr("cepnb.datasets.registry.check_coordinates", lambda *_: None)
+    monkeypatch.setattr("cepnb.datasets.coordinates.check_coordinates", lambda *_: None)
     row_file("one.hdf5")
     text = TINY.replace("[set]", '[set]\nreward_tuning = "return_range"')
     entry = '{dataset = "one.hdf5", environment = "maze2d-umaze"}'

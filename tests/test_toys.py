@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from cepnb.cli import main
@@ -27,6 +29,7 @@ from cepnb.densities.methods import (
 from cepnb.densities.metrics import (
     effective_samples,
     gradient_error,
+    gradient_moments,
     interquartile_mean,
     mean_interval,
     mmd,
@@ -215,7 +218,7 @@ def test_seeds_add_up_from_the_records_alone(
             ["--density", "moon", "--method", "mse", "--beta", "1"],
             "density 'moon' is unknown; use one of",
         ),
-        (["--density", "moons", "--method", "msе", "--beta", "1"], "method 'msе': use one of"),
+        (["--density", "moons", "--method", "msе", "--beta", "1"], "method 'msе' is unknown; use"),
         (
             ["--density", "moons", "--method", "mse", "--beta", "0"],
             "beta 0.0: use a finite number above 0",
@@ -228,7 +231,10 @@ def test_seeds_add_up_from_the_records_alone(
             ["--density", "moons", "--method", "exact", "--beta", "1", "--scale", "-1"],
             "scale -1.0 is no guidance scale",
         ),
-        (["--density", "moons", "--method", "mse"], "--beta is missing"),
+        (["--density", "moons", "--method", "mse"], "error: --beta: missing; name them as in"),
+        (["--beta", "1"], "error: --density, --method: missing; name them as in --density moons"),
+        (["--table", "--beta", "1"], "--beta cannot be combined with --table"),
+        (["--table", "--json"], "--json cannot be combined with --table"),
         (["--table", "--profile", "big"], "profile 'big' is unknown; use one of"),
         (["--table", "--seed", "-1"], "seed -1: use an integer"),
         (
@@ -241,7 +247,7 @@ def test_seeds_add_up_from_the_records_alone(
         ),
         (
             ["--table", "--method", "mse", "--method", "cfg"],
-            "method 'cfg': use one of exact, exact_energy",
+            "method 'cfg' is unknown; use one of exact, exact_energy",
         ),
     ],
 )
@@ -386,6 +392,50 @@ def test_records_of_near_numbers_are_different(
         case = ["--density", "moons", "--method", "exact", "--beta", beta, "--profile", "ci"]
         assert main(["toy", *case, "--out", str(tmp_path)]) == 0
         assert f"beta                      {beta}\n" in capsys.readouterr().out
+
+
+def test_each_number_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    case = ["--density", "moons", "--method", "exact", "--beta", "2"]
+    assert toy(tmp_path, *case) == 0
+    record = json.loads(capsys.readouterr().out)
+    numbers = set(record) - {"density", "method", "beta", "seed", "scale", "profile"}
+    assert numbers == set(benchmark.MEASURES)
+    assert main(["toy", *case, "--profile", "ci", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for name in numbers:
+        assert re.search(
+            rf"^{name} +{record[name]:.4g} +{re.escape(benchmark.MEASURES[name])}$", printed, re.M
+        )
+    assert METHODS["exact"] in printed and benchmark.RELATIVE_ERRORS in printed
+    assert f"Networks and records: {tmp_path}/moons/seed0\n" in printed
+
+
+def test_gradients_of_late_times_are_small_and_move_no_sample() -> None:
+    """This is why a large `energy_gradient_relative` can go with good samples."""
+    settings = replace(toy_settings("laptop"), samples=500, repeats=4)
+    q, beta = density("rings"), 3.0
+    generator = torch.Generator().manual_seed(0)
+    nothing = lambda xt, t: torch.zeros_like(xt)
+    _, sizes = gradient_moments(nothing, q, beta, torch.tensor([0.1, 0.9]), generator, 500)
+    assert sizes[1] < 1e-5 * sizes[0]
+
+    def ratio(last: float) -> float:
+        """W2 over its floor with the exact gradient up to time `last`, and none after it."""
+
+        def gradient(xt: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+            exact = q.intermediate_energy_gradient(xt, t, beta)
+            return exact if t.max() < last else torch.zeros_like(xt)
+
+        found, floor = [], []
+        for repeat, (first, second) in enumerate(benchmark.exact_sets(q, beta, settings, 0)):
+            start = torch.Generator().manual_seed(repeat)
+            found.append(w2(guided_samples(q.eps, gradient, q, settings, start), first))
+            floor.append(w2(first, second))
+        return sum(found) / sum(floor)
+
+    exact = ratio(1.1)
+    assert abs(ratio(0.75) - exact) < 0.02  # the starts are equal, so this is no noise
+    assert ratio(0.25) > exact + 0.5  # early guidance does move samples
 
 
 def test_a_saved_record_of_another_case_raises(tmp_path: Path) -> None:

@@ -31,6 +31,22 @@ from cepnb.storage.runs import Run
 from cepnb.storage.validation import Number, check_beta, check_finite, check_scale
 
 BETAS = (1.0, 3.0, 10.0, 20.0)
+# The numbers of `measure`: what each one is, and which value is good.
+MEASURES = {
+    "w2": "distance W2 of guided samples from exact ones, in units of the plane",
+    "w2_floor": "W2 between two sets of exact samples: what remains by chance alone",
+    "w2_ratio": "w2 / w2_floor: 1 is as good as exact samples",
+    "mmd_ratio": "the same ratio for MMD, a distance by kernels: 1 is as good as exact samples",
+    "energy_gradient_mse": "E‖s∇f − ∇E_t‖², mean over t from 0.1 to 0.9: 0 is exact",
+    "energy_gradient_relative": "that error over E‖∇E_t‖², mean over t: 0 is exact, 1 no guidance",
+    "effective_share": "share of samples of q_0 that reweighting by e^{−βE} keeps: small is hard",
+    "seconds": "training time",
+}
+RELATIVE_ERRORS = (
+    "A large energy_gradient_relative can go with good samples. Near t = 1, x_t is almost pure noise "
+    "and E‖∇E_t‖² almost 0: a tiny error there is a large share of it, but hardly moves a sample. Judge the "
+    "samples by w2_ratio."
+)
 SHOWN = ("w2_ratio", "mmd_ratio", "energy_gradient_mse")  # numbers of a record that have a table
 PICTURED = ("exact", "cep_self", "mse", "dps")  # methods in the figure of samples
 TIMES = torch.linspace(0.1, 0.9, 9)  # times at which gradients are compared
@@ -69,12 +85,10 @@ def shipped(name: str) -> Models:
 def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dict:
     """Compare guided samples with exact ones, in `settings.repeats` sets of `settings.samples`.
 
-    `w2` is the mean distance of guided sets to exact sets, `w2_floor` that between exact sets, and
-    `w2_ratio` their quotient; `mmd_ratio` is the same for MMD. `energy_gradient_mse` is E_{p_t}
-    ‖s∇f − ∇E_t‖², averaged over `TIMES`; `energy_gradient_relative` averages its ratio to E ‖∇E_t‖².
-    `effective_share` = E[w]²/E[w²], w = e^{−βE}, is the share of samples of q_0 that reweighting
-    would keep. `seconds` is the training time. Raises `CepnbError` unless 0 < β < ∞, 0 ≤ scale < ∞,
-    on a β that float32 cannot resolve, and on samples or numbers that are not finite.
+    `MEASURES` describes the numbers. Distances are means over the sets, gradients are compared over
+    samples of p_t at `TIMES`, and `effective_share` is E[w]²/E[w²], w = e^{−βE}. Raises `CepnbError`
+    unless 0 < β < ∞ and 0 ≤ scale < ∞, on a β that float32 cannot resolve, and on samples or
+    numbers that are not finite.
     """
     beta, scale = check_beta(beta), check_scale(scale)
     density, settings, seed = models.density, models.settings, models.seed

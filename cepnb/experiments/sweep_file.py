@@ -16,6 +16,7 @@ from cepnb.datasets.registry import evaluated_in
 from cepnb.errors import CepnbError
 from cepnb.profiles import profile_name
 from cepnb.qgpo.settings import Settings, coerce, qgpo_settings
+from cepnb.storage.files import not_read
 from cepnb.storage.validation import convert
 
 Name = Annotated[str, Meta(min_length=1)]
@@ -73,6 +74,8 @@ def read_sweep(path: str | Path) -> Sweep:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:  # ValueError: of TOML or of UTF-8
+        if refusal := not_read(path, error):
+            raise refusal from error
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise CepnbError(f"{path}: cannot be read as TOML ({reason}); {EXAMPLE}") from error
     file = convert(content, _File, path, EXAMPLE)

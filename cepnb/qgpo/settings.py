@@ -1,7 +1,9 @@
 """Hyper-parameters of QGPO: one flat dataclass, four profiles, and what each task changes."""
 
 import difflib
+import inspect
 import math
+import re
 from dataclasses import dataclass, fields, replace
 
 from cepnb.diffusion.plan import Plan
@@ -25,7 +27,7 @@ MINIMUM |= dict(
     q_networks=2, q_pessimism=0, state_jitter=0, place_frequencies=0, target_actions=0, contrasted=2
 )
 MAXIMUM = dict(target_rate=1.0, beta=1e30, beta_q=1e30)  # float32 holds βQ up to 3e38
-FIX = "write True or False, 3, 0.5, name, or ('one', 'two')"
+FIX = "write True or False, 3, 0.5, name, ('one',), or ('one', 'two')"
 
 
 @dataclass(frozen=True)
@@ -33,18 +35,18 @@ class Settings:
     """Hyper-parameters of QGPO; the defaults are the reference settings of arXiv:2304.12824.
 
     Values may be NumPy or torch scalars, and lists; they become plain numbers and tuples. Raises
-    `CepnbError` on a value of another type or outside its limits.
+    `CepnbError` on a value of another type or outside its limits. `meanings` reads the comments.
     """
 
     # Data
     transitions: int = 1_000_000  # rows of a locally generated dataset
     data_seed: int = 0  # seed of that dataset; all training seeds share it
-    reward_tuning: str = "none"  # see `cepnb.qgpo.transitions.prepare`
+    reward_tuning: str = "none"  # how rewards are scaled; see `cepnb.qgpo.transitions.prepare`
     # 1. Behaviour diffusion μ_θ(a|s)
     behaviour_widths: tuple[int, ...] = (512, 256, 128)  # encoder half of the U-shaped residual MLP
     behaviour_embedding: int = 128  # width of the joint embedding of time and state
-    behaviour_steps: int = 600_000
-    behaviour_batch: int = 4096
+    behaviour_steps: int = 600_000  # training steps
+    behaviour_batch: int = 4096  # transitions per step
     behaviour_rate: float = 1e-4  # Adam learning rate
     behaviour_final: float = 1.0  # last learning rate as a fraction of the first (cosine decay)
     behaviour_precision: str = "float32"  # bfloat16 is about twice as fast where CPUs support it
@@ -57,37 +59,37 @@ class Settings:
     clip_actions: bool = True  # clip sampled actions to [-1, 1], where Q is trained
     # 3. In-support softmax Q-learning
     beta_q: float = 5.0  # β of Eq. 22
-    discount: float = 0.99  # γ
-    q_width: int = 256
+    discount: float = 0.99  # γ, by which a reward counts less per step of delay
+    q_width: int = 256  # units of a hidden layer
     q_depth: int = 3  # hidden layers
     q_layer_norm: bool = False  # layer norm before each ReLU of Q
     q_networks: int = 2  # independent networks
     target_networks: int = 2  # networks whose minimum a target takes, at most q_networks
-    q_pessimism: float = 0.0  # κ of policies; see `cepnb.qgpo.critic.policy_value`
+    q_pessimism: float = 0.0  # κ, against doubtful Q; see `cepnb.qgpo.critic.policy_value`
     place_frequencies: int = 0  # Fourier features of the first two state coordinates, also in f_φ
     target_actions: int = 0  # actions of s', of its K, drawn for each target of Eq. 22; 0 uses all
-    q_steps: int = 500_000
-    q_batch: int = 256
-    q_rate: float = 3e-4
-    q_final: float = 1.0
-    target_rate: float = 0.005  # τ of the Polyak average
+    q_steps: int = 500_000  # training steps
+    q_batch: int = 256  # transitions per step
+    q_rate: float = 3e-4  # Adam learning rate
+    q_final: float = 1.0  # as behaviour_final
+    target_rate: float = 0.005  # τ of the Polyak average of the target networks
     # 4. In-support energy, for CEP and the regression baselines
     beta: float = 10.0  # β of the policy π ∝ μ e^{βQ}, in Eq. 20
     energy_states: int = 0  # states drawn for step 4, with fresh actions; 0 reuses the support set
     energy_K: int = 16  # actions per state of step 4; equals K if energy_states is 0
-    energy_width: int = 256
+    energy_width: int = 256  # units of a hidden layer
     energy_depth: int = 4  # hidden layers
-    energy_steps: int = 1_000_000
+    energy_steps: int = 1_000_000  # training steps
     energy_batch: int = 256  # states per step with energy_K actions, or more with few `contrasted`
-    energy_rate: float = 3e-4
-    energy_final: float = 1.0
+    energy_rate: float = 3e-4  # Adam learning rate
+    energy_final: float = 1.0  # as behaviour_final
     labels: str = "self_normalised"  # estimate of E_t; see `cepnb.qgpo.energy.contrast_loss`
     q_in_energy: bool = False  # f_φ starts from −βQ; see `cepnb.qgpo.energy.QInformedEnergy`
     contrasted: int = 4  # actions of a state, of its energy_K, noised with labels "posterior"
     training: str = "staged"  # "joint" trains the energies together with Q
     guidance: tuple[str, ...] = ("cep", "mse")  # energies to train and evaluate; () for none
     # 5. Evaluation
-    episodes: int = 100  # per method and scale
+    episodes: int = 100  # episodes per method and scale
     scales: tuple[float, ...] = (1.0, 2.0, 3.0, 5.0, 8.0, 10.0)  # guidance scales s; 1 is exact
     headline_scale: float = 1.0  # the scale to report, fixed before any test return is known
     best_of: int = 32  # behaviour actions from which the baseline picks the highest Q; 0 skips it
@@ -255,6 +257,17 @@ def qgpo_settings(
         task = family_of(task)
     task_changes = TASKS[task] | PROFILE_TASKS.get((profile, task), {})
     return replace(PROFILES[profile], **task_changes | coerce(changes))
+
+
+def meanings() -> dict[str, dict[str, str]]:
+    """Return section → setting → meaning, as the comments of `Settings` give them."""
+    sections: dict[str, dict[str, str]] = {}
+    for line in inspect.getsource(Settings).splitlines():
+        if title := re.fullmatch(r"    # (.+)", line):
+            section = sections.setdefault(title[1], {})
+        elif entry := re.fullmatch(r"    (\w+): .+?  # (.+)", line):
+            section[entry[1]] = entry[2]
+    return sections
 
 
 def coerce(changes: dict[str, object]) -> dict[str, object]:
