@@ -233,7 +233,7 @@ def test_units_and_offset_do_not_matter(
 @pytest.mark.parametrize("dim", [1, 3])
 def test_a_tilt_in_another_dimension_than_two(dim: int) -> None:
     """N(m, s²) with the energy x_0/s moves by −β s in its first coordinate."""
-    x = (fitted_tilt(20.0, 7.0, dim, steps=300).sample(1_000, seed=1) - 7.0) / 20.0
+    x = (fitted_tilt(20.0, 7.0, dim, steps=600).sample(1_000, seed=1) - 7.0) / 20.0
     assert x.shape == (1_000, dim)
     target = torch.tensor([-BETA, 0.0, 0.0])[:dim]
     # 0.03 from counting; the rest is the training error of small networks.

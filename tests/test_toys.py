@@ -28,6 +28,7 @@ from cepnb.densities.methods import (
 )
 from cepnb.densities.metrics import (
     effective_samples,
+    energy_shares,
     gradient_error,
     gradient_moments,
     interquartile_mean,
@@ -526,3 +527,22 @@ def test_stored_records_of_another_type_are_refused(tmp_path: Path, text: str) -
     (tmp_path / "records.json").write_text(text)
     with pytest.raises(CepnbError, match="records.json: .*; restore it or use another folder$"):
         benchmark.table("ci", [0], tmp_path, progress=False)
+
+
+def test_shares_of_energy_levels_by_hand() -> None:
+    energy = torch.tensor([-0.3, 0.05, 0.14, 0.5, 0.98, 7.0])
+    shares = energy_shares(energy) * len(energy)
+    assert shares.tolist() == pytest.approx([2, 1, 0, 0, 1, 0, 0, 2])
+    with pytest.raises(CepnbError, match="^energies: 1 of 2 values are not finite; leave out"):
+        energy_shares(torch.tensor([0.0, math.nan]))
+
+
+def test_particles_are_a_method_without_training(tmp_path: Path) -> None:
+    models = Models("moons", "ci", 0, tmp_path, progress=False)
+    found = benchmark.measure(models, "particles", 3.0)
+    assert models.seconds("particles", 3.0) == models.run.seconds["score"]
+    assert found["share_error"] < benchmark.measure(models, "mse", 3.0)["share_error"]
+    x = models.samples("particles", 3.0, seeded(0, "particles"))
+    assert x.shape == (models.settings.samples, 2)
+    with pytest.raises(CepnbError, match="^scale 2: particles have no guidance scale; use 1$"):
+        models.samples("particles", 3.0, seeded(0, "particles"), scale=2.0)

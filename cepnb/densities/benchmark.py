@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from cepnb.densities.methods import Models, guided_samples
+from cepnb.densities.methods import Models
 from cepnb.densities.metrics import (
     check_gradient_size,
+    energy_shares,
     gradient_moments,
     mean_interval,
     mmd,
@@ -37,6 +38,7 @@ MEASURES = {
     "w2_floor": "W2 between two sets of exact samples: what remains by chance alone",
     "w2_ratio": "w2 / w2_floor: 1 is as good as exact samples",
     "mmd_ratio": "the same ratio for MMD, a distance by kernels: 1 is as good as exact samples",
+    "share_error": "share of samples at a wrong level of energy, of 8 levels: 0 is exact",
     "energy_gradient_mse": "E‖s∇f − ∇E_t‖², mean over t from 0.1 to 0.9: 0 is exact",
     "energy_gradient_relative": "that error over E‖∇E_t‖², mean over t: 0 is exact, 1 no guidance",
     "effective_share": "share of samples of q_0 that reweighting by e^{−βE} keeps: small is hard",
@@ -47,7 +49,12 @@ RELATIVE_ERRORS = (
     "and E‖∇E_t‖² almost 0: a tiny error there is a large share of it, but hardly moves a sample. Judge the "
     "samples by w2_ratio."
 )
-SHOWN = ("w2_ratio", "mmd_ratio", "energy_gradient_mse")  # numbers of a record that have a table
+SHOWN = (
+    "w2_ratio",
+    "mmd_ratio",
+    "share_error",
+    "energy_gradient_mse",
+)  # numbers of a record that have a table
 PICTURED = ("exact", "cep_self", "mse", "dps")  # methods in the figure of samples
 TIMES = torch.linspace(0.1, 0.9, 9)  # times at which gradients are compared
 CHECKPOINTS = Path(__file__).parents[1] / "assets" / "checkpoints"
@@ -96,11 +103,11 @@ def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dic
     no_gradient = lambda xt, t: torch.zeros_like(xt)
     _, size = gradient_moments(no_gradient, density, beta, TIMES, seeded(seed, "toy gradient"), 100)
     check_gradient_size(beta, size)
-    eps, gradient = models.guidance(method, beta)
+    _, gradient = models.guidance(method, beta)
     pairs = []
     for repeat, (exact, _) in enumerate(exact_sets(density, beta, settings, seed)):
         start = seeded(seed, f"toy start {repeat}")
-        pairs.append((guided_samples(eps, gradient, density, settings, start, scale), exact))
+        pairs.append((models.samples(method, beta, start, scale), exact))
     distance = _mean_distances(pairs)
     scaled_gradient = lambda xt, t: scale * gradient(xt, t)
     generator = seeded(seed, "toy gradient")
@@ -111,6 +118,7 @@ def measure(models: Models, method: str, beta: float, scale: float = 1.0) -> dic
         "w2_floor": floor["w2"],
         "w2_ratio": distance["w2"] / floor["w2"],
         "mmd_ratio": distance["mmd"] / floor["mmd"],
+        "share_error": _share_error(density, pairs),
         "energy_gradient_mse": error.mean().item(),
         "energy_gradient_relative": (error / size).mean().item(),
         "effective_share": log_share.exp().item(),
@@ -177,7 +185,7 @@ def samples(profile: str, seed: int, folder: Path) -> dict[tuple[str, str, float
         if method == "exact":
             x, _ = density.tilted(beta).sample(settings.samples, generator)
         else:
-            x = guided_samples(*models.guidance(method, beta), density, settings, generator)
+            x = models.samples(method, beta, generator)
         drawn[name, method, beta] = x
     return drawn
 
@@ -232,6 +240,12 @@ def _floor(models: Models, beta: float) -> dict[str, float]:
 
 def _mean_distances(pairs: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
     return {"w2": fmean(w2(x, y) for x, y in pairs), "mmd": fmean(mmd(x, y) for x, y in pairs)}
+
+
+def _share_error(density: Density, pairs: list[tuple[Tensor, Tensor]]) -> float:
+    """Total variation distance of the `energy_shares` of samples and of exact samples."""
+    found, exact = (energy_shares(density.energy(torch.cat(x))) for x in zip(*pairs, strict=True))
+    return (found - exact).abs().sum().item() / 2
 
 
 def _heading(method: str, counts: list[int]) -> str:

@@ -27,6 +27,7 @@ from cepnb.diffusion.guidance import (
     guided,
 )
 from cepnb.diffusion.networks import EnergyNet, PlaneEpsNet
+from cepnb.diffusion.particles import twisted_diffusion
 from cepnb.diffusion.posterior import averaged_energy, averaged_noise, posterior_log_weights
 from cepnb.diffusion.samplers import dpm_solver_pp, last
 from cepnb.diffusion.training import Plan, StepLoss, initialised, seeded, train
@@ -224,12 +225,13 @@ class Models:
         return self._network("score", score_net, train_score)
 
     def energy(self, method: str, beta: float) -> EnergyFunction:
-        """Return f(x_t, t) of a method of `LEARNED`, of "cep_beta" or of "dps".
+        """Return f(x_t, t) of a method of `LEARNED`, "cep_beta" or "dps", or the twist of "particles".
 
         Raises `CepnbError` if β is above the range of "cep_beta".
         """
-        if method == "dps":
-            smooth_energy = partial(self.density.energy, width=self.settings.dps_width)
+        if method in ("dps", "particles"):
+            widths = {"dps": self.settings.dps_width, "particles": self.settings.particle_width}
+            smooth_energy = partial(self.density.energy, width=widths[method])
             return dps_energy(self.score(), smooth_energy, beta, self.density.schedule)
         if method == "cep_beta":
             self.settings.check_beta(method, beta)
@@ -252,6 +254,21 @@ class Models:
         exact = self.density.intermediate_energy_gradient
         gradient = lambda xt, t, condition=None: exact(xt, t, beta)
         return self.density.eps if method == "exact" else self.score(), gradient
+
+    def samples(
+        self, method: str, beta: float, generator: torch.Generator, scale: float = 1.0
+    ) -> Float[Tensor, "n dim"]:
+        """Draw `settings.samples` samples of p_0 by a method of `METHODS`.
+
+        "particles" draws by `particle_samples`, the others by `guided_samples` with guidance scale
+        `scale`. Raises `CepnbError` as these and `guidance` do, and on a scale of particles.
+        """
+        if method == "particles":
+            if scale != 1:
+                raise CepnbError(f"scale {scale:g}: particles have no guidance scale; use 1")
+            return particle_samples(self.score(), self.density, beta, self.settings, generator)
+        guidance = self.guidance(method, beta)
+        return guided_samples(*guidance, self.density, self.settings, generator, scale)
 
     def seconds(self, method: str, beta: float) -> float:
         """Return the seconds that training took for the score and the energy of a method."""
@@ -287,6 +304,34 @@ def guided_samples(
         found = f"{bad} of {len(x)} samples at scale {scale:g}"
         raise CepnbError(f"{found} are not finite; use a smaller scale")
     return x
+
+
+def particle_samples(
+    eps: EpsFunction,
+    density: Density,
+    beta: float,
+    settings: ToySettings,
+    generator: torch.Generator,
+) -> Float[Tensor, "n dim"]:
+    """Draw `settings.samples` samples by `twisted_diffusion` with the smoothed βE as twist.
+
+    Independent runs of `settings.particles` each take `settings.particle_steps` steps. The samples
+    are a random subset of all particles.
+    """
+    _deviation(density, 1_000)
+    runs = math.ceil(settings.samples / settings.particles)
+    start = torch.randn(runs, settings.particles, density.dim, generator=generator)
+    no_noise, schedule = torch.tensor(density.schedule.t_min), density.schedule
+    x = twisted_diffusion(
+        eps,
+        lambda x: beta * density.energy(x, width=settings.particle_width),
+        lambda x: density.intermediate_energy(x, no_noise, beta),
+        start,
+        schedule.times(settings.particle_steps),
+        schedule,
+        generator,
+    ).flatten(0, 1)
+    return x[torch.randperm(len(x), generator=generator)[: settings.samples]]
 
 
 def _deviation(density: Density, count: int = 10_000) -> float:

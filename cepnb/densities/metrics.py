@@ -66,6 +66,17 @@ def mmd(x: Float[Tensor, "n dim"], y: Float[Tensor, "m dim"]) -> float:
     return max(0.0, kernel_mean(x, x) + kernel_mean(y, y) - 2 * kernel_mean(x, y)) ** 0.5
 
 
+def energy_shares(energy: Float[Tensor, "n"], levels: int = 8) -> Float[Tensor, "levels"]:
+    """Return the share of samples whose energy is nearest to each of `levels` values from 0 to 1.
+
+    Energies of the toy densities are in about [0, 1]. Compare the shares with those of exact samples:
+    W2 counts a few distant samples heavily, the shares say how many there are.
+    """
+    check_finite("energies", energy.detach(), "leave out samples that diverged")
+    level = (energy * (levels - 1)).round().long().clamp(0, levels - 1)
+    return torch.bincount(level, minlength=levels) / len(energy)
+
+
 def effective_samples(log_weights: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch"]:
     """Effective sample size (Σ w)²/Σ w² of n weighted samples, from 1 to n (Kong 1992)."""
     relative = log_weights - log_weights.amax(-1, keepdim=True)  # large logarithms lose digits

@@ -14,6 +14,7 @@ METHODS = {
     "mse": "regression on βE",
     "exp_mse": "regression on e^{−βE}",
     "dps": "βE at the mean of x_0 given x_t, no training",
+    "particles": "DPS corrected by resampling, no training (beyond the paper)",
 }
 
 

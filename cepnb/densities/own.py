@@ -185,8 +185,9 @@ def fit_guidance(
     seed: int = 0,
     progress: bool = True,
 ) -> FittedGuidance:
-    """Train ε_θ and f_φ by CEP (Eq. 13, arXiv:2304.12824) to sample p_0 ∝ q_0 e^{−βE}.
+    """Train ε_θ and f_φ by CEP (arXiv:2304.12824) to sample p_0 ∝ q_0 e^{−βE}.
 
+    Labels are averaged over the posterior (`cepnb.diffusion.posterior`), which is beyond the paper.
     `sampler(count, generator)` draws x_0 ~ q_0 of shape (count, dim). `energy(x)` maps (*batch, dim)
     to (*batch,). Networks are trained on `standardised` points and energies less their mean, so
     units and offset of each coordinate do not matter, nor does a constant in E. `settings` default
@@ -208,7 +209,7 @@ def fit_guidance(
         found = "sampler: the outermost 2 % of its points are over ten times as wide as the others"
         raise CepnbError(f"{found}; cut its heavy tails off")
     eps = train_score(standard, settings, seed, progress=progress)
-    f = train_toy_energy("cep_self", standard, beta, settings, seed, progress=progress)
+    f = train_toy_energy("cep_posterior", standard, beta, settings, seed, progress=progress)
     return FittedGuidance(
         eps.requires_grad_(False), f.requires_grad_(False), density, beta, settings
     )

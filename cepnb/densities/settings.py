@@ -18,9 +18,7 @@ class ToySettings:
     score_depth: int = 5  # hidden layers
     score_steps: int = 100_000
     score_batch: int = 2048
-    score_reference: int = (
-        0  # x_0 that average the labels, at least score_batch; 0: labels ε (Eq. 8)
-    )
+    score_reference: int = 0  # x_0 that average a label, at least score_batch; 0: ε is the label
     score_rate: float = 1e-3  # Adam learning rate, falls to final × score_rate (cosine)
     # Energy f_φ, one network per method and β
     features: int = 16
@@ -41,6 +39,9 @@ class ToySettings:
     # Sampling and measuring
     dps_width: float = 1.0  # smoothing of E for DPS, which needs a slope; for unit scale
     sampler_steps: int = 25  # DPM-Solver++ evaluations per sample
+    particles: int = 2_000  # of one run of the twisted diffusion sampler
+    particle_steps: int = 100
+    particle_width: float = 2.0  # as dps_width, for its twist
     samples: int = 2_000  # guided samples per set
     repeats: int = 10  # independent sets
 
@@ -62,13 +63,15 @@ TOY_PROFILES = {
         score_reference=256,
         K=32,
         groups=8,
-        averaged_K=16,
-        averaged_groups=4,
-        reference=128,
+        averaged_K=32,
+        averaged_groups=8,
+        reference=256,
         steps=300,
         width=32,
         depth=2,
         conditioned_steps=300,
+        particles=100,
+        particle_steps=20,
         samples=200,
         repeats=2,
     ),
