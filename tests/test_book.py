@@ -383,7 +383,7 @@ def test_explorers_follow_the_chosen_colour_scheme(opened: Callable[..., Page]) 
     page = opened("notebooks/00_circles.html", color_scheme="light")
     expect(page.locator(".cepnb[data-dark]")).to_have_count(0)
     page.evaluate("document.body.dataset.theme = 'dark'")  # as the button of the theme does
-    expect(page.locator(".cepnb[data-dark]")).to_have_count(2)
+    expect(page.locator(".cepnb[data-dark]")).to_have_count(3)
     page.evaluate("document.body.dataset.theme = 'auto'")
     expect(page.locator(".cepnb[data-dark]")).to_have_count(0)
     label = page.get_by_role("group", name="A line").locator("output")

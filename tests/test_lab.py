@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nbformat
 import psutil
 import pytest
 from browsing import jupyterlab, keep_cells, run_all_cells
+from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser, Locator, Page, expect
 
 MOVES = """async (explorer, place) => { // through all β at one t; waits for each new picture
@@ -30,10 +32,46 @@ DARKEST = """canvas => {
 }"""
 
 
+SMALL = (
+    """
+import torch
+from cepnb.notebook import plots
+from cepnb.notebook.sliders.frames import Panel, beta_slider
+from cepnb.notebook.sliders.layers import Points
+from cepnb.notebook.sliders.widgets import BetaExplorer, Explorer, LiveExplorer
+
+angle, betas = torch.linspace(0, 6.28, 500), beta_slider([1.0, 2.0, 3.0], 2.0)
+circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+circles = torch.stack([b * circle for b in betas.values])
+BetaExplorer([betas], [Panel("circle", (Points(circles, ("beta",), "circle"),))], "Circles")""",
+    """
+LiveExplorer(
+    lambda beta: [Panel("circle", (Points(beta * circle, (), "circle"),))], [betas], "Live circles"
+)""",
+    """
+def frame(beta):
+    figure, axes = plots.figure()
+    plots.sample_panel(axes[0, 0], beta * circle, "black")
+    return figure
+
+Explorer(frame, betas, "Drawn circles")""",
+    "import time; time.sleep(3)",
+)
+
+
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that JupyterLab serves, with a small notebook of all explorers."""
+    return tmp_path_factory.mktemp("lab")
+
+
+@pytest.fixture(scope="module")
+def lab(folder: Path) -> Iterator[str]:
     """Address of a JupyterLab under the `ci` profile."""
-    with jupyterlab(tmp_path_factory.mktemp("lab"), "ci") as address:
+    with jupyterlab(folder, "ci") as address:
+        cells = [new_code_cell(code.strip()) for code in SMALL]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        nbformat.write(new_notebook(metadata=kernel, cells=cells), folder / "notebooks/small.ipynb")
         yield address
 
 
@@ -76,6 +114,50 @@ def drag(page: Page, slider: Locator, share: float) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + 8 + share * (width - 16), box["y"] + height / 2, steps=8)
     page.mouse.up()
+
+
+def in_menu(page: Page, menu: str, entry: str) -> None:
+    page.get_by_role("menuitem", name=menu, exact=True).click()
+    page.get_by_role("menuitem", name=entry).click()  # the name ends with its keys
+
+
+def test_after_a_restart_no_label_differs_from_its_picture(run: Callable[[str, int], Page]) -> None:
+    """Explorers move on the frames of the page. A live one says that it cannot, and does not move."""
+    page = run("small", 3)
+    stored, live, drawn = (page.locator(".cepnb").nth(k) for k in range(3))
+    live.get_by_role("slider").press("End")
+    expect(live.locator("output")).to_have_text("β = 3")
+    in_menu(page, "Kernel", "Restart Kernel…")
+    page.get_by_role("button", name="Confirm Kernel Restart").click()
+    expect(live.locator(".cepnb-status")).to_have_text(
+        "The kernel has restarted. Run this cell again to move its sliders."
+    )
+    expect(live.get_by_role("slider")).to_be_disabled()
+    before = shown(live)
+    live.get_by_role("slider").click(position={"x": 10, "y": 10}, force=True)
+    expect(live.locator("output")).to_have_text("β = 3")
+    assert shown(live) == before and live.get_by_role("slider").input_value() == "2"
+    start = shown(stored)
+    for explorer in (stored, drawn):
+        explorer.get_by_role("slider").press("Home")
+        expect(explorer.locator("output")).to_have_text("β = 1")
+    assert shown(stored) != start
+    expect(drawn.get_by_role("img")).to_have_attribute("alt", "Drawn circles, β = 1")
+
+
+def test_a_label_waits_for_the_picture_of_a_busy_kernel(run: Callable[[str, int], Page]) -> None:
+    page = run("small", 3)
+    live = page.locator(".cepnb").nth(1)
+    slider, before = live.get_by_role("slider"), shown(live)
+    page.locator(".jp-CodeCell").last.locator(".jp-InputPrompt").click()
+    page.keyboard.press("Control+Enter")  # the kernel sleeps
+    slider.press("Home")
+    expect(live.locator(".cepnb-status")).to_contain_text("Waiting for the kernel")
+    expect(live.locator("output")).to_have_text("β = 2")
+    assert shown(live) == before and slider.input_value() == "0"
+    expect(live.locator("output")).to_have_text("β = 1")
+    expect(live.locator(".cepnb-status")).to_have_text("")
+    assert shown(live) != before
 
 
 def test_notebook_03_moves_six_densities(run: Callable[[str, int], Page]) -> None:

@@ -65,27 +65,23 @@ def laptop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CEPNB_PROFILE", "laptop")
 
 
-def picture(shown: Explorer) -> bytes:
-    return base64.b64decode(shown.picture.value.split("base64,")[1].split('"')[0])
-
-
-def test_moving_shows_the_picture_of_the_value(tmp_path) -> None:
+def test_an_explorer_holds_the_picture_of_each_value(tmp_path) -> None:
     frames = Frames()
     shown = explorer(frames)
-    first = picture(shown)
+    pictures = [base64.b64decode(picture) for picture in shown.spec["pictures"]]
+    assert frames.drawn == [1.0, 3.0, 10.0] and len(set(pictures)) == 3  # each is drawn once
     data, metadata = shown._repr_mimebundle_()
     assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == shown.model_id
-    assert base64.b64decode(data["image/png"]) == first  # the still picture
+    assert base64.b64decode(data["image/png"]) == pictures[1]  # the still picture
     assert metadata["image/png"]["alt"] == "a line"
-    shown.slider.value = 10.0
-    second = picture(shown)
-    assert first != second and 'alt="a line, β = 10"' in shown.picture.value
-    shown.slider.value = 3.0
-    assert picture(shown) == first and frames.drawn == [1.0, 3.0, 10.0]  # once each
-    (tmp_path / "p.png").write_bytes(first)
-    (tmp_path / "q.png").write_bytes(second)
-    shapes = {matplotlib.image.imread(tmp_path / name).shape for name in ("p.png", "q.png")}
+    shown.move(beta=10.0)
+    assert shown.at == {"beta": 10.0} and shown.still() == pictures[2]
+    shapes = {matplotlib.image.imread(io.BytesIO(picture)).shape for picture in pictures}
     assert len(shapes) == 1  # the size stays while the slider moves
+    shown.to_html(tmp_path / "page.html")
+    assert all(
+        p in (tmp_path / "page.html").read_text(encoding="utf-8") for p in shown.spec["pictures"]
+    )
 
 
 def test_construction_raises_errors_of_frames_and_rejects_bad_values() -> None:
@@ -117,8 +113,8 @@ def test_a_slider_takes_any_list_of_numbers_in_its_order(values) -> None:
     assert slider.values == tuple(np.asarray(values).tolist()) and slider.start == 3
     assert len(set(slider.labels)) == len(values)  # each value has its own label
     shown = Explorer(Frames(), slider, "a line")
-    shown.slider.index = 0
-    assert f"β = {slider.labels[0]}" in shown.picture.value
+    shown.move(beta=slider.values[0])
+    assert shown.position == [0] and shown.spec["sliders"][0]["labels"] == slider.labels
 
 
 @pytest.mark.parametrize(
@@ -327,9 +323,11 @@ def test_a_live_error_is_shown_until_the_next_frame_without_one(
 ) -> None:
     shown = live([], fails_at=3.0)
     shown.move(beta=3.0)
-    assert shown.error == "ZeroDivisionError: no such energy" == shown.get_state()["error"]
+    message = "β = 3, s = 1: ZeroDivisionError: no such energy"
+    assert shown.error == message == shown.get_state()["error"]
+    assert shown.spec["at"] == [1, 1]  # the page labels the frame that it still shows
     shown.move(beta=0.0)
-    assert shown.error == ""
+    assert shown.error == "" and shown.spec["at"] == [0, 1] == shown.position
     with pytest.raises(ZeroDivisionError):
         live([], fails_at=1.0)
     monkeypatch.setenv("CEPNB_PROFILE", "ci")
@@ -338,8 +336,8 @@ def test_a_live_error_is_shown_until_the_next_frame_without_one(
 
 
 def test_a_page_without_a_kernel_holds_all_live_frames() -> None:
-    state = live([]).page_state()
-    spec, data = state["spec"], base64.b64decode(state["data"])
+    spec, data = live([]).frames()
+    assert "at" not in spec  # no frame is missing
     assert [layer["over"] for layer in spec["layers"]] == [[0, 1], [0, 1]]
     first, second = (layer["offset"] for layer in spec["layers"])
     shades = np.frombuffer(data[first:second], "<u2").reshape(3, 2, 50, 3)[..., 2]
@@ -378,7 +376,8 @@ def test_errors_that_widgets_swallow_are_found() -> None:
         "ZeroDivisionError: division by zero",
         "ZeroDivisionError: float division by zero",
     )
-    assert sorted(found) == [plain, plain, in_frame, in_frame]  # the still picture fails, too
+    # The still picture fails, too.
+    assert sorted(found) == [plain, plain, in_frame, f"β = 0: {in_frame}"]
 
 
 @pytest.mark.usefixtures("as_users_call_it")

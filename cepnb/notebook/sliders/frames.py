@@ -144,20 +144,23 @@ def pack(
         {"title": panel.title, "layers": [numbers[layer, panel.limit] for layer in panel.layers]}
         for panel in panels
     ]
-    slider_specs = [
-        {"symbol": s.symbol, "labels": s.labels, "note": s.note, "play": s.play} for s in sliders
-    ]
     palette = np.round(255 * matplotlib.colormaps["cividis"](np.arange(256))[:, :3]).astype("u1")
-    spec = {
-        "description": description,
+    spec = specification(sliders, description) | {
         "columns": columns,
         "margin": MARGIN,
         "energy": base64.b64encode(palette.tobytes()).decode(),
-        "sliders": slider_specs,
         "panels": panel_specs,
         "layers": layer_specs,
     }
     return spec, bytes(data)
+
+
+def specification(sliders: Sequence[Slider], description: str) -> dict:
+    """Return the part of the page's specification that does not depend on the frames."""
+    slider_specs = [
+        {"symbol": s.symbol, "labels": s.labels, "note": s.note, "play": s.play} for s in sliders
+    ]
+    return {"description": description, "sliders": slider_specs}
 
 
 def over_grid(function: Callable[..., Tensor], *sliders: Slider) -> Tensor:

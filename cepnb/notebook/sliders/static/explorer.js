@@ -4,6 +4,9 @@
 const ARRAYS = { points: Uint16Array, shaded: Uint16Array, field: Uint8Array, arrows: Int8Array };
 const POINT = 2; // diameter of a point in CSS pixels
 const PLAY = 140; // milliseconds per frame
+const PATIENCE = 1000; // milliseconds before a reader learns why a frame is late
+const SLOW = "Waiting for the kernel. If it is not running, run this cell again.";
+const LOST = "The kernel has restarted. Run this cell again to move its sliders.";
 
 function make(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
@@ -123,14 +126,77 @@ function legend(layers, dark) {
   });
 }
 
-function render({ model, el }) {
-  const spec = model.get("spec"); // sliders and panels are constant; the kernel may replace layers
+// Pictures of all frames, of which one is visible.
+function pictures({ pictures: files, description, sliders: [{ symbol, labels }] }) {
+  const images = files.map((file, k) => {
+    return make("img", { src: `data:image/png;base64,${file}`, alt: `${description}, ${symbol} = ${labels[k]}` });
+  });
+  return {
+    node: make("div", { class: "cepnb-pictures" }, ...images),
+    load() {},
+    fit() {},
+    show: ([shown]) => images.forEach((image, k) => (image.hidden = k !== shown)),
+  };
+}
+
+// Panels that are drawn from the layers in the model's data.
+function panels(spec, model, sheets) {
   const energy = bytesOf(spec.energy);
+  const node = make("div", { class: "cepnb-panels" });
+  node.style.setProperty("--columns", spec.columns);
+  const panels = spec.panels.map((panel) => {
+    const canvas = make("canvas", { role: "img" });
+    node.append(make("figure", {}, make("figcaption", {}, panel.title), canvas));
+    return { ...panel, canvas, context: canvas.getContext("2d") };
+  });
+  let buffer; // read once per data, not once per move
+
+  function frame(layer, position) {
+    const index = layer.over.reduce((sum, k) => sum * spec.sliders[k].labels.length + position[k], 0);
+    const type = ARRAYS[layer.kind];
+    return new type(buffer, layer.offset + index * layer.length * type.BYTES_PER_ELEMENT, layer.length);
+  }
+
+  function load() {
+    const data = model.get("data");
+    buffer = data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength); // starts at an even address
+  }
+  load();
+
+  return {
+    node,
+    load,
+    fit() {
+      for (const { canvas } of panels) {
+        const size = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
+        if (canvas.width !== size) canvas.width = canvas.height = size;
+      }
+    },
+    show(position, at) {
+      const { layers: all } = model.get("spec");
+      const look = { dark: isDark(), ratio: devicePixelRatio, margin: spec.margin, energy, sheets };
+      for (const { canvas, context, title, layers } of panels) {
+        context.clearRect(0, 0, canvas.width, canvas.height);
+        for (const layer of layers.map((number) => all[number])) {
+          draw[layer.kind](context, canvas.width, frame(layer, position), layer, look);
+        }
+        const shown = layers.map((number) => all[number].label).filter(Boolean).join(", ");
+        canvas.setAttribute("aria-label", `${title}, ${at.join(", ")}${shown ? `: ${shown}` : ""}`);
+      }
+    },
+  };
+}
+
+function render({ model, el }) {
+  const spec = model.get("spec"); // sliders, panels and pictures are constant; the kernel may replace layers
+  const live = "at" in spec; // the kernel computes each frame, and sends it with its position
   const sheets = new Map(); // by their size
   const playing = new Map(); // slider → timer
+  let waiting = 0; // timer
 
   const root = make("div", { class: "cepnb", role: "group", "aria-label": spec.description });
   const alert = make("pre", { class: "cepnb-error", role: "alert", hidden: "" });
+  const status = make("p", { class: "cepnb-status", role: "status" });
   const key = make("ul", { class: "cepnb-legend", "aria-label": "What is shown" });
 
   // Shows an error under the panels and sends it to the kernel; readers would not see the console.
@@ -147,6 +213,11 @@ function render({ model, el }) {
       }
     };
   }
+
+  // The position of the frame that the page shows: a slider may be ahead of the kernel.
+  const shownAt = () => (live ? model.get("spec").at : model.get("position"));
+  const isBehind = () => String(shownAt()) !== String(model.get("position"));
+  const texts = (position) => spec.sliders.map(({ symbol, labels }, k) => `${symbol} = ${labels[position[k]]}`);
 
   function move(number, index) {
     const position = [...model.get("position")];
@@ -170,6 +241,7 @@ function render({ model, el }) {
     sliders[number].button.textContent = "■";
     sliders[number].button.setAttribute("aria-label", `Stop ${spec.sliders[number].symbol}`);
     playing.set(number, setInterval(guarded(() => {
+      if (isBehind()) return;
       const next = model.get("position")[number] + 1;
       if (next <= last) move(number, next);
       if (next >= last) stop(number);
@@ -194,86 +266,72 @@ function render({ model, el }) {
     return { input, output, button };
   });
 
-  const grid = make("div", { class: "cepnb-panels" });
-  grid.style.setProperty("--columns", spec.columns);
-  const panels = spec.panels.map((panel) => {
-    const canvas = make("canvas", { role: "img" });
-    grid.append(make("figure", {}, make("figcaption", {}, panel.title), canvas));
-    return { ...panel, canvas, context: canvas.getContext("2d") };
-  });
-  root.append(grid, key, alert);
+  const frames = spec.pictures ? pictures(spec) : panels(spec, model, sheets);
+  root.append(frames.node, key, ...(live ? [status] : []), alert);
   el.append(root);
 
-  function bytes() {
-    const data = model.get("data");
-    return data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength); // starts at an even address
-  }
-
-  let buffer = bytes(); // read once per data, not once per move
-
-  function frame(layer, position) {
-    const index = layer.over.reduce((sum, k) => sum * spec.sliders[k].labels.length + position[k], 0);
-    const type = ARRAYS[layer.kind];
-    return new type(buffer, layer.offset + index * layer.length * type.BYTES_PER_ELEMENT, layer.length);
-  }
-
   const show = guarded(() => {
-    const position = model.get("position");
-    const at = spec.sliders.map(({ symbol, labels }, k) => `${symbol} = ${labels[position[k]]}`);
+    const at = texts(shownAt());
+    const wanted = texts(model.get("position"));
     sliders.forEach(({ input, output }, k) => {
-      input.value = position[k];
-      input.setAttribute("aria-valuetext", at[k]);
+      input.value = model.get("position")[k];
+      input.setAttribute("aria-valuetext", wanted[k]);
       output.textContent = at[k];
     });
-    const { layers: all } = model.get("spec");
-    const look = { dark: isDark(), ratio: devicePixelRatio, margin: spec.margin, energy, sheets };
-    for (const { canvas, context, title, layers } of panels) {
-      context.clearRect(0, 0, canvas.width, canvas.height);
-      for (const layer of layers.map((number) => all[number])) {
-        draw[layer.kind](context, canvas.width, frame(layer, position), layer, look);
-      }
-      const shown = layers.map((number) => all[number].label).filter(Boolean).join(", ");
-      canvas.setAttribute("aria-label", `${title}, ${at.join(", ")}${shown ? `: ${shown}` : ""}`);
-    }
+    frames.show(shownAt(), at);
+    clearTimeout(waiting);
+    if (!isBehind()) status.textContent = "";
+    else waiting = setTimeout(() => (status.textContent = SLOW), PATIENCE);
   });
 
   const fit = guarded(() => {
-    for (const { canvas } of panels) {
-      const size = Math.max(1, Math.round(canvas.clientWidth * devicePixelRatio));
-      if (canvas.width !== size) canvas.width = canvas.height = size;
-    }
+    frames.fit();
     show();
   });
 
   const showError = guarded(() => {
     alert.textContent = model.get("error");
     alert.hidden = !alert.textContent;
+    if (alert.hidden) return;
+    clearTimeout(waiting); // the error is the kernel's answer
+    status.textContent = "";
   });
 
   const theme = guarded(() => {
     root.toggleAttribute("data-dark", isDark());
-    key.replaceChildren(...legend(model.get("spec").layers, isDark()));
+    key.replaceChildren(...legend(model.get("spec").layers ?? [], isDark()));
     show();
   });
 
+  // ipywidgets announces the loss of a model's kernel by this event; a model never gets another kernel.
+  const lose = guarded(() => {
+    if (!live) return;
+    [...playing.keys()].forEach(stop);
+    for (const { input, button } of sliders) for (const control of [input, button]) control?.toggleAttribute("disabled", true);
+    model.set("position", shownAt());
+    show();
+    status.textContent = LOST;
+  });
+
   const sizes = new ResizeObserver(fit);
-  sizes.observe(grid);
+  sizes.observe(frames.node);
   const themes = new MutationObserver(theme);
   themes.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
   const scheme = matchMedia("(prefers-color-scheme: dark)");
   scheme.addEventListener("change", theme);
   window.addEventListener("resize", fit); // a sharper screen changes no size in CSS pixels
   const reload = guarded(() => { // spec and data change together, in either order
-    buffer = bytes();
+    frames.load();
     theme();
   });
-  const listeners = { "change:position": show, "change:spec": reload, "change:data": reload, "change:error": showError };
+  const listeners = { "change:position": show, "change:spec": reload, "change:data": reload, "change:error": showError, comm_live_update: lose };
   for (const [event, action] of Object.entries(listeners)) model.on(event, action);
   theme();
   showError();
 
   return () => {
     [...playing.keys()].forEach(stop);
+    clearTimeout(waiting);
     sizes.disconnect();
     themes.disconnect();
     scheme.removeEventListener("change", theme);
