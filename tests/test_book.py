@@ -75,10 +75,10 @@ Walruses have tusks ([Ito 2020](https://example.org/tusks)).
     """
 import sys
 from IPython.display import Markdown
-from tqdm.auto import tqdm
+from cepnb.progress import progress_bar
 
-for _ in tqdm(range(3), desc="a bar that goes", leave=False), tqdm(range(3), desc="a bar that stays"):
-    list(_)
+list(progress_bar(range(3), desc="a bar that goes", leave=False))
+list(progress_bar(range(3), desc="a bar that stays"))
 print("a line for nobody", file=sys.stderr)
 print("a line for the reader")
 Markdown("$\\\\displaystyle x^2$ as an output")""",

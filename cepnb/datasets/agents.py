@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
-from tqdm.auto import tqdm
 
 from cepnb.envs.locomotion import LocomotionEnv
 from cepnb.envs.registry import task
 from cepnb.errors import CepnbError
+from cepnb.progress import progress_bar
 
 FOLDER = Path(__file__).parents[1] / "assets/agents"
 BATCH = 20  # episodes stepped together
@@ -94,7 +94,7 @@ def roll(name: str, agent: Agent, transitions: int, seed: int) -> dict[str, Arra
     if transitions < 2:
         raise CepnbError(f"transitions {transitions}: use at least 2 for each agent")
     parts, rows = [], 0
-    with tqdm(total=transitions, desc=name, leave=False) as bar:
+    with progress_bar(total=transitions, desc=name, leave=False) as bar:
         while rows < transitions:
             seeds = np.random.SeedSequence((seed, len(parts) // BATCH))
             parts += _episodes(name, agent, seeds, BATCH, transitions - rows)

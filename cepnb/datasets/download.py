@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
-from tqdm.auto import tqdm
 
 from cepnb.errors import CepnbError
+from cepnb.progress import progress_bar
 from cepnb.storage.files import check_writable, read_json, unwritable, write_json
 
 CHUNK = 1 << 16  # bytes; a broken connection loses at most one chunk
@@ -110,7 +110,7 @@ def _request(url: str, part: Path) -> bool:
         bar = dict(desc=url.rpartition("/")[2], unit="B", unit_scale=True, leave=False)
         with (
             part.open("ab" if resumed else "wb") as file,
-            tqdm(total=total, initial=stored if resumed else 0, **bar) as bar,
+            progress_bar(total=total, initial=stored if resumed else 0, **bar) as bar,
         ):
             for chunk in answer.iter_content(CHUNK):
                 file.write(chunk)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy import ndarray as Array
-from tqdm.auto import tqdm
 
 from cepnb.datasets.agents import Agent, episode_returns
 from cepnb.envs.d4rl_package import reference_scores
 from cepnb.envs.registry import task
 from cepnb.errors import CepnbError
+from cepnb.progress import progress_bar
 from cepnb.storage.files import read_json, write_json
 from cepnb.storage.runs import Run
 
@@ -74,7 +74,7 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path) -> Path:
         return returns[path.stem]
 
     target = reference_scores(f"local/{name}")[1] / 3
-    for medium in tqdm(paths, desc="scoring"):
+    for medium in progress_bar(paths, desc="scoring"):
         if mean_return(medium) >= target:
             break
     else:
@@ -146,7 +146,7 @@ def _train(name: str, steps: int, seed: int, folder: Path) -> None:
 
     with (
         warnings.catch_warnings(),
-        tqdm(total=steps, desc=f"CrossQ, {name}", mininterval=0.5) as bar,
+        progress_bar(total=steps, desc=f"CrossQ, {name}", mininterval=0.5) as bar,
     ):
         warnings.simplefilter("ignore")
         model = CrossQ("MlpPolicy", gymnasium.make(task(name)), seed=seed, **SETTINGS)

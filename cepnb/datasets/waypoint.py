@@ -4,10 +4,10 @@ from collections import deque
 
 import numpy as np
 from numpy import ndarray as Array
-from tqdm.auto import tqdm
 
 from cepnb.envs.maze import Layout, PointMass, goal_reward, layout
 from cepnb.errors import CepnbError
+from cepnb.progress import progress_bar
 
 NOISE = 0.5  # standard deviation of the action noise of the noisy variant
 ARRIVED = 0.1  # a waypoint or goal counts as reached within this distance
@@ -81,7 +81,7 @@ def collect_maze(
     timeouts = np.zeros(transitions, dtype=bool)
     noise = NOISE * random.standard_normal((transitions, 2)) if noisy else None
     bar = dict(desc=f"maze2d-{name}", disable=not progress, leave=False, mininterval=0.5)
-    for i in tqdm(range(transitions), **bar):
+    for i in progress_bar(range(transitions), **bar):
         ax, ay, done = controller.act(*state, target)
         if noisy:
             ax, ay = np.clip(noise[i] + (ax, ay), -1.0, 1.0).tolist()

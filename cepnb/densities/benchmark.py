@@ -10,7 +10,6 @@ from statistics import fmean
 import msgspec
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from cepnb.densities.methods import Models
 from cepnb.densities.metrics import (
@@ -27,6 +26,7 @@ from cepnb.densities.settings import ToySettings, toy_settings
 from cepnb.densities.toys import DENSITIES
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
+from cepnb.progress import progress_bar
 from cepnb.storage.files import read_json, write_json
 from cepnb.storage.runs import Run
 from cepnb.storage.validation import Number, check_beta, check_finite, check_scale
@@ -168,7 +168,7 @@ def table(
     stored = read_json(path, list[Record], fix) if path.exists() else []
     records = {(r["seed"], r["density"], r["beta"], r["method"]): r for r in stored}
     cases = list(product(seeds, names, betas, methods))
-    for case in tqdm(cases, desc="measuring all methods", disable=not progress):
+    for case in progress_bar(cases, desc="measuring all methods", disable=not progress):
         if case not in records:
             seed, name, beta, method = case
             records[case] = record(Models(name, profile, seed, folder, progress), method, beta)

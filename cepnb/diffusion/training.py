@@ -10,11 +10,11 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Adam
-from tqdm.auto import tqdm
 
 from cepnb.diffusion.devices import captured
 from cepnb.diffusion.plan import Plan
 from cepnb.errors import CepnbError
+from cepnb.progress import progress_bar
 from cepnb.storage.global_state import unchanged_globals
 from cepnb.storage.tensors import load_module, load_tensors, save_tensors, under
 from cepnb.storage.validation import check_seed
@@ -73,7 +73,9 @@ def training(
         loss_sum.add_(loss.detach())
 
     take_step = captured(step_once, generator.device, generator) if capture else step_once
-    bar = tqdm(desc=label, total=plan.steps, initial=recorded, disable=not progress, leave=False)
+    bar = progress_bar(
+        desc=label, total=plan.steps, initial=recorded, disable=not progress, leave=False
+    )
     with bar:
         for done in range(recorded + 1, plan.steps + 1):
             learning_rate.fill_(plan.rate(done - 1))

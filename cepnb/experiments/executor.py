@@ -15,7 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import TypeVar
 
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from cepnb.errors import CepnbError, in_a_line, out_of_memory
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
 
 from cepnb.datasets.dataset import OfflineDataset
 from cepnb.datasets.registry import load_task
@@ -13,6 +12,7 @@ from cepnb.experiments.executor import check_cluster, run_jobs
 from cepnb.experiments.scores import Row, grouped, rows_of, write_scores
 from cepnb.experiments.step_reuse import reuse_steps, settings_of, step_path, training_rounds
 from cepnb.experiments.sweep_file import Sweep
+from cepnb.progress import progress_bar
 from cepnb.qgpo.pipeline import check_evaluation, configuration_of, run_qgpo, set_bytes
 from cepnb.qgpo.record import left_out, open_run, read_metrics, refuse_other
 from cepnb.qgpo.settings import Settings
@@ -79,7 +79,7 @@ def run_sweep(
     _check_jobs(sweep, folder, jobs)
     failures = []
     finished_before = sum(job.metrics.exists() for job in jobs)
-    with tqdm(total=len(jobs), initial=finished_before, desc="runs") as bar:
+    with progress_bar(total=len(jobs), initial=finished_before, desc="runs") as bar:
 
         def ended(job: Job) -> None:
             bar.update()

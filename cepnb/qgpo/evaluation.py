@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from cepnb.envs.base import Episodes
 from cepnb.envs.d4rl_package import normalised_score
 from cepnb.envs.registry import episodes_of
 from cepnb.errors import CepnbError
+from cepnb.progress import progress_bar
 from cepnb.qgpo.policy import Policy
 from cepnb.qgpo.record import Score
 from cepnb.qgpo.transitions import Scaling
@@ -49,7 +49,7 @@ def rollout(
     returns, alive = torch.zeros(env.count), torch.ones(env.count, dtype=torch.bool)
     actions = torch.zeros(env.count, env.action_dim)
     numbers = range(1, env.max_steps + 1)
-    for step in tqdm(numbers, label, disable=not progress, leave=False, mininterval=0.5):
+    for step in progress_bar(numbers, label, disable=not progress, leave=False, mininterval=0.5):
         path.append(states)
         rows = alive.nonzero().squeeze(1)
         observed = scaling(states[rows]).to(generator.device)

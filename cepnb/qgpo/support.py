@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from cepnb.diffusion.networks import EpsNet, in_bfloat16
 from cepnb.diffusion.training import seeded
+from cepnb.progress import progress_bar
 from cepnb.qgpo.policy import BLOCK, sample_actions
 from cepnb.qgpo.settings import Settings
 from cepnb.storage.arrays import open_array, write_array
@@ -45,7 +45,7 @@ def sample_support(
 
     def chunks(first: int) -> Iterator[Float[Tensor, "rows K da"]]:
         numbers, bar = range(first, len(parts)), dict(initial=first, total=len(parts), leave=False)
-        for index in tqdm(numbers, "support set", disable=not progress, **bar):
+        for index in progress_bar(numbers, "support set", disable=not progress, **bar):
             s, generator = parts[index], seeded(seed, f"{name} {index}", states.device)
             actions = sample_actions(eps, s, action_dim, settings, generator, K, block).to(dtype)
             fix = "train the behaviour model again, or set clip_actions"

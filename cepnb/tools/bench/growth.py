@@ -13,12 +13,12 @@ from statistics import median
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from cepnb.densities.metrics import mmd, w2
 from cepnb.diffusion.training import seeded
 from cepnb.errors import CepnbError
 from cepnb.experiments.report import markdown_table
+from cepnb.progress import progress_bar
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.transitions import prepare
 from cepnb.tools.bench.inputs import Inputs
@@ -48,7 +48,7 @@ def growth(names: Sequence[str] = (), repeats: int = 7, full: bool = False) -> d
         def inputs(**changes: object) -> Inputs:
             return Inputs(Path(folder), replace(Settings(), **changes))
 
-        bar = tqdm(names, desc="series", leave=False)
+        bar = progress_bar(names, desc="series", leave=False)
         found = [_measured_series(name, inputs, repeats, full) for name in bar]
     return conditions() | {"turns": repeats, "series": found}
 

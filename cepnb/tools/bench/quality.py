@@ -10,7 +10,6 @@ from statistics import fmean
 from time import perf_counter
 
 import torch
-from tqdm.auto import tqdm
 
 from cepnb.densities.benchmark import exact_sets
 from cepnb.densities.methods import guided_samples, train_score, train_toy_energy
@@ -20,6 +19,7 @@ from cepnb.densities.toys import DENSITIES, density
 from cepnb.diffusion.guidance import EpsFunction, energy_gradient
 from cepnb.diffusion.training import seeded
 from cepnb.experiments.report import markdown_table
+from cepnb.progress import progress_bar
 from cepnb.qgpo.settings import Settings
 from cepnb.tools.bench.inputs import BETA, Inputs
 from cepnb.tools.bench.options import selected
@@ -58,7 +58,7 @@ def quality(names: Sequence[str] = (), repeats: int = 1, peer: Path | None = Non
     with tempfile.TemporaryDirectory() as folder, quiet():
         inputs = Inputs(Path(folder), replace(Settings(), transitions=2_000))
         theirs = Peer(peer, inputs) if peer else None
-        bar = tqdm(cases, desc="trainings", leave=False)
+        bar = progress_bar(cases, desc="trainings", leave=False)
         found = [_measured_case(name, seed, settings, theirs) for name, seed in bar]
     steps = {"steps": settings.steps, "score_steps": settings.score_steps}
     return conditions() | {"seeds": repeats, "beta": BETA, "bar": BAR} | steps | {"cases": found}

@@ -9,7 +9,6 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from cepnb.datasets.hdf5 import load_hdf5
 from cepnb.datasets.waypoint import collect_maze
@@ -17,6 +16,7 @@ from cepnb.densities.methods import toy_energy_loss, toy_energy_net
 from cepnb.densities.toys import density
 from cepnb.diffusion.training import Plan, StepLoss, seeded, training
 from cepnb.experiments.report import markdown_table
+from cepnb.progress import progress_bar
 from cepnb.qgpo.behaviour import behaviour_loss
 from cepnb.qgpo.critic import critic_loss, critic_net, polyak_update
 from cepnb.qgpo.energy import energy_loss
@@ -180,7 +180,7 @@ def measured(names: Sequence[str] = (), repeats: int = 7, peer: Path | None = No
     with tempfile.TemporaryDirectory() as folder, quiet():
         inputs = Inputs(Path(folder), SETTINGS)
         theirs = Peer(peer, inputs).rows() if peer else {}
-        bar = tqdm(names, desc="rows", leave=False)
+        bar = progress_bar(names, desc="rows", leave=False)
         rows = [_measured_row(name, inputs, theirs.get(name), repeats) for name in bar]
     return timing.conditions() | {"turns": repeats, "rows": rows}
 

@@ -16,13 +16,13 @@ from jupyter_client.channels import AsyncZMQSocketChannel
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
-from tqdm.auto import tqdm
 from traitlets import Type
 
 from cepnb.errors import CepnbError
 from cepnb.experiments.executor import run_jobs
 from cepnb.notebook.sliders import IN_PAGE
 from cepnb.profiles import profile_name
+from cepnb.progress import progress_bar
 from cepnb.storage.files import unreadable, write_text
 from cepnb.tools.book.outputs import hidden_errors, without_kernel
 
@@ -41,7 +41,7 @@ def execute(notebooks: Sequence[Path], folder: Path) -> tuple[dict[Path, Noteboo
     """
     results = result_paths(notebooks, folder)
     missing = [(path, result) for path, result in results.items() if not result.exists()]
-    with tqdm(total=len(missing), desc="notebooks", disable=not missing) as bar:
+    with progress_bar(total=len(missing), desc="notebooks", disable=not missing) as bar:
         failures = run_jobs(_execute, missing, os.cpu_count() or 1, lambda job: bar.update())
     if failures:
         reasons = sorted(f"{path.name}: {reason}" for (path, _), reason in failures)

@@ -3,6 +3,7 @@
 from nbformat import NotebookNode
 
 from cepnb.errors import CepnbError
+from cepnb.progress import MARK
 
 STATE = "application/vnd.jupyter.widget-state+json"
 VIEW = "application/vnd.jupyter.widget-view+json"
@@ -32,15 +33,14 @@ def hidden_errors(notebook: NotebookNode) -> list[str]:
 
 
 def without_kernel(notebook: NotebookNode) -> NotebookNode:
-    """Remove standard error, and what needs a kernel: progress bars and the state of widgets.
+    """Remove standard error, progress bars and the state of widgets.
 
-    Raises `CepnbError` on any other widget, because the page would show nothing in its place.
+    Raises `CepnbError` on a widget, because the page would show nothing in its place.
     """
-    models = _widget_models(notebook)
     notebook.metadata.pop("widgets", None)
     for number, cell in enumerate(notebook.cells, 1):
         if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if not _removable(out, models, number)]
+            cell.outputs = [output for output in cell.outputs if not _removable(output, number)]
     return notebook
 
 
@@ -57,16 +57,12 @@ def _widget_models(notebook: NotebookNode) -> dict[str, dict]:
     return notebook.metadata.get("widgets", {}).get(STATE, {}).get("state", {})
 
 
-def _removable(output: NotebookNode, models: dict[str, dict], cell: int) -> bool:
+def _removable(output: NotebookNode, cell: int) -> bool:
     if output.output_type == "stream":
         return output.name == "stderr"
-    view = output.get("data", {}).get(VIEW)
-    if view is None:
-        return False
-    children = models.get(view["model_id"], {}).get("state", {}).get("children", ())
-    names = [models[child.removeprefix("IPY_MODEL_")]["model_name"] for child in children]
-    if "FloatProgressModel" in names:
-        return True
-    raise CepnbError(
-        f"cell {cell}: this widget needs a kernel; use an explorer of cepnb.notebook.sliders.widgets"
-    )
+    if VIEW in output.get("data", {}):
+        raise CepnbError(
+            f"cell {cell}: this widget needs a kernel; "
+            "use an explorer of cepnb.notebook.sliders.widgets"
+        )
+    return output.get("metadata") == MARK
