@@ -4,7 +4,7 @@ import json
 
 from nbformat import NotebookNode
 
-from cepnb.tools.book.outputs import STATE, VIEW
+from cepnb.tools.book.outputs import STATE
 
 PAYLOAD = 2_000_000  # bytes per notebook, for pages that load quickly and a small repository
 
@@ -19,6 +19,7 @@ def payload(notebook: NotebookNode) -> int:
         size += sum(len(buffer["data"]) for buffer in model.get("buffers", ()))
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
-            if VIEW in output.get("data", {}):
-                size += len(output.data.get("image/png", ""))
+            data = output.get("data", {})
+            if data.get("text/html", "").startswith("<cepnb-explorer"):
+                size += len(data["text/html"]) + len(data["image/png"])
     return size

@@ -529,10 +529,12 @@ def test_the_payload_of_a_notebook_is_the_saved_state_of_its_explorers(tmp_path:
     path = write(tmp_path, "circles", FIRST[:2])
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
-    (still,) = [output.data["image/png"] for output in notebook.cells[1].outputs]
+    ((html, still),) = [
+        (output.data["text/html"], output.data["image/png"]) for output in notebook.cells[1].outputs
+    ]
     # Three frames of 500 points with two numbers of two bytes, in base64.
     frames = 4 * 3 * 2 * 500 * 2 // 3
-    rest = payload(notebook) - len(still) - frames
+    rest = payload(notebook) - len(html) - len(still) - frames
     assert 1_000 < rest < 6_000  # descriptions of sliders and panels, and other widget traits
 
 

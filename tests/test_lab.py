@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import psutil
 import pytest
-from browsing import jupyterlab, keep_cells, run_all_cells
+from browsing import PATIENCE, jupyterlab, keep_cells, run_all_cells
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -55,7 +55,12 @@ def frame(beta):
     return figure
 
 Explorer(frame, betas, "Drawn circles")""",
-    "import time; time.sleep(3)",
+    """
+import time
+from cepnb.progress import progress_bar
+
+list(progress_bar(range(3), desc="a bar that goes", leave=False))
+for _ in progress_bar(range(3), desc="a bar that stays"): time.sleep(1)""",
 )
 
 
@@ -143,6 +148,39 @@ def test_after_a_restart_no_label_differs_from_its_picture(run: Callable[[str, i
         expect(explorer.locator("output")).to_have_text("β = 1")
     assert shown(stored) != start
     expect(drawn.get_by_role("img")).to_have_attribute("alt", "Drawn circles, β = 1")
+
+
+def test_a_saved_notebook_shows_pictures_where_no_kernel_has_its_explorers(
+    run: Callable[[str, int], Page], lab: str, folder: Path
+) -> None:
+    page = run("small", 3)
+    page.keyboard.press("Control+s")
+    outputs = page.locator(".jp-OutputArea-child")
+    bars = outputs.filter(has_text="a bar that").filter(visible=True)
+    pictures = outputs.locator("cepnb-explorer > img, .jp-RenderedHTML > img")
+    descriptions = ["Circles", "Live circles", "Drawn circles"]
+
+    page.goto(f"{lab}/tree/notebooks/small.ipynb?reset")  # the kernel still runs
+    explorer = page.locator(".cepnb").nth(1)
+    explorer.get_by_role("slider").press("End")
+    expect(explorer.locator("output")).to_have_text("β = 3")
+    expect(pictures).to_have_count(0)
+
+    in_menu(page, "Kernel", "Shut Down Kernel")
+    expect(page.get_by_text("No Kernel | Unknown")).to_be_visible()
+    saved = nbformat.read(folder / "notebooks/small.ipynb", as_version=4)
+    assert set(saved.metadata) == {"kernelspec", "language_info"}  # no state of widgets
+    saved.cells.append(new_code_cell("1"))  # another file, which JupyterLab does not trust
+    nbformat.write(saved, folder / "notebooks/untrusted.ipynb")
+    for name in ("small", "untrusted"):
+        page.goto(f"{lab}/tree/notebooks/{name}.ipynb?reset")
+        expect(page.get_by_text("Python 3 (ipykernel) | Idle")).to_be_visible(timeout=PATIENCE)
+        expect(pictures).to_have_count(3)
+        assert [picture.get_attribute("alt") for picture in pictures.all()] == descriptions
+        assert all(picture.bounding_box()["width"] > 250 for picture in pictures.all())
+        expect(bars).to_have_count(1)
+        expect(bars).to_contain_text("a bar that stays: 100%")
+        expect(outputs.get_by_text("model not found")).to_have_count(0)
 
 
 def test_a_label_waits_for_the_picture_of_a_busy_kernel(run: Callable[[str, int], Page]) -> None:

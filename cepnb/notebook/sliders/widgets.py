@@ -11,6 +11,7 @@ import html
 import json
 import os
 import string
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -34,8 +35,12 @@ class ExplorerBase(anywidget.AnyWidget):
 
     `static/explorer.js` shows `spec` and `data` at `position`. `move` and `at` set and read the
     sliders in Python, `to_html` writes a self-contained page. A subclass draws the still picture
-    (`still`) of a saved notebook. `error` holds the last error in one line, or is empty; tests read
-    it from the saved widget state.
+    (`still`).
+
+    The output in a notebook is the still picture in an HTML element. The page puts the explorer in
+    its place while it has this widget's model; a saved notebook without it keeps the picture. A
+    standard widget output would show "model not found" instead. `error` holds the last error in one
+    line, or is empty; tests read it from the saved widget state.
     """
 
     _esm = STATIC / "explorer.js"
@@ -44,12 +49,14 @@ class ExplorerBase(anywidget.AnyWidget):
     data = traitlets.Bytes().tag(sync=True)
     position = traitlets.List(traitlets.Int()).tag(sync=True)  # index of each slider's value
     error = traitlets.Unicode().tag(sync=True)
+    name = traitlets.Unicode().tag(sync=True)  # of this explorer's elements in the page
 
     def __init__(
         self, sliders: Sequence[Slider], description: str, spec: dict, data: bytes = b""
     ) -> None:
         self.sliders, self.description = list(sliders), description
-        super().__init__(spec=spec, data=data, position=[s.index(s.start) for s in sliders])
+        position = [slider.index(slider.start) for slider in sliders]
+        super().__init__(spec=spec, data=data, position=position, name=uuid.uuid4().hex)
 
     @property
     def at(self) -> dict[str, float | int]:
@@ -93,11 +100,12 @@ class ExplorerBase(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: object) -> tuple[dict, dict]:
         if os.environ.get(IN_PAGE):
             return {"text/html": self.in_page(), "text/plain": self.description}, {}
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}
+        still = self.still()
+        picture = image(still, self.description)
         data = {
-            "application/vnd.jupyter.widget-view+json": view,
+            "text/html": f'<cepnb-explorer name="{self.name}">{picture}</cepnb-explorer>',
+            "image/png": base64.b64encode(still).decode(),
             "text/plain": self.description,
-            "image/png": base64.b64encode(self.still()).decode(),
         }
         return data, {"image/png": {"alt": self.description}}
 

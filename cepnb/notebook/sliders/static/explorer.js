@@ -122,7 +122,7 @@ function legend(layers, dark) {
     const mark = make("span", { class: `cepnb-mark cepnb-${layer.density ? "density" : layer.kind}`, "aria-hidden": "true" });
     if (layer.kind === "arrows") mark.textContent = "→";
     if (layer.colour) mark.style.background = `rgb(${shade(layer.colour, dark)})`;
-    return make("li", {}, mark, layer.source ? `${layer.label}: ${layer.source}` : layer.label);
+    return make("div", { role: "listitem" }, mark, layer.source ? `${layer.label}: ${layer.source}` : layer.label);
   });
 }
 
@@ -187,6 +187,7 @@ function panels(spec, model, sheets) {
   };
 }
 
+// Pages style lists and paragraphs, so the elements here are plain, with roles.
 function render({ model, el }) {
   const spec = model.get("spec"); // sliders, panels and pictures are constant; the kernel may replace layers
   const live = "at" in spec; // the kernel computes each frame, and sends it with its position
@@ -195,9 +196,9 @@ function render({ model, el }) {
   let waiting = 0; // timer
 
   const root = make("div", { class: "cepnb", role: "group", "aria-label": spec.description });
-  const alert = make("pre", { class: "cepnb-error", role: "alert", hidden: "" });
-  const status = make("p", { class: "cepnb-status", role: "status" });
-  const key = make("ul", { class: "cepnb-legend", "aria-label": "What is shown" });
+  const alert = make("div", { class: "cepnb-error", role: "alert", hidden: "" });
+  const status = make("div", { class: "cepnb-status", role: "status" });
+  const key = make("div", { class: "cepnb-legend", role: "list", "aria-label": "What is shown" });
 
   // Shows an error under the panels and sends it to the kernel; readers would not see the console.
   function guarded(action) {
@@ -340,4 +341,39 @@ function render({ model, el }) {
   };
 }
 
-export default { render };
+// The explorers of the page by name, and the elements <cepnb-explorer name="…"> of outputs. Each holds a still picture, and
+// shows its explorer instead while that is in the page. All widgets share them: each one runs this file.
+const shared = (globalThis.cepnb ??= { explorers: new Map(), elements: new Set() });
+
+function fill(element) {
+  const explorer = shared.explorers.get(element.getAttribute("name"));
+  if (!explorer || element.empty) return;
+  element.picture = [...element.childNodes];
+  element.replaceChildren();
+  element.empty = explorer(element);
+}
+
+class Element extends HTMLElement {
+  connectedCallback() {
+    shared.elements.add(this);
+    fill(this);
+  }
+
+  disconnectedCallback() {
+    shared.elements.delete(this);
+    if (!this.empty) return;
+    this.empty();
+    this.empty = null;
+    this.replaceChildren(...this.picture);
+  }
+}
+
+function initialize({ model }) {
+  const name = model.get("name");
+  shared.explorers.set(name, (el) => render({ model, el }));
+  if (!customElements.get("cepnb-explorer")) customElements.define("cepnb-explorer", Element);
+  else [...shared.elements].filter((element) => element.getAttribute("name") === name).forEach(fill);
+  return () => shared.explorers.delete(name);
+}
+
+export default { initialize, render };
