@@ -34,6 +34,8 @@ DARKEST = """canvas => {
 
 SMALL = (
     """
+from dataclasses import replace
+
 import torch
 from cepnb.notebook import plots
 from cepnb.notebook.sliders.frames import Panel, beta_slider
@@ -46,7 +48,9 @@ circles = torch.stack([b * circle for b in betas.values])
 BetaExplorer([betas], [Panel("circle", (Points(circles, ("beta",), "circle"),))], "Circles")""",
     """
 LiveExplorer(
-    lambda beta: [Panel("circle", (Points(beta * circle, (), "circle"),))], [betas], "Live circles"
+    lambda beta: [Panel("circle", (Points(beta * circle, (), "circle"),))],
+    [replace(betas, play=True)],
+    "Live circles",
 )""",
     """
 def frame(beta):
@@ -154,7 +158,7 @@ def test_a_saved_notebook_shows_pictures_where_no_kernel_has_its_explorers(
     run: Callable[[str, int], Page], lab: str, folder: Path
 ) -> None:
     page = run("small", 3)
-    page.keyboard.press("Control+s")
+    page.get_by_role("slider").first.press("Control+s")
     outputs = page.locator(".jp-OutputArea-child")
     bars = outputs.filter(has_text="a bar that").filter(visible=True)
     pictures = outputs.locator("cepnb-explorer > img, .jp-RenderedHTML > img")
@@ -181,6 +185,36 @@ def test_a_saved_notebook_shows_pictures_where_no_kernel_has_its_explorers(
         expect(bars).to_have_count(1)
         expect(bars).to_contain_text("a bar that stays: 100%")
         expect(outputs.get_by_text("model not found")).to_have_count(0)
+
+
+def test_a_control_hides_only_its_own_keys_from_jupyterlab(run: Callable[[str, int], Page]) -> None:
+    page = run("small", 3)
+    live = page.locator(".cepnb").nth(1)
+    slider, button = live.get_by_role("slider"), live.get_by_role("button")
+    active_cell = page.locator(".jp-Notebook .jp-Cell.jp-mod-active")
+    at = "data-windowed-list-index"
+    slider.focus()
+    expect(active_cell).to_have_attribute(at, "1")
+    for key, value in (
+        ("Home", "1"),
+        ("ArrowRight", "2"),
+        ("ArrowDown", "1"),
+        ("PageUp", "2"),
+        ("Shift+ArrowUp", "3"),
+        ("End", "3"),
+    ):
+        slider.press(key)
+        expect(live.locator("output")).to_have_text(f"β = {value}")
+    for key in (" ", "Enter"):
+        button.press(key)
+        expect(live.locator("output")).to_have_text("β = 1")
+        expect(live.locator("output")).to_have_text("β = 3")
+        expect(button).to_have_accessible_name("Play β")
+    expect(active_cell).to_have_attribute(at, "1")
+    with page.expect_request(lambda sent: sent.method == "PUT" and "small.ipynb" in sent.url):
+        slider.press("Control+s")
+    button.press("Shift+Enter")  # runs the cell and moves to the next
+    expect(active_cell).to_have_attribute(at, "2")
 
 
 def test_a_label_waits_for_the_picture_of_a_busy_kernel(run: Callable[[str, int], Page]) -> None:

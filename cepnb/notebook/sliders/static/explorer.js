@@ -4,6 +4,8 @@
 const ARRAYS = { points: Uint16Array, shaded: Uint16Array, field: Uint8Array, arrows: Int8Array };
 const POINT = 2; // diameter of a point in CSS pixels
 const PLAY = 140; // milliseconds per frame
+const SLIDER_KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "Home", "End", "PageUp", "PageDown"];
+const BUTTON_KEYS = [" ", "Enter"];
 const PATIENCE = 1000; // milliseconds before a reader learns why a frame is late
 const SLOW = "Waiting for the kernel. If it is not running, run this cell again.";
 const LOST = "The kernel has restarted. Run this cell again to move its sliders.";
@@ -13,6 +15,14 @@ function make(tag, attributes = {}, ...children) {
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
   node.append(...children);
   return node;
+}
+
+// Hides a control's own keys from JupyterLab, which would move to another cell. All other keys, such as Ctrl+S, keep their effect.
+function keepKeys(control, keys) {
+  control.addEventListener("keydown", (event) => {
+    const shortcut = event.ctrlKey || event.metaKey || event.altKey || (event.shiftKey && event.key === "Enter");
+    if (keys.includes(event.key) && !shortcut) event.stopPropagation();
+  });
 }
 
 function isDark() {
@@ -249,19 +259,22 @@ function render({ model, el }) {
     }), PLAY));
   }
 
-  const keys = { "data-lm-suppress-shortcuts": "true" }; // else JupyterLab uses arrow keys to move between cells
   const widest = Math.max(...spec.sliders.flatMap(({ symbol, labels }) => labels.map((label) => `${symbol} = ${label}`.length)));
   const sliders = spec.sliders.map((slider, number) => {
-    const input = make("input", { ...keys, type: "range", min: 0, max: slider.labels.length - 1, step: 1, "aria-label": slider.symbol });
+    const input = make("input", { type: "range", min: 0, max: slider.labels.length - 1, step: 1, "aria-label": slider.symbol });
+    keepKeys(input, SLIDER_KEYS);
     const output = make("output");
     output.style.width = `${widest}ch`; // the layout does not move with the value
     input.addEventListener("input", guarded(() => {
       stop(number);
       move(number, Number(input.value));
     }));
-    const button = slider.play ? make("button", { ...keys, type: "button" }, "▶") : null;
-    button?.setAttribute("aria-label", `Play ${slider.symbol}`);
-    button?.addEventListener("click", guarded(() => play(number)));
+    const button = slider.play ? make("button", { type: "button" }, "▶") : null;
+    if (button) {
+      button.setAttribute("aria-label", `Play ${slider.symbol}`);
+      button.addEventListener("click", guarded(() => play(number)));
+      keepKeys(button, BUTTON_KEYS);
+    }
     const note = slider.note ? [make("span", { class: "cepnb-note" }, slider.note)] : [];
     root.append(make("div", { class: "cepnb-slider" }, output, input, ...(button ? [button] : []), ...note));
     return { input, output, button };
