@@ -25,6 +25,7 @@ MOVES = """async (explorer, place) => { // through all β at one t; waits for ea
     return waited;
 }"""
 EMPTY = "canvas => !canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
+BACKGROUND = "node => getComputedStyle(node).backgroundColor"
 DARKEST = """canvas => {
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), reds = [];
     for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) reds.push(data[i]);
@@ -268,7 +269,9 @@ def test_notebook_03_moves_six_densities(run: Callable[[str, int], Page]) -> Non
     page.get_by_text("Theme", exact=True).hover()
     page.get_by_text("JupyterLab Dark", exact=True).click()
     page.wait_for_function("document.querySelector('.cepnb').hasAttribute('data-dark')")
-    assert explorer.locator("canvas").first.evaluate(DARKEST) > 200  # light ink
+    canvas = explorer.locator("canvas").first
+    assert canvas.evaluate(DARKEST) < 50  # black points stay black, on white
+    assert canvas.evaluate(BACKGROUND) == "rgb(255, 255, 255)"
 
 
 def test_notebook_06_moves_learned_models_time_and_scale(run: Callable[[str, int], Page]) -> None:

@@ -17,6 +17,7 @@ INKS = """canvas => {
     for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) reds.push(data[i]);
     return [Math.min(...reds), Math.max(...reds)];
 }"""
+BACKGROUND = "node => getComputedStyle(node).backgroundColor"
 PAINTED = "canvas => canvas.toDataURL()"
 NEXT = """() => {
     const slider = document.querySelector(".cepnb input");
@@ -198,16 +199,30 @@ def test_fields_and_arrows_have_the_right_orientation(opened: Callable[..., Page
     assert arrows.evaluate(inked) is None
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_follow_the_light_or_dark_scheme(opened: Callable[..., Page], scheme: str) -> None:
-    page = opened("four.html", color_scheme=scheme)
-    least, most = page.locator("canvas").first.evaluate(INKS)
-    assert most < 10 if scheme == "light" else 220 < least <= most
-    page.emulate_media(color_scheme="dark" if scheme == "light" else "light")
-    page.wait_for_function(
-        "dark => document.querySelector('.cepnb').hasAttribute('data-dark') == dark",
-        arg=scheme == "light",
-    )
+def test_panels_keep_their_colours_in_a_dark_scheme(opened: Callable[..., Page]) -> None:
+    """Texts name colours, so black points stay black on white; only the words around change."""
+    page = opened("kinds.html", color_scheme="light")
+    canvases, words = page.locator("canvas").all(), page.locator("output").first
+    painted, words_look = [], []
+    for dark, scheme in enumerate(("light", "dark")):
+        page.emulate_media(color_scheme=scheme)
+        expect(page.locator(".cepnb[data-dark]")).to_have_count(dark)
+        painted.append([canvas.evaluate(PAINTED) for canvas in canvases])
+        assert all(canvas.evaluate(BACKGROUND) == "rgb(255, 255, 255)" for canvas in canvases)
+        words_look.append(words.evaluate("node => getComputedStyle(node).color"))
+    assert painted[0] == painted[1]
+    assert words_look == ["rgb(26, 26, 26)", "rgb(232, 232, 232)"]
+    _, most = canvases[2].evaluate(INKS)
+    assert most < 10
+
+
+def test_a_mark_has_the_colours_of_its_points(opened: Callable[..., Page]) -> None:
+    """From one point, with the layer's transparency, to many; "exact" is black, at 0.55."""
+    page = opened("four.html", color_scheme="dark")
+    mark = page.get_by_role("listitem").locator(".cepnb-mark")
+    image = mark.evaluate("node => getComputedStyle(node).backgroundImage")
+    assert image == "linear-gradient(90deg, rgba(0, 0, 0, 0.55), rgb(0, 0, 0))"
+    assert mark.evaluate(BACKGROUND) == "rgb(255, 255, 255)"
 
 
 def test_an_error_appears_on_the_page(browser: Browser, page_file: Path) -> None:

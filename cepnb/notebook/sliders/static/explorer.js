@@ -34,11 +34,9 @@ function bytesOf(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-// Red, green and blue of a mark: on a dark background black becomes light, and colours become lighter.
-function shade(colour, dark) {
-  const parts = colour.match(/\w\w/g).map((part) => parseInt(part, 16));
-  if (!dark) return parts;
-  return colour === "#000000" ? [232, 232, 232] : parts.map((part) => Math.round(part + 0.3 * (255 - part)));
+// Red, green and blue of a colour such as "#0072B2".
+function parts(colour) {
+  return colour.match(/\w\w/g).map((part) => parseInt(part, 16));
 }
 
 // Colours of the numbers 0 to 255, as pixels: alpha, blue, green and red from the highest byte down.
@@ -79,7 +77,7 @@ const draw = {
       if (x < 0 || y < 0 || x + side > size || y + side > size) continue;
       for (const pixel of dot) counts[y * size + x + pixel] += 1;
     }
-    const colour = shade(layer.colour, look.dark);
+    const colour = parts(layer.colour);
     stamp(context, counts, table((n) => [...colour, 1 - (1 - layer.alpha) ** n]), look);
   },
 
@@ -96,9 +94,8 @@ const draw = {
   },
 
   field(context, size, values, layer, look) {
-    const ink = look.dark ? 232 : 0;
     stamp(context, values, layer.density
-      ? table((n) => [ink, ink, ink, n / 510])
+      ? table((n) => [0, 0, 0, n / 510])
       : table((n) => [...look.energy.subarray(3 * n, 3 * n + 3), 1]), look);
   },
 
@@ -123,7 +120,8 @@ const draw = {
   },
 };
 
-function legend(layers, dark) {
+// Marks have the colours of the panels, from one point to many on top of each other.
+function legend(layers) {
   const seen = new Map();
   for (const layer of layers.filter((each) => each.label)) {
     seen.set([layer.label, layer.source, layer.colour].join(), layer);
@@ -131,7 +129,10 @@ function legend(layers, dark) {
   return [...seen.values()].map((layer) => {
     const mark = make("span", { class: `cepnb-mark cepnb-${layer.density ? "density" : layer.kind}`, "aria-hidden": "true" });
     if (layer.kind === "arrows") mark.textContent = "→";
-    if (layer.colour) mark.style.background = `rgb(${shade(layer.colour, dark)})`;
+    if (layer.colour) {
+      const colour = parts(layer.colour).join();
+      mark.style.backgroundImage = `linear-gradient(90deg, rgba(${colour},${layer.alpha}), rgb(${colour}))`;
+    }
     return make("div", { role: "listitem" }, mark, layer.source ? `${layer.label}: ${layer.source}` : layer.label);
   });
 }
@@ -171,7 +172,6 @@ function panels(spec, model, sheets) {
     const data = model.get("data");
     buffer = data.buffer.slice(data.byteOffset, data.byteOffset + data.byteLength); // starts at an even address
   }
-  load();
 
   return {
     node,
@@ -184,7 +184,7 @@ function panels(spec, model, sheets) {
     },
     show(position, at) {
       const { layers: all } = model.get("spec");
-      const look = { dark: isDark(), ratio: devicePixelRatio, margin: spec.margin, energy, sheets };
+      const look = { ratio: devicePixelRatio, margin: spec.margin, energy, sheets };
       for (const { canvas, context, title, layers } of panels) {
         context.clearRect(0, 0, canvas.width, canvas.height);
         for (const layer of layers.map((number) => all[number])) {
@@ -311,11 +311,7 @@ function render({ model, el }) {
     status.textContent = "";
   });
 
-  const theme = guarded(() => {
-    root.toggleAttribute("data-dark", isDark());
-    key.replaceChildren(...legend(model.get("spec").layers ?? [], isDark()));
-    show();
-  });
+  const theme = guarded(() => root.toggleAttribute("data-dark", isDark()));
 
   // ipywidgets announces the loss of a model's kernel by this event; a model never gets another kernel.
   const lose = guarded(() => {
@@ -336,11 +332,13 @@ function render({ model, el }) {
   window.addEventListener("resize", fit); // a sharper screen changes no size in CSS pixels
   const reload = guarded(() => { // spec and data change together, in either order
     frames.load();
-    theme();
+    key.replaceChildren(...legend(model.get("spec").layers ?? []));
+    show();
   });
   const listeners = { "change:position": show, "change:spec": reload, "change:data": reload, "change:error": showError, comm_live_update: lose };
   for (const [event, action] of Object.entries(listeners)) model.on(event, action);
   theme();
+  reload();
   showError();
 
   return () => {
