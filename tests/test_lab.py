@@ -60,6 +60,7 @@ def frame(beta):
     return figure
 
 Explorer(frame, betas, "Drawn circles")""",
+    "plots.source(plots.source, plots.square)",
     """
 import time
 from cepnb.progress import progress_bar
@@ -163,6 +164,7 @@ def test_a_saved_notebook_shows_pictures_where_no_kernel_has_its_explorers(
     outputs = page.locator(".jp-OutputArea-child")
     bars = outputs.filter(has_text="a bar that").filter(visible=True)
     pictures = outputs.locator("cepnb-explorer > img, .jp-RenderedHTML > img")
+    code = page.locator(".highlight pre")
     descriptions = ["Circles", "Live circles", "Drawn circles"]
 
     page.goto(f"{lab}/tree/notebooks/small.ipynb?reset")  # the kernel still runs
@@ -186,6 +188,7 @@ def test_a_saved_notebook_shows_pictures_where_no_kernel_has_its_explorers(
         expect(bars).to_have_count(1)
         expect(bars).to_contain_text("a bar that stays: 100%")
         expect(outputs.get_by_text("model not found")).to_have_count(0)
+        assert code.evaluate("node => getComputedStyle(node).whiteSpace") == "pre"
 
 
 def test_a_control_hides_only_its_own_keys_from_jupyterlab(run: Callable[[str, int], Page]) -> None:
@@ -216,6 +219,21 @@ def test_a_control_hides_only_its_own_keys_from_jupyterlab(run: Callable[[str, i
         slider.press("Control+s")
     button.press("Shift+Enter")  # runs the cell and moves to the next
     expect(active_cell).to_have_attribute(at, "2")
+
+
+def test_lines_of_shown_source_code_scroll_and_do_not_break(
+    run: Callable[[str, int], Page],
+) -> None:
+    page = run("small", 3)
+    code = page.locator(".highlight pre")
+    assert code.inner_text().count("def ") == 2
+    height = code.bounding_box()["height"]
+    page.set_viewport_size({"width": 800, "height": 800})
+    assert code.evaluate("node => node.scrollWidth - node.clientWidth") > 100
+    scrollbar = code.evaluate("node => node.offsetHeight - node.clientHeight")
+    assert code.bounding_box()["height"] == height + scrollbar
+    right = code.evaluate("node => node.getBoundingClientRect().right")
+    assert right <= page.evaluate("document.documentElement.clientWidth")
 
 
 def test_a_label_waits_for_the_picture_of_a_busy_kernel(run: Callable[[str, int], Page]) -> None:

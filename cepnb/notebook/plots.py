@@ -2,7 +2,10 @@
 
 import base64
 import html
+import inspect
 import io
+import textwrap
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,6 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from PIL import Image
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
 from torch import Tensor
 
 from cepnb.envs.maze import GOAL_RADIUS, Layout
@@ -66,6 +72,16 @@ def image(data: bytes, alt: str, kind: str = "png") -> str:
 def picture(figure: Figure, alt: str) -> HTML:
     """Show the figure as the value of a notebook cell; `alt` describes it."""
     return HTML(image(png(figure), alt))
+
+
+def source(*objects: Callable) -> HTML:
+    """Show the source code of functions as the value of a notebook cell.
+
+    Long lines scroll. JupyterLab would break them at any letter, as it does in all HTML outputs.
+    """
+    texts = [textwrap.dedent(inspect.getsource(shown)) for shown in objects]
+    scrolled = HtmlFormatter(prestyles="overflow-x: auto; white-space: pre; word-break: normal")
+    return HTML(highlight("\n\n".join(texts), PythonLexer(), scrolled))
 
 
 def square(axes: Axes, title: str, limit: float = 4.5) -> None:
