@@ -19,7 +19,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 lab: $(READY) ## open JupyterLab on the first notebook
-	$(JUPYTER) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS) notebooks/00_start_here.ipynb
+	$(JUPYTER) $(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) --ServerApp.root_dir=. $(LAB_ARGS) notebooks/00_start_here.ipynb
 
 lint: $(READY) ## check the format, common mistakes, and that imports run one way
 	$(BIN)/ruff format --check --quiet cepnb tests notebooks

@@ -39,15 +39,16 @@ def launched(playwright: Playwright, executable: str) -> Browser:
     )
 
 
-@contextmanager
-def jupyterlab(folder: Path, profile: str) -> Iterator[str]:
-    """Serve copies of the notebooks and yield the address; all of Jupyter's files are in `folder`."""
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
-    (folder / "results").symlink_to(ROOT / "results")
+def free_port() -> int:
+    """A port of this machine that no process uses now."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
+        return free.getsockname()[1]
+
+
+def lab_environment(folder: Path, profile: str) -> dict[str, str]:
+    """Environment of a JupyterLab whose own files are in `folder`."""
+    return os.environ | {
         "CEPNB_PROFILE": profile,
         "JUPYTER_PREFER_ENV_PATH": "1",
         "OMP_NUM_THREADS": "1",
@@ -57,6 +58,14 @@ def jupyterlab(folder: Path, profile: str) -> Iterator[str]:
         "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
         "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
     }
+
+
+@contextmanager
+def jupyterlab(folder: Path, profile: str) -> Iterator[str]:
+    """Serve copies of the notebooks and yield the address; all of Jupyter's files are in `folder`."""
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks", ignore=shutil.ignore_patterns(".*"))
+    (folder / "results").symlink_to(ROOT / "results")
+    port, environment = free_port(), lab_environment(folder, profile)
     command = [
         sys.executable,
         "-m",

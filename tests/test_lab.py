@@ -1,12 +1,26 @@
 """Explorers in a real JupyterLab and browser: run notebooks, move sliders, compare pixels."""
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
-from browsing import PATIENCE, jupyterlab, keep_cells, run_all_cells
+from browsing import (
+    PATIENCE,
+    ROOT,
+    free_port,
+    jupyterlab,
+    keep_cells,
+    lab_environment,
+    run_all_cells,
+)
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser, Locator, Page, expect
 
@@ -249,6 +263,49 @@ def test_a_label_waits_for_the_picture_of_a_busy_kernel(run: Callable[[str, int]
     expect(live.locator("output")).to_have_text("β = 1")
     expect(live.locator(".cepnb-status")).to_have_text("")
     assert shown(live) != before
+
+
+def test_make_lab_opens_the_first_notebook_and_serves_the_repository(
+    browser: Browser, tmp_path: Path
+) -> None:
+    repository = tmp_path / "repository"
+    without = shutil.ignore_patterns(".*")
+    shutil.copytree(ROOT / "notebooks", repository / "notebooks", ignore=without)
+    for name in ("Makefile", "results", "cepnb"):
+        (repository / name).symlink_to(ROOT / name)
+    opens = tmp_path / "browser"  # a browser that writes down what it opens
+    opens.write_text(
+        f'#!/bin/sh\necho "$1" > {tmp_path}/new && mv {tmp_path}/new {tmp_path}/address\n'
+    )
+    opens.chmod(0o755)
+    variables = ("READY=", f"BIN={Path(sys.executable).parent}", f"LAB_ARGS=--port={free_port()}")
+    environment = lab_environment(tmp_path, "ci") | {"BROWSER": str(opens)}
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            ["make", "lab", *variables],
+            cwd=repository,
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        while not (tmp_path / "address").exists():
+            assert server.poll() is None, (tmp_path / "log").read_text(encoding="utf-8")
+            time.sleep(0.2)
+        page = browser.new_page()
+        page.goto((tmp_path / "address").read_text(encoding="utf-8").strip())
+        page.wait_for_url("**/lab/tree/notebooks/00_start_here.ipynb*")
+        expect(page.get_by_role("heading", name="Start here")).to_be_visible()
+        page.locator(".jp-BreadCrumbs-home").click()
+        for name in ("cepnb", "notebooks", "results"):
+            expect(
+                page.locator(".jp-DirListing-item").get_by_text(name, exact=True)
+            ).to_be_visible()
+        page.close()
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
 
 
 def test_notebook_03_moves_six_densities(run: Callable[[str, int], Page]) -> None:
