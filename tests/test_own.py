@@ -1,5 +1,6 @@
 """Your own density: exact answers by reweighted samples, and guidance trained by CEP."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -51,6 +52,19 @@ def test_own_density_agrees_with_the_closed_form() -> None:
     assert near_data.median() < 50  # few points contribute at small t
     assert own.log_partition(3.0).item() == pytest.approx(exact.log_partition(3.0).item(), abs=0.05)
     assert own.sample(10)[0].shape == own.tilted(3.0).sample(10)[0].shape == (10, 2)
+
+
+def test_few_effective_samples_are_named() -> None:
+    """For a Gaussian and E = a·x, n_eff/n tends to Z(β)²/Z(2β) = e^{−β²‖a‖²}."""
+    own = own_density(gaussian, linear, 20_000, seeded(0, "reliability"))
+    share = math.exp(-(BETA**2) * float(TILT @ TILT))
+    count, rest = own.reliability(BETA).split(" ", 1)
+    assert int(count.replace(",", "")) == pytest.approx(20_000 * share, rel=0.2)
+    assert rest == "effective samples of 20,000 at β = 1.5"
+    for density in (own, own.standardised()):
+        assert density.reliability(5.0).endswith(
+            "too few to trust; use a smaller β or more samples"
+        )
 
 
 def test_own_density_keeps_the_given_energy_and_smooths_it_over_the_points() -> None:

@@ -60,7 +60,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [
             Panel("field", (Field(ramp, ("t",), "ramp"),)),
             Panel("arrows", (Arrows(push, ("t",), "push"),)),
-            Panel("all", (Field(ramp, ("t",), "ramp", density=True), circle(0))),
+            Panel("all", (Field(ramp, ("t",), "p", ("a", "b", "c"), density=True), circle(0))),
         ],
         "All kinds",
     ).to_html(folder / "kinds.html")
@@ -214,6 +214,14 @@ def test_panels_keep_their_colours_in_a_dark_scheme(opened: Callable[..., Page])
     assert words_look == ["rgb(26, 26, 26)", "rgb(232, 232, 232)"]
     _, most = canvases[2].evaluate(INKS)
     assert most < 10
+
+
+def test_the_legend_has_the_remark_of_the_frame(opened: Callable[..., Page]) -> None:
+    page = opened("kinds.html")
+    items = ["ramp", "→push", "p: a", "circle: exact at any β"]
+    expect(page.get_by_role("listitem")).to_have_text(items)
+    page.get_by_role("slider", name="t").press("ArrowRight")
+    expect(page.get_by_role("listitem")).to_have_text([*items[:2], "p: b", items[3]])
 
 
 def test_a_mark_has_the_colours_of_its_points(opened: Callable[..., Page]) -> None:

@@ -130,6 +130,30 @@ def test_a_panel_says_which_samples_it_does_not_show(change, text: list[str]) ->
     plots.png(made)
 
 
+@pytest.mark.parametrize("scale, offset", [(1.0, 0.0), (50.0, 0.0), (1.0, 20.0), (1e-3, -7.0)])
+def test_a_fitted_panel_shows_samples_of_any_unit_and_their_numbers(
+    scale: float, offset: float
+) -> None:
+    x = scale * torch.randn(200, 2, generator=seeded(0, "panel")) + offset
+    made, axes = plots.figure()
+    plots.sample_panel(axes[0, 0], x, "black", "", *plots.fitting_view(x, x[:0]))
+    plots.png(made)
+    spans = torch.tensor([axes[0, 0].get_xlim(), axes[0, 0].get_ylim()]).T
+    assert (spans[0] < x.amin(dim=0)).all() and (x.amax(dim=0) < spans[1]).all()
+    share = (x.amax(dim=0) - x.amin(dim=0)) / (spans[1] - spans[0])
+    assert share.max().item() == pytest.approx(1 / 1.1, rel=1e-3)  # the samples fill the panel
+    assert len(axes[0, 0].get_xticks()) > 2 and not axes[0, 0].texts
+    plots.sample_panel(
+        axes[0, 0], 3 * x - 2 * offset + 9 * scale, "black", "", *plots.fitting_view(x)
+    )
+    assert "samples are outside" in axes[0, 0].texts[0].get_text()
+
+
+def test_equal_samples_have_a_panel_too() -> None:
+    assert plots.fitting_view(torch.full((3, 2), 7.0)) == (1.0, (7.0, 7.0))
+    assert plots.fitting_limit(torch.zeros(3, 2)) == 1.0
+
+
 def test_paths_that_are_not_finite_are_named() -> None:
     paths = torch.ones(4, 3, 2)
     paths[2, 1, 0] = float("inf")

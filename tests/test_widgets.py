@@ -345,6 +345,10 @@ def test_a_page_without_a_kernel_holds_all_live_frames() -> None:
     shades = np.frombuffer(data[first:second], "<u2").reshape(3, 2, 50, 3)[..., 2]
     assert (shades == np.round(65535 * np.array([0, 1 / 3, 1]))[:, None, None]).all()
     assert list(data[second : second + 96 : 16]) == [128, 255] * 3
+    remarks = panels_over_grid(
+        lambda beta: [Panel("p", (Points(samples(0), (), "a", f"at {beta:g}"),))], [BETA]
+    )
+    assert remarks[0].layers[0].source == ("at 0", "at 1", "at 3")
     sizes = iter(range(2, 9))
     with pytest.raises(
         CepnbError, match="frames over beta differ in panels, layers or shapes; return"

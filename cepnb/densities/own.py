@@ -26,6 +26,7 @@ from cepnb.storage.validation import (
     check_type,
 )
 
+FEW = 100  # effective samples: a mean over them has a tenth of their deviation as its error
 Sampler = Callable[[int, torch.Generator | None], Tensor]  # (count, generator) → (count, dim)
 Energy = Callable[[Tensor], Tensor]  # (*batch, dim) → (*batch,)
 
@@ -106,6 +107,13 @@ class SampledDensity(PointMasses):
     def effective_samples(self, xt: Points, t: Tensor, beta: float) -> Values:
         """Effective sample size of the sum for E_t(x_t), with weights q(x_i | x_t) e^{−βE(x_i)}."""
         return effective_samples(self.tilted(beta).log_joint(xt, t))
+
+    def reliability(self, beta: float) -> str:
+        """Say how many effective samples the tilted points have; warn below `FEW`."""
+        worth = effective_samples(self.tilted(beta).log_weights).item()
+        found = f"{worth:,.0f} effective samples of {len(self.means):,} at β = {beta:g}"
+        fix = "too few to trust; use a smaller β or more samples"
+        return found if worth >= FEW else f"{found}: {fix}"
 
 
 @dataclass(frozen=True)

@@ -84,29 +84,49 @@ def source(*objects: Callable) -> HTML:
     return HTML(highlight("\n\n".join(texts), PythonLexer(), scrolled))
 
 
-def square(axes: Axes, title: str, limit: float = 4.5) -> None:
-    """Show [−limit, limit]² with equal aspect and a title."""
-    axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
+def square(
+    axes: Axes, title: str, limit: float = 4.5, centre: tuple[float, float] | None = None
+) -> None:
+    """Show [−limit, limit]² with equal aspect and a title; around a `centre`, also show ticks."""
+    x, y = centre or (0.0, 0.0)
+    axes.set(xlim=(x - limit, x + limit), ylim=(y - limit, y + limit), aspect="equal")
     axes.set_title(title, fontsize=10)
+    if centre is None:
+        axes.set(xticks=[], yticks=[])
+    axes.tick_params(labelsize=7)
 
 
-def fitting_limit(*samples: Float[Tensor, "n 2"]) -> float:
+def fitting_limit(*samples: Float[Tensor, "_ 2"]) -> float:
     """Return the `limit` of a panel that shows all these samples, such as those at both ends of t."""
     if not any(x.numel() for x in samples):
         raise CepnbError("samples are missing; pass at least one")
     largest = [float(x.abs().max()) for x in samples if x.numel()]
     check_finite("samples", largest, "pass finite samples")
-    return 1.1 * max(largest)
+    return 1.1 * max(largest) or 1.0
+
+
+def fitting_view(*samples: Float[Tensor, "_ 2"]) -> tuple[float, tuple[float, float]]:
+    """Return `limit` and `centre` of a `sample_panel` that fits these samples, in any units."""
+    fitting_limit(*samples)  # refuses missing and infinite samples
+    points = torch.cat(samples).double()
+    centre = (points.amin(dim=0) + points.amax(dim=0)) / 2
+    return fitting_limit(points - centre), tuple(centre.tolist())
 
 
 def sample_panel(
-    axes: Axes, x: Float[Tensor, "n 2"], colour: str, title: str = "", limit: float = 4.5
+    axes: Axes,
+    x: Float[Tensor, "n 2"],
+    colour: str,
+    title: str = "",
+    limit: float = 4.5,
+    centre: tuple[float, float] | None = None,
 ) -> None:
-    """Scatter samples in [−limit, limit]²; say so if some are not finite or most are outside."""
-    square(axes, title, limit)
+    """Scatter samples in a `square`; say so if some are not finite or most are outside."""
+    square(axes, title, limit, centre)
     x = x.detach()
     axes.scatter(*x.T.numpy(), s=3, alpha=0.5, color=colour, linewidths=0, rasterized=True)
-    wrong, outside = ~x.isfinite().all(dim=1), (x.abs() > limit).any(dim=1)
+    wrong = ~x.isfinite().all(dim=1)
+    outside = ((x - x.new_tensor(centre or (0.0, 0.0))).abs() > limit).any(dim=1)
     if wrong.any():
         say(axes, f"{wrong.sum()} of {len(x)} samples are not finite")
     elif outside.sum() > len(x) / 2:

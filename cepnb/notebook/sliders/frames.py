@@ -191,7 +191,9 @@ def panels_over_grid(
         layers = []
         for same_layer in zip(*(panel.layers for panel in same_panel)):
             values = torch.stack([layer.values for layer in same_layer]).unflatten(0, counts)
-            layers.append(replace(same_layer[0], values=values, over=names))
+            sources = tuple(layer.source for layer in same_layer)
+            source = sources if len(set(sources)) > 1 else sources[0]
+            layers.append(replace(same_layer[0], values=values, over=names, source=source))
         stacked.append(replace(same_panel[0], layers=tuple(layers)))
     return stacked
 
@@ -223,6 +225,6 @@ def _check(layer: Layer, counts: dict[str, int], limit: float) -> None:
         reach = layer.values[..., :2].abs().amax(-1)
         if (inside := (reach <= limit).float().mean().item()) < 0.1:
             raise CepnbError(
-                f"{what}: {inside:.0%} of its points are in [−{limit:g}, {limit:g}]²; "
-                f"use a panel with a limit of {1.1 * float(reach.max()):.3g}"
+                f"{what}: {inside:.0%} of its points are in [−{limit:g}, {limit:g}]²; use a panel "
+                f"with a limit of {1.1 * float(reach.max()):.3g}, or standardise the points"
             )

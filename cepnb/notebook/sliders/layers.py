@@ -25,14 +25,15 @@ MARGIN = 1.25  # positions are clipped at this many limits, beyond the edge of t
 class Layer:
     """One kind of mark: `values` has an axis per slider named in `over`, then a frame's axes.
 
-    The legend shows `label`, and as `source` the model (a constant of `explorer.frames`).
+    The legend shows `label` and `source`: the model (a constant of `frames`), or another remark. A
+    tuple has a source for each value of the sliders in `over`, in the order of the frames.
     A subclass packs all frames into integers (`encoded`), and draws one with matplotlib (`draw`).
     """
 
     values: Tensor
     over: tuple[str, ...]
     label: str = ""
-    source: str = ""
+    source: str | tuple[str, ...] = ""
     kind: ClassVar[str]
     frame: ClassVar[tuple[str | int, ...]]  # shape of one frame; "n" is any number
 

@@ -121,19 +121,20 @@ const draw = {
 };
 
 // Marks have the colours of the panels, from one point to many on top of each other.
-function legend(layers) {
+function legend(layers, sourceOf) {
   const seen = new Map();
   for (const layer of layers.filter((each) => each.label)) {
-    seen.set([layer.label, layer.source, layer.colour].join(), layer);
+    seen.set([layer.label, sourceOf(layer), layer.colour].join(), layer);
   }
   return [...seen.values()].map((layer) => {
+    const source = sourceOf(layer);
     const mark = make("span", { class: `cepnb-mark cepnb-${layer.density ? "density" : layer.kind}`, "aria-hidden": "true" });
     if (layer.kind === "arrows") mark.textContent = "→";
     if (layer.colour) {
       const colour = parts(layer.colour).join();
       mark.style.backgroundImage = `linear-gradient(90deg, rgba(${colour},${layer.alpha}), rgb(${colour}))`;
     }
-    return make("div", { role: "listitem" }, mark, layer.source ? `${layer.label}: ${layer.source}` : layer.label);
+    return make("div", { role: "listitem" }, mark, source ? `${layer.label}: ${source}` : layer.label);
   });
 }
 
@@ -143,7 +144,7 @@ function pictures({ pictures: files, description, sliders: [{ symbol, labels }] 
     return make("img", { src: `data:image/png;base64,${file}`, alt: `${description}, ${symbol} = ${labels[k]}` });
   });
   return {
-    node: make("div", { class: "cepnb-pictures" }, ...images),
+    nodes: [make("div", { class: "cepnb-pictures" }, ...images)],
     load() {},
     fit() {},
     show: ([shown]) => images.forEach((image, k) => (image.hidden = k !== shown)),
@@ -151,10 +152,12 @@ function pictures({ pictures: files, description, sliders: [{ symbol, labels }] 
 }
 
 // Panels that are drawn from the layers in the model's data.
-function panels(spec, model, sheets) {
+function panels(spec, model) {
+  const sheets = new Map(); // by their size
   const energy = bytesOf(spec.energy);
   const node = make("div", { class: "cepnb-panels" });
   node.style.setProperty("--columns", spec.columns);
+  const key = make("div", { class: "cepnb-legend", role: "list", "aria-label": "What is shown" });
   const panels = spec.panels.map((panel) => {
     const canvas = make("canvas", { role: "img" });
     node.append(make("figure", {}, make("figcaption", {}, panel.title), canvas));
@@ -162,10 +165,12 @@ function panels(spec, model, sheets) {
   });
   let buffer; // read once per data, not once per move
 
+  // Number of a layer's frame at a position of the sliders.
+  const indexOf = (layer, position) => layer.over.reduce((sum, k) => sum * spec.sliders[k].labels.length + position[k], 0);
+
   function frame(layer, position) {
-    const index = layer.over.reduce((sum, k) => sum * spec.sliders[k].labels.length + position[k], 0);
     const type = ARRAYS[layer.kind];
-    return new type(buffer, layer.offset + index * layer.length * type.BYTES_PER_ELEMENT, layer.length);
+    return new type(buffer, layer.offset + indexOf(layer, position) * layer.length * type.BYTES_PER_ELEMENT, layer.length);
   }
 
   function load() {
@@ -174,7 +179,7 @@ function panels(spec, model, sheets) {
   }
 
   return {
-    node,
+    nodes: [node, key],
     load,
     fit() {
       for (const { canvas } of panels) {
@@ -184,6 +189,8 @@ function panels(spec, model, sheets) {
     },
     show(position, at) {
       const { layers: all } = model.get("spec");
+      const sourceOf = (layer) => (Array.isArray(layer.source) ? layer.source[indexOf(layer, position)] : layer.source);
+      key.replaceChildren(...legend(all, sourceOf));
       const look = { ratio: devicePixelRatio, margin: spec.margin, energy, sheets };
       for (const { canvas, context, title, layers } of panels) {
         context.clearRect(0, 0, canvas.width, canvas.height);
@@ -201,14 +208,12 @@ function panels(spec, model, sheets) {
 function render({ model, el }) {
   const spec = model.get("spec"); // sliders, panels and pictures are constant; the kernel may replace layers
   const live = "at" in spec; // the kernel computes each frame, and sends it with its position
-  const sheets = new Map(); // by their size
   const playing = new Map(); // slider → timer
   let waiting = 0; // timer
 
   const root = make("div", { class: "cepnb", role: "group", "aria-label": spec.description });
   const alert = make("div", { class: "cepnb-error", role: "alert", hidden: "" });
   const status = make("div", { class: "cepnb-status", role: "status" });
-  const key = make("div", { class: "cepnb-legend", role: "list", "aria-label": "What is shown" });
 
   // Shows an error under the panels and sends it to the kernel; readers would not see the console.
   function guarded(action) {
@@ -280,8 +285,8 @@ function render({ model, el }) {
     return { input, output, button };
   });
 
-  const frames = spec.pictures ? pictures(spec) : panels(spec, model, sheets);
-  root.append(frames.node, key, ...(live ? [status] : []), alert);
+  const frames = spec.pictures ? pictures(spec) : panels(spec, model);
+  root.append(...frames.nodes, ...(live ? [status] : []), alert);
   el.append(root);
 
   const show = guarded(() => {
@@ -324,7 +329,7 @@ function render({ model, el }) {
   });
 
   const sizes = new ResizeObserver(fit);
-  sizes.observe(frames.node);
+  sizes.observe(frames.nodes[0]);
   const themes = new MutationObserver(theme);
   themes.observe(document.body, { attributeFilter: ["data-jp-theme-light"] });
   const scheme = matchMedia("(prefers-color-scheme: dark)");
@@ -332,7 +337,6 @@ function render({ model, el }) {
   window.addEventListener("resize", fit); // a sharper screen changes no size in CSS pixels
   const reload = guarded(() => { // spec and data change together, in either order
     frames.load();
-    key.replaceChildren(...legend(model.get("spec").layers ?? []));
     show();
   });
   const listeners = { "change:position": show, "change:spec": reload, "change:data": reload, "change:error": showError, comm_live_update: lose };
