@@ -40,6 +40,11 @@ MOVES = """async (explorer, place) => { // through all β at one t; waits for ea
 }"""
 EMPTY = "canvas => !canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.some(Boolean)"
 BACKGROUND = "node => getComputedStyle(node).backgroundColor"
+REATTACH = """node => { // as JupyterLab does when a cell leaves the view and returns
+    const output = node.parentElement, above = output.parentElement;
+    output.remove();
+    above.append(output);
+}"""
 DARKEST = """canvas => {
     const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height), reds = [];
     for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 200) reds.push(data[i]);
@@ -157,6 +162,8 @@ def test_after_a_restart_no_label_differs_from_its_picture(run: Callable[[str, i
     expect(live.locator(".cepnb-status")).to_have_text(
         "The kernel has restarted. Run this cell again to move its sliders."
     )
+    expect(live.get_by_role("slider")).to_be_disabled()
+    live.evaluate(REATTACH)
     expect(live.get_by_role("slider")).to_be_disabled()
     before = shown(live)
     live.get_by_role("slider").click(position={"x": 10, "y": 10}, force=True)

@@ -205,7 +205,7 @@ function panels(spec, model) {
 }
 
 // Pages style lists and paragraphs, so the elements here are plain, with roles.
-function render({ model, el }) {
+function render({ model, el, isLost = () => false }) {
   const spec = model.get("spec"); // sliders, panels and pictures are constant; the kernel may replace layers
   const live = "at" in spec; // the kernel computes each frame, and sends it with its position
   const playing = new Map(); // slider → timer
@@ -344,6 +344,7 @@ function render({ model, el }) {
   theme();
   reload();
   showError();
+  if (isLost()) lose();
 
   return () => {
     [...playing.keys()].forEach(stop);
@@ -385,7 +386,9 @@ class Element extends HTMLElement {
 
 function initialize({ model }) {
   const name = model.get("name");
-  shared.explorers.set(name, (el) => render({ model, el }));
+  let lost = false; // JupyterLab may render an output only when it is scrolled into view
+  model.on("comm_live_update", () => (lost = true));
+  shared.explorers.set(name, (el) => render({ model, el, isLost: () => lost }));
   if (!customElements.get("cepnb-explorer")) customElements.define("cepnb-explorer", Element);
   else [...shared.elements].filter((element) => element.getAttribute("name") === name).forEach(fill);
   return () => shared.explorers.delete(name);
