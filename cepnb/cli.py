@@ -436,7 +436,7 @@ def _export(options: argparse.Namespace) -> None:
     from cepnb.storage.files import check_writable
 
     check_writable(options.file)
-    check_run(options.run)
+    check_run(options.run, "settings.json")
 
     from cepnb.qgpo.pretrained import export_policy
 

@@ -65,13 +65,13 @@ class Metrics(msgspec.Struct):
     faults: list[str] | UnsetType = UNSET  # what could not be scored, and why
 
 
-def check_run(folder: Path) -> None:
-    """Raise `CepnbError` unless a folder holds a run."""
+def check_run(folder: Path, file: str | None = None) -> None:
+    """Raise `CepnbError` unless a run's folder exists and has a file."""
     fix = "name the folder that the run was given as --out"
     if not folder.is_dir():
         raise CepnbError(f"{folder}: is no folder; {fix}")
-    if not (folder / "settings.json").exists():
-        raise CepnbError(f"{folder}: has no settings.json; {fix}")
+    if file and not (folder / file).exists():
+        raise CepnbError(f"{folder}: has no {file}; {fix}")
 
 
 def read_metrics(path: Path, scored: bool = True) -> dict:
