@@ -183,7 +183,10 @@ def test_a_saved_notebook_shows_pictures_where_no_kernel_has_its_explorers(
     run: Callable[[str, int], Page], lab: str, folder: Path
 ) -> None:
     page = run("small", 3)
-    page.get_by_role("slider").first.press("Control+s")
+    written = lambda answer: answer.request.method == "PUT" and "/api/contents/" in answer.url
+    with page.expect_response(written) as saving:
+        page.get_by_role("slider").first.press("Control+s")
+    saving.value.finished()  # a page that is left earlier may cancel the request
     outputs = page.locator(".jp-OutputArea-child")
     bars = outputs.filter(has_text="a bar that").filter(visible=True)
     pictures = outputs.locator("cepnb-explorer > img, .jp-RenderedHTML > img")
