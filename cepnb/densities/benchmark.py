@@ -49,12 +49,8 @@ RELATIVE_ERRORS = (
     "and E‖∇E_t‖² almost 0: a tiny error there is a large share of it, but hardly moves a sample. Judge the "
     "samples by w2_ratio."
 )
-SHOWN = (
-    "w2_ratio",
-    "mmd_ratio",
-    "share_error",
-    "energy_gradient_mse",
-)  # numbers of a record that have a table
+# The numbers of a record that have a table.
+SHOWN = ("w2_ratio", "mmd_ratio", "share_error", "energy_gradient_mse")
 PICTURED = ("exact", "cep_self", "mse", "dps")  # methods in the figure of samples
 TIMES = torch.linspace(0.1, 0.9, 9)  # times at which gradients are compared
 CHECKPOINTS = Path(__file__).parents[1] / "assets" / "checkpoints"

@@ -220,6 +220,11 @@ class Models:
         folder = self.folder / self.name / f"seed{self.seed}"
         return Run(folder, stored | {"settings": asdict(self.settings)})
 
+    @cached_property
+    def _loaded(self) -> dict[str, nn.Module]:
+        """The networks read so far: samples of many sets read no file again."""
+        return {}
+
     def score(self) -> PlaneEpsNet:
         """Return ε_θ of the density."""
         return self._network("score", score_net, train_score)
@@ -278,7 +283,9 @@ class Models:
     def _network(self, step: str, build: Callable, fit: Callable) -> nn.Module:
         fixed, progress = (self.density, self.settings, self.seed), self.progress
         train_it = lambda checkpoint: fit(*fixed, checkpoint, progress)
-        return self.run.module(step, lambda: build(*fixed), train_it)
+        if step not in self._loaded:
+            self._loaded[step] = self.run.module(step, lambda: build(*fixed), train_it)
+        return self._loaded[step]
 
 
 def guided_samples(
