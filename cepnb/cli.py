@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cepnb import __version__
 from cepnb.datasets.registry import LOCAL
-from cepnb.densities.names import DENSITY_NAMES, METHODS
+from cepnb.densities.names import DENSITY_HELP, DENSITY_NAMES, METHODS
 from cepnb.diffusion.devices import DEVICES
 from cepnb.envs.registry import ENVIRONMENTS, TASKS
 from cepnb.errors import CepnbError, Once, exit_status
@@ -107,18 +107,19 @@ def _parser() -> argparse.ArgumentParser:
         _toy,
         "train a method on a toy density and compare with the exact answer",
         "Prints each measure with what it means. Networks and records are kept in --out, so that "
-        "a second call is fast. With --table it measures every density at four β, which takes hours "
-        "in profile laptop, and also writes table.md and samples.png.",
+        "a second call is fast. With --table it measures the six densities at four β, or those named, "
+        "which takes hours in profile laptop, and also writes table.md and samples.png.",
         "python -m cepnb toy --density moons --method cep_self --beta 3 --profile ci",
         "python -m cepnb toy --density rings --method dps --beta 10 --profile ci --json",
+        "python -m cepnb toy --table --density mixture0 --density mixture1 --beta 7 --method mse",
     )
     methods = "\n".join(f"{name:<17}{text}" for name, text in METHODS.items())
     toy.add_argument_group("methods", methods)
     add = toy.add_argument
-    add("--density", help=f"one of {', '.join(DENSITY_NAMES)}")
+    add("--density", action="append", help=f"{DENSITY_HELP}; --table takes several")
     add("--method", action="append", help="one of the methods below; --table takes several")
-    add("--beta", type=float, help="inverse temperature β > 0")
-    add("--table", action="store_true", help="all densities, β and methods, instead of one case")
+    add("--beta", type=float, action="append", help="inverse temperature β > 0, or several")
+    add("--table", action="store_true", help="all densities, β and methods, or those named")
     add("--seed", type=int, action="append", help="seed (default 0); --table takes several")
     add("--scale", type=float, help="guidance scale s (default 1, which is exact)")
     add("--profile", help=PROFILE_HELP)
@@ -279,35 +280,36 @@ def _toy(options: argparse.Namespace) -> None:
     folder = options.out or cache_dir() / "toys" / profile
     for seed in seeds:
         check_seed(seed)
-    _refuse_repeats("--seed", seeds)
-    _refuse_repeats("--method", options.method or [])
+    for name in ("seed", "method", "density", "beta"):
+        _refuse_repeats(f"--{name}", getattr(options, name) or [])
     for method in options.method or []:
         check_method(method)
+    for density in options.density or []:
+        check_density(density)
+    for beta in options.beta or []:
+        check_beta(beta)
+        for method in options.method or METHODS if options.table else options.method or []:
+            toy_settings(profile).check_beta(method, beta)
     if options.table:
-        _refuse_combined(options, "table", "density", "beta", "scale", "json")
-        return _toy_table(profile, seeds, folder, options.method or list(METHODS))
-    if options.density is not None:
-        check_density(options.density)
-    if options.beta is not None:
-        check_beta(options.beta)
+        _refuse_combined(options, "table", "scale", "json")
+        return _toy_table(profile, seeds, folder, options)
     scale = check_scale(1.0 if options.scale is None else options.scale)
     names = ("density", "method", "beta")
-    if missing := [f"--{name}" for name in names if getattr(options, name) is None]:
+    if missing := [f"--{name}" for name in names if not getattr(options, name)]:
         example = "--density moons --method cep_self --beta 3"
         fix = f"name them as in {example}, or use --table"
         raise CepnbError(f"{', '.join(missing)}: missing; {fix}")
-    for name, values in (("seed", seeds), ("method", options.method)):
-        if len(values) > 1:
+    for name in ("seed", *names):
+        if len(values := getattr(options, name) or []) > 1:
             raise CepnbError(f"--{name} {values[1]}: more than one {name}; use --table")
-    (method,), (seed,) = options.method, seeds
-    toy_settings(profile).check_beta(method, options.beta)
+    (density,), (method,), (beta,), (seed,) = *(getattr(options, name) for name in names), seeds
     _checked_files(folder, "table.md")
 
     from cepnb.densities.benchmark import record
     from cepnb.densities.methods import Models
 
-    models = Models(options.density, profile, seed, folder, progress=not options.json)
-    found = record(models, method, options.beta, scale)
+    models = Models(density, profile, seed, folder, progress=not options.json)
+    found = record(models, method, beta, scale)
     if options.json:
         print(json.dumps(found, indent=2))
     else:
@@ -330,20 +332,25 @@ def _print_record(found: dict) -> None:
     print(f"\n{wrapped(RELATIVE_ERRORS)}")
 
 
-def _toy_table(profile: str, seeds: list[int], folder: Path, methods: list[str]) -> None:
+def _toy_table(profile: str, seeds: list[int], folder: Path, options: argparse.Namespace) -> None:
     files = _checked_files(folder, "table.md", "samples.png")
 
     from cepnb.densities import benchmark
     from cepnb.notebook.plots import sample_grid
 
-    records = benchmark.table(profile, seeds, folder, methods)
+    cases = (
+        options.method or list(METHODS),
+        options.density or list(DENSITY_NAMES),
+        options.beta or list(benchmark.BETAS),
+    )
+    records = benchmark.table(profile, seeds, folder, *cases)
     tables = []
     for key in benchmark.SHOWN:
         table = benchmark.records_table(records, key)
         tables.append(f"{key}: {benchmark.MEASURES[key]}\n\n{table}")
     figure = None
     if not files[1].exists():
-        figure = sample_grid(benchmark.samples(profile, seeds[0], folder))
+        figure = sample_grid(benchmark.samples(profile, seeds[0], folder, *cases))
     _write_results(files, "\n\n".join(tables), figure)
 
 

@@ -117,7 +117,8 @@ toy --density moons --method mse --beta 1 --scale -1: scale -1.0 is no guidance 
 toy --density moons --method cep_beta --beta 99: beta 99: cep_beta is trained up to 25
 toy --seed -1: seed -1: use an integer
 toy --profile big: profile 'big' is unknown
-toy --table --density moons: --density cannot be combined with --table
+toy --table --scale 2: --scale cannot be combined with --table
+toy --table --beta 99: beta 99: cep_beta is trained up to 25
 toy --densty moons: unknown arguments --densty moons; use --density
 qgpo: the following arguments are required: --dataset, --out
 qgpo --out o --dataset local/maze2d-tiny: dataset 'local/maze2d-tiny': use one of

@@ -172,10 +172,17 @@ def table(
     return list(records.values())
 
 
-def samples(profile: str, seed: int, folder: Path) -> dict[tuple[str, str, float], Tensor]:
-    """Draw guided samples, and "exact" ones from p_0, by (density, method of `PICTURED`, β)."""
-    drawn = {}
-    for name, method, beta in product(DENSITIES, PICTURED, BETAS):
+def samples(
+    profile: str,
+    seed: int,
+    folder: Path,
+    methods: Iterable[str] = METHODS,
+    names: Iterable[str] = DENSITIES,
+    betas: Iterable[float] = BETAS,
+) -> dict[tuple[str, str, float], Tensor]:
+    """Draw guided samples by (density, method, β) for `PICTURED` methods; "exact" draws from p_0."""
+    drawn, pictured = {}, [name for name in PICTURED if name == "exact" or name in methods]
+    for name, method, beta in product(names, pictured, betas):
         models, generator = Models(name, profile, seed, folder), seeded(seed, "toy picture")
         density, settings = models.density, models.settings
         if method == "exact":

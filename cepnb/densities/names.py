@@ -1,8 +1,11 @@
 """Names of densities and methods. They need no torch, so that commands refuse a wrong one at once."""
 
+import re
+
 from cepnb.errors import CepnbError
 
 DENSITY_NAMES = ("8gaussians", "swissroll", "moons", "rings", "checkerboard", "2spirals")
+DENSITY_HELP = f"one of {', '.join(DENSITY_NAMES)}, or mixture0, mixture1, … (random ones)"
 METHODS = {
     "exact": "exact ε and exact ∇E_t: the error of the sampler alone",
     "exact_energy": "trained ε_θ, exact ∇E_t: adds the error of the score",
@@ -19,9 +22,15 @@ METHODS = {
 
 
 def check_density(name: str) -> None:
-    """Raise `CepnbError` unless `name` is a toy density."""
-    if name not in DENSITY_NAMES:
-        raise CepnbError(f"density '{name}' is unknown; use one of {', '.join(DENSITY_NAMES)}")
+    """Raise `CepnbError` unless `name` is a toy density or a random mixture."""
+    if name not in DENSITY_NAMES and mixture_seed(name) is None:
+        raise CepnbError(f"density '{name}' is unknown; use {DENSITY_HELP}")
+
+
+def mixture_seed(name: str) -> int | None:
+    """Return N of "mixtureN", the random mixture of seed N, or None for another name."""
+    found = re.fullmatch(r"mixture(0|[1-9][0-9]{0,8})", name)
+    return int(found[1]) if found else None
 
 
 def check_method(name: str) -> None:

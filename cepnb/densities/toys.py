@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from cepnb.densities.mixtures import BoxMixture, Density, GaussianMixture
-from cepnb.densities.names import check_density
+from cepnb.densities.names import check_density, mixture_seed
+from cepnb.densities.random_mixtures import random_mixture
 
 
 def eight_gaussians(dtype: torch.dtype = torch.float32) -> GaussianMixture:
@@ -85,9 +86,10 @@ DENSITIES: dict[str, Callable[..., Density]] = {
 
 
 def density(name: str) -> Density:
-    """Return a toy density by name. Raises `CepnbError` on an unknown name."""
+    """Return a toy density, or the random mixture "mixtureN". Raises `CepnbError` on another name."""
     check_density(name)
-    return DENSITIES[name]()
+    seed = mixture_seed(name)
+    return DENSITIES[name]() if seed is None else random_mixture(seed)
 
 
 def _mixture(
