@@ -5,6 +5,7 @@ LAB_ARGS ?=
 TEST_ARGS ?=
 PEER ?=
 BENCH_ARGS ?=
+NUMBERS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 LAB_SETTINGS := .venv/share/jupyter/lab/settings
@@ -13,7 +14,7 @@ JUPYTER := JUPYTER_PREFER_ENV_PATH=1
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv lab test lint bench book browser browser-test pictures lock strip clean
+.PHONY: help .venv lab test lint bench book browser browser-test pictures lock outputs strip clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[.a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +65,9 @@ lock: ## resolve the ranges of pyproject.toml into requirements.lock
 	.venv-lock/bin/python -m pip freeze --all | grep -v -e '^cepnb' -e '^pip==' | sed 's/+cpu$$//' >> .venv-lock/new
 	mv .venv-lock/new requirements.lock
 	rm -r .venv-lock
+
+outputs: $(READY) ## execute the notebooks whose code changed and store their outputs (hours in all)
+	$(JUPYTER) $(BIN)/python -m cepnb.tools.outputs $(NUMBERS)
 
 strip: $(READY) ## remove outputs and widget state from the notebooks
 	$(BIN)/jupyter nbconvert --log-level=WARN --clear-output --ClearMetadataPreprocessor.enabled=True --ClearMetadataPreprocessor.clear_cell_metadata=False --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec --inplace notebooks/*.ipynb

@@ -10,12 +10,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cepnb.densities.metrics import effective_samples
+from cepnb.densities.metrics import effective_samples, mean_interval
 from cepnb.diffusion.losses import cep_self_normalised, softmax_q_target
+from cepnb.diffusion.schedule import VPSchedule
 from cepnb.errors import in_a_line
+from cepnb.qgpo.tabular import TabularMDP
 
 Answer = Callable[..., Tensor]  # the reader's function
-Inputs = tuple[Tensor | float, ...]
+Inputs = tuple[Tensor | float | Callable[..., Tensor], ...]
 
 
 def _returned(answer: Answer, inputs: Inputs) -> Tensor | str:
@@ -105,6 +107,29 @@ def check_noise(noise: Answer) -> str:
     return verdict if exact else "Right, but σ loses digits at small times: use torch.expm1."
 
 
+def check_noise_loss(loss: Answer) -> str:
+    """Check the loss of (eps_theta, x0, t, log_alpha, eps), one value per example (notebook 02).
+
+    The first argument is a function of (x_t, t); x0 and eps are (n, d), t and log_alpha (n,).
+    """
+    x0, eps = _random((6, 3), (6, 3))
+    t = torch.linspace(0.1, 0.9, 6)
+    schedule = VPSchedule()
+    eps_theta = lambda xt, time: 0.5 * xt.square() + time.unsqueeze(-1)
+    xt = schedule.add_noise(x0, t, eps)
+    error = (eps_theta(xt, t) - eps).square()
+    mistakes = [
+        (error.sum(1), "Take the mean over the coordinates, not their sum."),
+        (error.mean().expand(6), "Return one value per example: average over coordinates only."),
+        ((eps_theta(xt, t) - x0).square().mean(1), "The network predicts ε, not x_0."),
+        ((eps_theta(x0, t) - eps).square().mean(1), "The network's input is x_t, not x_0."),
+        ((eps_theta(xt, t) - eps).abs().mean(1), "Take squares, not absolute values."),
+    ]
+    formula = "compute the mean over coordinates of (ε_θ(x_t, t) − ε)² with x_t = α x_0 + σ ε"
+    inputs = (eps_theta, x0, t, schedule.log_alpha(t), eps)
+    return _verdict(loss, inputs, error.mean(1), mistakes, formula)
+
+
 def check_first_order_step(step: Answer) -> str:
     """Check the DDIM step of (x, eps, alpha, sigma, alpha_next, sigma_next) (notebook 02)."""
     x, eps = _random((6, 2), (6, 2))
@@ -115,6 +140,21 @@ def check_first_order_step(step: Answer) -> str:
     ]
     formula = "compute x̂_0 = (x − σ ε)/α, then α_next x̂_0 + σ_next ε"
     return _verdict(step, (x, eps, 0.6, 0.8, 0.8, 0.6), 0.8 * x0 + 0.6 * eps, mistakes, formula)
+
+
+def check_tilted_weights(weights: Answer) -> str:
+    """Check the weights of samples of q_0 for means under p_0, of (energy (n,), beta) (notebook 03)."""
+    energy, beta = _random((9,))[0], 2.0
+    expected = (-beta * energy).softmax(0)
+    mistakes = [
+        ((beta * energy).softmax(0), "The sign: a low energy has a large weight."),
+        ((-beta * energy).exp(), "Right up to Z: divide by the sum, so that the weights sum to 1."),
+        (9 * expected, "The mean of these weights is one; their sum must be one."),
+        ((-energy / beta).softmax(0), "β multiplies the energy: a large β trusts it more."),
+    ]
+    formula = "compute e^(−βE) and divide by the sum"
+    inputs, large = ((energy + shift, beta) for shift in (0, 10_000))
+    return _verdict(weights, inputs, expected, mistakes, formula, large)
 
 
 def check_effective_samples(effective: Answer) -> str:
@@ -214,8 +254,30 @@ def check_tilted_policy(policy: Answer) -> str:
     return _verdict(policy, inputs, expected, mistakes, formula, large)
 
 
+def check_policy_value(value: Answer) -> str:
+    """Check V^π of (policy, reward, next_state, discount), the first three (S, A) (notebook 10)."""
+    logits, reward = _random((5, 3), (5, 3))
+    policy, discount = logits.softmax(-1), 0.9
+    next_state = torch.tensor([[0, 1, 1], [2, 3, 2], [4, 4, 4], [0, 0, 1], [3, 1, 2]])
+    problem = TabularMDP(next_state, reward.double(), policy.double(), discount)
+    expected = problem.value(policy.double())
+    random = problem.value(torch.full((5, 3), 1 / 3, dtype=torch.float64))
+    one_step = (policy * reward).sum(1)
+    last_move = torch.zeros(5, 5, dtype=torch.float64)
+    last_move[torch.arange(5).unsqueeze(1), next_state] = policy.double()  # overwrites, adds not
+    wrong = torch.linalg.solve(torch.eye(5) - discount * last_move, one_step.double())
+    mistakes = [
+        (one_step, "This is the reward of one step; V adds γ times the value of the next state."),
+        (random, "Weight rewards and moves by the policy instead of averaging over the moves."),
+        (wrong, "Two moves from one state may lead to one state: add their probabilities."),
+    ]
+    formula = "solve (I − γP) V = r, with r and P averaged over the policy's actions"
+    inputs = (policy, reward, next_state, discount)
+    return _verdict(value, inputs, expected, mistakes, formula, tolerance=1e-4)
+
+
 def check_coverage(coverage: Answer) -> str:
-    """Check the share of actions that have a support action within a radius (notebook 10).
+    """Check the share of actions that have a support action within a radius (notebook 11).
 
     The answer is a function of (actions (n, d), support (n, K, d), radius).
     """
@@ -234,7 +296,7 @@ def check_coverage(coverage: Answer) -> str:
 
 
 def check_importance_weights(weights: Answer) -> str:
-    """Check the weights of K actions of μ for means under π ∝ μ e^{βQ} (notebook 11).
+    """Check the weights of K actions of μ for means under π ∝ μ e^{βQ} (notebook 12).
 
     The answer is a function of (q (S, K), beta); the weights of a state sum to one.
     """
@@ -250,7 +312,7 @@ def check_importance_weights(weights: Answer) -> str:
 
 
 def check_energy_from_samples(energy: Answer) -> str:
-    """Check E_t(a_t) from K actions of μ (notebook 12).
+    """Check E_t(a_t) from K actions of μ (notebook 13).
 
     The answer is a function of (at (n, d), actions (K, d), q (K,), beta, alpha, sigma).
     """
@@ -273,8 +335,26 @@ def check_energy_from_samples(energy: Answer) -> str:
     return _verdict(energy, inputs, expected, mistakes, formula, large, tolerance=1e-4)
 
 
+def check_interval(interval: Answer) -> str:
+    """Check (mean, half width) of the 95 % interval of one score per seed, (n,) (notebook 15)."""
+    scores = 40 + 20 * _random((7,))[0].double()
+    mean, half = mean_interval(scores.tolist())
+    deviation, quantile = scores.std(), half / (scores.std() / 7**0.5)
+    expected = torch.tensor([mean, half])
+    of = lambda width: torch.stack([scores.mean(), torch.as_tensor(width).double()])
+    mistakes = [
+        (of(2 * half), "This is the whole width; return half of it."),
+        (of(1.959964 * deviation / 7**0.5), "Seven seeds: use Student's t instead of the normal."),
+        (of(quantile * deviation), "This is about one seed; the mean of n has deviation s/√n."),
+        (of(quantile * scores.std(correction=0) / 7**0.5), "Divide squares by n − 1, not n."),
+        (of(deviation / 7**0.5), "This is the standard error; multiply by Student's quantile."),
+    ]
+    formula = "compute t s/√n with the 97.5 % quantile t of Student's t for n − 1"
+    return _verdict(interval, (scores,), expected, mistakes, formula, tolerance=1e-3)
+
+
 def check_softmax_target(target: Answer) -> str:
-    """Check Eq. 22's target of (reward, next_q, beta, discount), no terminals (notebook 13)."""
+    """Check Eq. 22's target of (reward, next_q, beta, discount), no terminals (notebook 14)."""
     reward, next_q = _random((6,), (6, 5))
     no_terminal = torch.zeros(6, dtype=torch.bool)
     expected = softmax_q_target(reward, no_terminal, next_q, 2.0, 0.9)

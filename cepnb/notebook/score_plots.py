@@ -50,6 +50,34 @@ def score_figure(records: list[dict]) -> Figure:
     return made
 
 
+def toy_figure(records: list[dict]) -> Figure:
+    """Plot W2 over its floor of toy densities at one β, with 95 % intervals over seeds."""
+    _refuse_none(records)
+    names = list(dict.fromkeys(record["density"] for record in records))
+    methods = list(dict.fromkeys(record["method"] for record in records))
+    made = Figure((2 + len(names), 3.6), layout="constrained")
+    axes = made.subplots()
+    for index, method in enumerate(methods):
+        shift = 0.6 * ((index + 0.5) / len(methods) - 0.5)
+        cases = [
+            [r["w2_ratio"] for r in records if (r["density"], r["method"]) == (name, method)]
+            for name in names
+        ]
+        means, errors = zip(*(mean_interval(values) for values in cases))
+        lower = [min(error, 0.9 * mean) for mean, error in zip(means, errors)]  # the axis is log
+        style = {"color": COLOURS[method], "label": METHOD_LABELS[method]}
+        places = [place + shift for place in range(len(names))]
+        bars = (lower, errors)
+        axes.errorbar(places, means, bars, marker="o", linestyle="", capsize=3, **style)
+    axes.axhline(1, color="black", linewidth=0.8)
+    axes.set(yscale="log", ylim=(0.5, 200), ylabel="$W_2$ / floor")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xticks(range(len(names)), names)
+    axes.set_title(f"β = {records[0]['beta']:g}", fontsize=10)
+    axes.legend(**OUTSIDE)
+    return made
+
+
 def sweep_figure(lines: list[Line]) -> Figure:
     """Plot mean scores over s with 95 % intervals over seeds, one panel per task and option.
 

@@ -4,7 +4,7 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions
 from pathlib import Path
 from queue import Empty
@@ -68,7 +68,7 @@ def result_paths(notebooks: Sequence[Path], folder: Path) -> dict[Path, Path]:
     results = {}
     for path in notebooks:
         digest = environment.copy()
-        for cell in _code_cells(read_notebook(path)):
+        for cell in code_cells(read_notebook(path)):
             digest.update(_digest(cell.source.encode()))
             for name in re.findall(r'"([^"\n]+)"', cell.source):
                 for file in (path.parent / name, PACKAGE.parent / "results" / name):
@@ -94,9 +94,11 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _execute(job: tuple[Path, Path]) -> None:
-    """Execute a notebook and write the result, without what needs a kernel, to the second path."""
-    path, result = job
+def run(path: Path, environment: Mapping[str, str]) -> NotebookNode:
+    """Execute a notebook in a fresh kernel and return it without what needs the kernel.
+
+    Raises `CepnbError` if a cell fails, and if a widget hides an error.
+    """
     notebook = read_notebook(path)
     client = NotebookClient(
         notebook,
@@ -107,7 +109,7 @@ def _execute(job: tuple[Path, Path]) -> None:
         resources={"metadata": {"path": str(path.parent)}},
     )
     try:
-        client.execute(env=os.environ | {IN_PAGE: "1"})
+        client.execute(env=environment)
     except CellExecutionError as error:
         outputs = [cell.get("outputs", ()) for cell in notebook.cells]
         failed = ["error" in {output.output_type for output in cell} for cell in outputs]
@@ -115,17 +117,24 @@ def _execute(job: tuple[Path, Path]) -> None:
         raise CepnbError(f"cell {failed.index(True) + 1}: {reason}") from error
     if found := hidden_errors(notebook):
         raise CepnbError(f"hidden error: {' '.join(found[0].split())}")
-    write_text(result, nbformat.writes(without_kernel(notebook)))
+    return without_kernel(notebook)
+
+
+def _execute(job: tuple[Path, Path]) -> None:
+    """Execute the first path's notebook for the page and write the result to the second path."""
+    path, result = job
+    write_text(result, nbformat.writes(run(path, os.environ | {IN_PAGE: "1"})))
 
 
 def _with_outputs(path: Path, result: Path) -> NotebookNode:
     notebook, executed = read_notebook(path), read_notebook(result)
-    for cell, done in zip(_code_cells(notebook), _code_cells(executed), strict=True):
+    for cell, done in zip(code_cells(notebook), code_cells(executed), strict=True):
         cell.outputs, cell.execution_count = done.outputs, done.execution_count
     return notebook
 
 
-def _code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the cells with code, in order."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
