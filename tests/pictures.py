@@ -1,11 +1,15 @@
-"""Draw the README's two pictures into results/pictures (`make pictures`)."""
+"""Draw the pictures of README and docs into results/pictures (`make pictures`)."""
 
+import io
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
+import torch
 from browsing import ROOT, chromium, jupyterlab, keep_cells, launched, run_all_cells
 from matplotlib.figure import Figure
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from cepnb.densities import benchmark
@@ -35,6 +39,24 @@ def densities() -> Figure:
             if column == 0:
                 panel.set_ylabel(f"β = {beta:g}")
     return made
+
+
+def rising_beta() -> list[Image.Image]:
+    """Frames of an animation: the same noise, guided at rising β, on six densities."""
+    betas = [0.0, *torch.logspace(-0.5, 1.3, 23).tolist()]  # up to 20
+    every = [benchmark.shipped(name) for name in benchmark.SHIPPED]
+    frames = []
+    for beta in [*betas, *[betas[-1]] * 8]:  # the last one stays for a while
+        made, axes = plots.figure(len(every), size=1.5)
+        for panel, models in zip(axes[0], every):
+            eps, gradient = models.guidance("cep_beta", beta)
+            settings, generator = replace(models.settings, samples=1000), seeded(0, "picture")
+            samples = guided_samples(eps, gradient, models.density, settings, generator)
+            plots.sample_panel(panel, samples, plots.COLOURS["cep"])
+            panel.collections[0].set_sizes([1.5])
+        made.suptitle(f"β = {beta:.1f}", fontsize=11)
+        frames.append(Image.open(io.BytesIO(plots.png(made, 80))).convert("RGB").quantize(16))
+    return frames
 
 
 def explorer() -> bytes:
@@ -70,6 +92,10 @@ if __name__ == "__main__":
     FOLDER.mkdir(parents=True, exist_ok=True)
     with atomic_path(FOLDER / "densities.png") as path:
         densities().savefig(path, format="png", dpi=110)
+    with atomic_path(FOLDER / "beta.gif") as path:
+        first, *others = rising_beta()
+        options = {"append_images": others, "duration": 250, "loop": 0, "optimize": True}
+        first.save(path, format="gif", save_all=True, **options)
     with atomic_path(FOLDER / "explorer.png") as path:
         path.write_bytes(explorer())
-    print(f"densities.png and explorer.png are in {FOLDER.relative_to(ROOT)}")
+    print(f"densities.png, beta.gif and explorer.png are in {FOLDER.relative_to(ROOT)}")

@@ -101,6 +101,11 @@ def _write_pages(notebooks: Sequence[Path], folder: Path | None, source: Path) -
     read = {path: read_notebook(path) for path in notebooks}
     first_cells = {path: _first_text(notebook) for path, notebook in read.items()}
     texts = {page: _with_known_links(page, known, source) for page in pages}
+    for path, notebook in read.items():
+        cells = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        for link in LINK.finditer("\n".join(cells)):
+            if link[1] and (path.parent / link[3]).is_file():
+                _copy_picture(path, link[3], source)
     if pages and (entries := folder / "references.bib").exists():
         texts[folder / "references.md"] = _reference_page(entries, read)
         write_text(source / _place(entries), entries.read_text(encoding="utf-8-sig"))
@@ -162,9 +167,7 @@ def _with_known_links(page: Path, known: set[Path], source: Path) -> str:
         picture, text, target = link[1], link[2], link[3]
         file = (page.parent / target).resolve()
         if picture and file.is_file():
-            copy = source / os.path.normpath(_place(page).parent / target)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(file, copy)
+            _copy_picture(page, target, source)
         elif file.exists() and file not in known:
             return text
         return link[0]
@@ -174,6 +177,13 @@ def _with_known_links(page: Path, known: set[Path], source: Path) -> str:
     except (OSError, ValueError) as error:
         raise unreadable(page, "UTF-8", error) from error
     return LINK.sub(replaced, text)
+
+
+def _copy_picture(page: Path, target: str, source: Path) -> None:
+    """Copy a page's picture to the folder in which the page's link finds it."""
+    copy = source / os.path.normpath(_place(page).parent / target)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(page.parent / target, copy)
 
 
 def _reference_page(entries: Path, notebooks: dict[Path, NotebookNode]) -> str:
