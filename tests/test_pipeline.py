@@ -491,6 +491,20 @@ def test_a_trained_folder_is_scored_later_without_its_data(
             run(tmp_path)
 
 
+def test_every_second_state_of_step_4_is_moved_off_the_data(tmp_path: Path) -> None:
+    """The states themselves are those without jitter, which runs of an earlier version drew."""
+    data, states = load_dataset("local/maze2d-umaze", 300, 0), {}
+    for jitter in (0.0, 0.5):
+        chosen = qgpo_settings("ci", energy_states=2_000, energy_jitter=jitter, transitions=300)
+        run = Run(tmp_path / str(jitter), {})
+        states[jitter] = Steps(data, chosen, 0, run, progress=False).contrast_states
+    moved = states[0.5] - states[0.0]
+    assert (moved[::2] == 0).all()
+    torch.testing.assert_close(moved[1::2].std(0), torch.full((4,), 0.5), rtol=0.1, atol=0)
+    known = Steps(data, chosen, 0, run, progress=False).seen.distinct
+    assert (torch.cdist(states[0.0][:20], known).amin(1) < 1e-3).all()
+
+
 def test_settings_of_files_and_the_command_line_are_converted() -> None:
     found = coerce({"scales": [1, 3.0], "beta": 3, "K": 5, "guidance": ["cep"], "labels": "x"})
     assert found == {"scales": (1.0, 3.0), "beta": 3.0, "K": 5, "guidance": ("cep",), "labels": "x"}

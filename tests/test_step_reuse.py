@@ -167,6 +167,7 @@ def test_every_step_of_a_run_has_a_file(finished: Path) -> None:
         ({"beta": 3.0}, ["behaviour", "support", "energy_support", "critic"]),
         ({"labels": "self_normalised"}, ["behaviour", "support", "energy_support", "critic"]),
         ({"energy_states": 0, "energy_K": 4}, ["behaviour", "support", "critic"]),
+        ({"energy_jitter": 0.1}, ["behaviour", "support", "critic"]),
         ({"training": "joint"}, ["behaviour", "support", "energy_support"]),
         ({"K": 5}, ["behaviour", "energy_support"]),
         ({"state_jitter": 0.1}, ["behaviour"]),

@@ -28,7 +28,10 @@ STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "data": ("transitions data_seed reward_tuning", ()),
     "behaviour": (_BEHAVIOUR, ("data",)),
     "support": (f"K {_STORING} {_SAMPLING}", ("behaviour",)),
-    "energy_support": (f"energy_states energy_K {_STORING} {_SAMPLING}", ("behaviour",)),
+    "energy_support": (
+        f"energy_states energy_jitter energy_K {_STORING} {_SAMPLING}",
+        ("behaviour",),
+    ),
     "critic": (_CRITIC, ("support",)),
     **dict.fromkeys(
         _ENERGY_STEPS,

@@ -49,7 +49,8 @@ class Steps:
 
     With `settings.state_jitter`, steps 2 to 4 also use jittered copies of the data. With
     `settings.energy_states`, the energies train on that many random states, with fresh actions of
-    μ_θ: the minimiser of Eq. 20 does not depend on the distribution of states.
+    μ_θ: the minimiser of Eq. 20 does not depend on the distribution of states, so these may also be
+    moved off the data (`settings.energy_jitter`), where policies go.
     """
 
     dataset: InitVar[OfflineDataset]
@@ -93,9 +94,16 @@ class Steps:
 
     @cached_property
     def contrast_states(self) -> Float[Tensor, "n ds"]:
-        """The states of step 4."""
-        count, states = self.settings.energy_states, self.seen.distinct
-        return draw(self.stream("energy states"), count, states)[0] if count else states
+        """The states of step 4; with `settings.energy_jitter`, every second one is moved by noise."""
+        count, jitter = self.settings.energy_states, self.settings.energy_jitter
+        if not count:
+            return self.seen.distinct
+        generator = self.stream("energy states")
+        (states,) = draw(generator, count, self.seen.distinct)
+        if jitter:
+            noise = torch.randn(states[1::2].shape, generator=generator, device=self.device)
+            states[1::2] += jitter * noise
+        return states
 
     @cached_property
     def contrast_actions(self) -> Float[Tensor, "n energy_K da"]:

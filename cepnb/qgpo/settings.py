@@ -24,7 +24,13 @@ CHOICES = {
 }
 MINIMUM = dict(K=2, energy_K=2, data_seed=0, energy_states=0, best_of=0)
 MINIMUM |= dict(
-    q_networks=2, q_pessimism=0, state_jitter=0, place_frequencies=0, target_actions=0, contrasted=2
+    q_networks=2,
+    q_pessimism=0,
+    state_jitter=0,
+    energy_jitter=0,
+    place_frequencies=0,
+    target_actions=0,
+    contrasted=2,
 )
 MAXIMUM = dict(target_rate=1.0, beta=1e30, beta_q=1e30)  # float32 holds βQ up to 3e38
 FIX = "write True or False, 3, 0.5, name, ('one',), or ('one', 'two')"
@@ -76,6 +82,7 @@ class Settings:
     # 4. In-support energy, for CEP and the regression baselines
     beta: float = 10.0  # β of the policy π ∝ μ e^{βQ}, in Eq. 20
     energy_states: int = 0  # states drawn for step 4, with fresh actions; 0 reuses the support set
+    energy_jitter: float = 0.0  # noise of half of energy_states, in standard deviations
     energy_K: int = 16  # actions per state of step 4; equals K if energy_states is 0
     energy_width: int = 256  # units of a hidden layer
     energy_depth: int = 4  # hidden layers
