@@ -209,7 +209,8 @@ def test_other_energies_reuse_the_same_models(
 ) -> None:
     """Behaviour, support set and critic do not depend on how the policy is guided."""
     copy_files(unbroken[0], tmp_path, "behaviour", "support", "critic", "energy_support")
-    found = run(tmp_path, guidance=("cep", "exp_mse", "dps"), labels="self_normalised", episodes=2)
+    changes = dict(labels="self_normalised", q_in_energy=False, episodes=2)
+    found = run(tmp_path, guidance=("cep", "exp_mse", "dps"), **changes)
     assert [record["method"] for record in found["scores"]] == [
         "behaviour",
         "cep",
@@ -242,7 +243,7 @@ def test_without_best_of_k_the_other_scores_stay(
 @pytest.mark.parametrize(
     "changes, complaint",
     [
-        ({"beta": 3.0}, r"settings.json: made with beta 20.0, now 3.0; use another folder"),
+        ({"beta": 3.0}, r"settings.json: made with beta 60.0, now 3.0; use another folder"),
         ({"transitions": 3_000}, r"settings.json: made with rows \d+, now \d+; use another folder"),
         (
             {"scales": (1.0, 2.0, 3.0)},
@@ -262,7 +263,7 @@ def test_metrics_of_another_setting_are_refused_without_a_settings_file(
 ) -> None:
     shutil.copy(unbroken[0] / "metrics.json", tmp_path)
     with pytest.raises(
-        CepnbError, match=r"metrics.json: made with beta 20.0, now 3.0; use another folder"
+        CepnbError, match=r"metrics.json: made with beta 60.0, now 3.0; use another folder"
     ):
         run(tmp_path, beta=3.0)
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
@@ -313,7 +314,7 @@ def test_a_cached_run_is_shared_by_callers_of_the_same_configuration(
     )
     assert (
         folder.name.startswith("maze2d-umaze-ci-seed0-")
-        and read_json(folder / "settings.json")["settings"]["beta"] == 20.0
+        and read_json(folder / "settings.json")["settings"]["beta"] == 60.0
     )
 
 
@@ -419,7 +420,8 @@ def test_critic_and_energies_trained_together(
 ) -> None:
     """The networks of joint training are scored, and another energy trains from their Q."""
     copy_files(unbroken[0], tmp_path, "behaviour", "support", "energy_support")
-    found = run(tmp_path, training="joint", guidance=("cep", "mse", "dps"), episodes=2)
+    changes = dict(training="joint", q_in_energy=False, episodes=2)
+    found = run(tmp_path, guidance=("cep", "mse", "dps"), **changes)
     assert set(found["seconds"]) == {"joint", "evaluation"}
     assert [record["method"] for record in found["scores"]][1:-1] == [
         "cep",
@@ -432,7 +434,7 @@ def test_critic_and_energies_trained_together(
     assert not (tmp_path / "critic.safetensors").exists()
     steps = Steps(
         dataset(ci()),
-        ci(training="joint", guidance=("cep", "mse", "dps"), episodes=2),
+        ci(guidance=("cep", "mse", "dps"), **changes),
         0,
         Run(tmp_path),
         progress=False,

@@ -173,7 +173,7 @@ def test_csv_stores_all_that_the_report_needs(
         rows[3]["gain"] == 0.25
         and rows[0]["gain"] is None
         and rows[0]["seconds"] == 100.5
-        and rows[0]["beta"] == 20.0
+        and rows[0]["beta"] == 60.0
     )
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == report(rows)
@@ -418,7 +418,7 @@ def test_the_figure_of_ablations_has_a_panel_for_each_setting() -> None:
     ]
     assert ablations(rows) == {
         "K": [(4, "base"), (16, "K_16")],
-        "beta": [(5.0, "beta_5"), (20.0, "base"), (40.0, "beta_40")],
+        "beta": [(5.0, "beta_5"), (40.0, "beta_40"), (60.0, "base")],
         "labels": [("posterior", "base"), ("self_normalised", "labels")],
     }
     axes = ablation_figure(rows).axes
@@ -428,7 +428,7 @@ def test_the_figure_of_ablations_has_a_panel_for_each_setting() -> None:
         "labels",
         "local/maze2d-umaze, base",
     ]
-    assert [label.get_text() for label in axes[1].get_xticklabels()] == ["5", "20", "40"]
+    assert [label.get_text() for label in axes[1].get_xticklabels()] == ["5", "40", "60"]
     narrow = ablation_figure(rows, columns=2).axes
     assert (
         [panel.get_subplotspec().num1 for panel in narrow] == [0, 1, 2, 3]
@@ -438,10 +438,10 @@ def test_the_figure_of_ablations_has_a_panel_for_each_setting() -> None:
     exact, headline = axes[1].containers
     assert [exact.get_label(), headline.get_label()] == ["CEP, s = 1", "CEP, s = 3"]
     # differences of 1, 2, 3 and of 3, 6, 9: 2 ± 4.3027/√3 and 6 ± 3 · 4.3027/√3
-    assert headline[0].get_ydata().tolist() == exact[0].get_ydata().tolist() == [2.0, 0.0, 6.0]
+    assert headline[0].get_ydata().tolist() == exact[0].get_ydata().tolist() == [2.0, 6.0, 0.0]
     bounds = [segment[:, 1].tolist() for segment in headline[2][0].get_segments()]
     assert np.ravel(bounds) == pytest.approx(
-        [2 - 2.484, 2 + 2.484, 0, 0, 6 - 7.452, 6 + 7.452], abs=1e-3
+        [2 - 2.484, 2 + 2.484, 6 - 7.452, 6 + 7.452, 0, 0], abs=1e-3
     )
     # CEP at the headline scale under beta_5 less base: 1, 2, 3
     assert (
@@ -485,7 +485,7 @@ def test_the_figure_of_ablations_compares_options_within_a_task() -> None:
         (
             {"settings": SETTINGS | {"beta": 3.0}},
             1,
-            "b/metrics.json: beta is 3.0, but 20.0 in {}/a/metrics.json; report runs",
+            "b/metrics.json: beta is 3.0, but 60.0 in {}/a/metrics.json; report runs",
         ),
         (
             {"profile": "laptop"},

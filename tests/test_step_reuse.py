@@ -29,6 +29,7 @@ TINY = dict(
     q_steps=20,
     energy_steps=20,
     energy_states=100,
+    q_in_energy=False,
     episodes=1,
     best_of=2,
 )

@@ -156,7 +156,7 @@ def test_the_table_of_a_sweep(unbroken: Path) -> None:
             "ci",
         )
         assert (
-            row["beta"] == ("3.0" if row["option"] == "beta_3" else "20.0")
+            row["beta"] == ("3.0" if row["option"] == "beta_3" else "60.0")
             and row["scales"] == "[1.0, 3.0]"
         )
         assert row["headline_scale"] == "1.0" and row["episodes"] == "2" and row["threads"] == "1"

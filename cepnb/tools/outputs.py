@@ -25,6 +25,7 @@ from cepnb.progress import progress_bar
 from cepnb.storage.files import write_text
 from cepnb.tools.book.execution import code_cells, read_notebook, run
 
+RESULTS = Path(__file__).parents[2] / "results"
 LARGEST = 800_000  # bytes of a notebook with outputs
 PICTURE = re.compile(r'<img src="data:image/(png|gif);base64,([^"]+)" alt="([^"]*)" [^>]*>')
 
@@ -51,9 +52,15 @@ def store(paths: Sequence[Path]) -> None:
 
 
 def digest(notebook: NotebookNode) -> str:
-    """Return a digest of a notebook's code; text does not change it."""
+    """Return a digest of a notebook's code and of the results that it names; text does not change it."""
     code = "\0".join(cell.source for cell in code_cells(notebook))
-    return hashlib.sha256(code.encode()).hexdigest()[:16]
+    found = hashlib.sha256(code.encode())
+    for name in re.findall(r'"([^"\n]+)"', code):
+        place = RESULTS / name
+        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if file.suffix in (".json", ".csv") and file.is_file():
+                found.update(file.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def up_to_date(notebook: NotebookNode) -> bool:
