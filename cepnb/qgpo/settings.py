@@ -188,7 +188,7 @@ _SMALL |= dict(q_networks=5, q_pessimism=1.0)
 _SMALL |= dict(beta=60.0, energy_rate=4e-3, energy_final=0.01)
 _SMALL |= dict(labels="posterior")  # less noise: a step takes more states with few actions each
 # A policy stops where f_φ is wrong, as next to the goal; the data's states are not those it visits.
-_SMALL |= dict(energy_jitter=0.5, q_in_energy=True)
+_SMALL |= dict(energy_jitter=0.5)
 _SIZES = {  # setting: (ci, laptop, desktop)
     "transitions": (4_000, 100_000, 400_000),
     "behaviour_widths": ((64, 32), (128, 64, 32), (256, 128, 64)),
@@ -202,6 +202,7 @@ _SIZES = {  # setting: (ci, laptop, desktop)
     "energy_states": (1_000, 12_500, 25_000),  # neighbouring states are similar: larger K instead
     "energy_K": (8, 256, 256),  # labels are biased at small K, the more the larger β is
     "energy_batch": (32, 8, 8),
+    "q_in_energy": (False, True, True),
     "energy_width": (32, 128, 192),
     "energy_depth": (2, 3, 3),
     "energy_steps": (300, 12_000, 40_000),
@@ -235,7 +236,7 @@ _LARGER_MAZES = dict(target_rate=0.03, state_jitter=0.07, place_frequencies=32)
 _SMALL_LOCOMOTION = dict(target_actions=0, target_networks=5, q_pessimism=3.0, discount=0.997)
 # Without Q in it, f_φ has less than half of the gain in Q on walker2d-medium-replay. β = 10 instead of
 # the paper's 3, because at 3 policies of s = 1 are far from the best of 32 actions by Q.
-_SMALL_LOCOMOTION |= dict(beta=10.0)
+_SMALL_LOCOMOTION |= dict(q_in_energy=True, beta=10.0)
 # An expert's actions are narrow, and small errors of μ_θ make a body fall.
 _LAPTOP_LOCOMOTION = dict(
     behaviour_widths=(256, 128, 64),
