@@ -29,7 +29,6 @@ TINY = dict(
     q_steps=10,
     energy_steps=10,
     energy_states=50,
-    q_in_energy=False,
 )
 GUIDANCE = ("cep", "mse", "dps")
 
