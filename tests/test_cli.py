@@ -443,8 +443,8 @@ def test_results_that_are_folders_are_named_before_any_work(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["toy", "--beta", "1", "--beta", "20"],
-        ["toy", "--density", "moons", "--density", "moons"],
+        ["toy", "--scale", "1", "--scale", "2"],
+        ["toy", "--out", "a", "--out", "b"],
         ["qgpo", "--seed", "1", "--seed", "2"],
         ["sweep", "a.toml", "--out", "a", "--out", "b"],
         ["bench", "--rows", "a", "--rows", "b"],

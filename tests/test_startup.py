@@ -20,10 +20,11 @@ HEAVY = set(
     "IPython dask distributed jax sbx stable_baselines3 diffusers requests nbformat nbclient sphinx".split()
 )
 FIGURES = {"matplotlib", "IPython", "ipywidgets", "anywidget"}
-# Modules and sub-packages that are about a library: figures, the book, and D4RL's own code.
+# Modules and sub-packages that are about a library: figures, the book, stored outputs, and D4RL's own code.
 ALLOWED = {
     "notebook": FIGURES,
     "tools.book": HEAVY,
+    "tools.outputs": HEAVY,
     "d4rl_compat": HEAVY,
     "envs.mujoco_py_standin": HEAVY,
 }

@@ -448,7 +448,7 @@ def refusal(**changes: object) -> str:
         ),
         (
             "beta = 3",
-            "beta = 20",
+            "beta = 60",
             "options.beta_3: same settings as options.base for maze2d-umaze; remove one of the two",
         ),
         ("beta_3", "base", "cannot be read as TOML (Cannot declare ('options', 'base') twice"),
