@@ -288,7 +288,7 @@ def _toy(options: argparse.Namespace) -> None:
         check_density(density)
     for beta in options.beta or []:
         check_beta(beta)
-        for method in options.method or METHODS if options.table else options.method or []:
+        for method in options.method or (METHODS if options.table else []):
             toy_settings(profile).check_beta(method, beta)
     if options.table:
         _refuse_combined(options, "table", "scale", "json")

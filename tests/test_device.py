@@ -40,9 +40,7 @@ from cepnb.storage.runs import Run
 from cepnb.storage.tensors import load_tensors
 
 SCHEDULE = VPSchedule()
-CHOSEN = qgpo_settings(
-    "ci", energy_states=0, K=8, energy_K=8, labels="self_normalised", q_in_energy=False
-)
+CHOSEN = qgpo_settings("ci", energy_states=0, K=8, energy_K=8, labels="self_normalised")
 # Operations whose result, or the shape of it, the host must wait for.
 READS = {
     "_local_scalar_dense",

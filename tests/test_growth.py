@@ -28,7 +28,7 @@ from cepnb.tools.bench.inputs import ACTION_DIM, Inputs
 from cepnb.tools.bench.options import SERIES
 from cepnb.tools.bench.timing import operations
 
-SETTINGS = qgpo_settings("ci", K=4, energy_K=4, energy_states=0, sampler_steps=3, q_in_energy=False)
+SETTINGS = qgpo_settings("ci", K=4, energy_K=4, energy_states=0, sampler_steps=3)
 FEW_ROWS, MANY_ROWS = 2_000, 16_000
 
 

@@ -23,13 +23,7 @@ from cepnb.qgpo.transitions import Scaling
 from cepnb.storage.files import read_json, write_json
 from cepnb.storage.tensors import load_tensors, save_tensors
 
-TINY = dict(
-    transitions=2_000,
-    behaviour_steps=10,
-    q_steps=10,
-    energy_steps=10,
-    energy_states=50,
-)
+TINY = dict(transitions=2_000, behaviour_steps=10, q_steps=10, energy_steps=10, energy_states=50)
 GUIDANCE = ("cep", "mse", "dps")
 
 

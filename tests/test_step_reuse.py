@@ -29,7 +29,6 @@ TINY = dict(
     q_steps=20,
     energy_steps=20,
     energy_states=100,
-    q_in_energy=False,
     episodes=1,
     best_of=2,
 )

@@ -132,7 +132,6 @@ def test_eq_20_is_biased_where_good_actions_are_rare_and_right_elsewhere() -> No
             energy_batch=2048 // K,
             labels="self_normalised",
             energy_rate=2e-3,
-            q_in_energy=False,
         )
         net = train_energy(method, states, support, q, chosen, 0, progress=False)
         centre = alpha * beta * slope * spread**2  # of π_t
@@ -195,10 +194,7 @@ def test_an_energy_that_starts_from_q_by_hand(shape: tuple[int, ...]) -> None:
     at = torch.randn(*shape, 2, generator=g)
     s = torch.randn(7, *[1] * (len(shape) - 1), 4, generator=g)
     t = torch.linspace(0.05, 0.95, 7)
-    found, plain = (
-        net(at, t, s),
-        energy_net(4, 2, qgpo_settings("ci", q_in_energy=False), 0)(at, t, s),
-    )
+    found, plain = net(at, t, s), energy_net(4, 2, qgpo_settings("ci"), 0)(at, t, s)
     for i, time in enumerate(t.tolist()):
         log_alpha = -19.9 / 4 * time**2 - 0.1 / 2 * time
         alpha, sigma = math.exp(log_alpha), math.sqrt(1 - math.exp(2 * log_alpha))

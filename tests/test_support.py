@@ -26,14 +26,7 @@ from cepnb.qgpo.transitions import Transitions
 
 SCHEDULE, K, DIM = VPSchedule(), 4, 2
 CHOSEN = qgpo_settings(
-    "ci",
-    K=K,
-    energy_K=K,
-    energy_states=0,
-    q_steps=30,
-    energy_steps=30,
-    sampler_steps=3,
-    q_in_energy=False,
+    "ci", K=K, energy_K=K, energy_states=0, q_steps=30, energy_steps=30, sampler_steps=3
 )
 
 

@@ -42,8 +42,9 @@ def build(notebooks: Sequence[Path], book: Path, work: Path, pages: Path | None 
     """Build the site in `book` from notebooks and a folder of Markdown pages.
 
     A file `references.bib` in that folder becomes a page, too. Return how many notebooks were
-    executed; `work` caches them. The previous book stays until the new one is complete. Raises `CepnbError` on an error in a notebook, on a warning of Sphinx (such
-    as a broken link), on a page above `LIMIT` bytes, and on a page that loads from another host.
+    executed; `work` caches them. The previous book stays until the new one is complete. Raises
+    `CepnbError` on an error in a notebook, on a warning of Sphinx (such as a broken link), on a page
+    above `LIMIT` bytes, and on a page that loads from another host.
     """
     if book.exists() and not (book / "searchindex.js").is_file() and any(book.iterdir()):
         raise CepnbError(f"{book}: this folder is not a book; name an empty or a new folder")
