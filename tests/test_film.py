@@ -10,7 +10,7 @@ from PIL import Image
 from cepnb.envs.locomotion import LocomotionEnv
 from cepnb.envs.registry import TASKS
 from cepnb.errors import CepnbError
-from cepnb.notebook.film import HEIGHT, WIDTH, film
+from cepnb.notebook.film import HEIGHT, WIDTH, show_films
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -38,7 +38,7 @@ def test_a_film_is_one_gif_with_one_frame_per_body() -> None:
     for _ in range(6):
         env.step(np.ones((1, 6)))
         bodies.append(env.body(0))
-    shown = film(
+    shown = show_films(
         {"one": bodies, "two": bodies[:2]}, {"one": "#0072B2", "two": "#D55E00"}, "two <films>"
     ).data
     assert 'alt="two &lt;films&gt;"' in shown
@@ -54,9 +54,9 @@ def test_a_film_is_one_gif_with_one_frame_per_body() -> None:
     )
     assert (blue > 100).sum() > 500 and (orange < -100).sum() > 500
     with pytest.raises(CepnbError, match="film 'none' has no frames; pass at least one"):
-        film({"none": []}, {"none": "red"}, "")
+        show_films({"none": []}, {"none": "red"}, "")
     with pytest.raises(CepnbError, match="there is no film; pass at least one"):
-        film({}, {}, "")
+        show_films({}, {}, "")
     bad = (np.full((1, 2, 2), np.nan), np.ones(1))
     with pytest.raises(CepnbError, match="film 'bad': 4 of 5 values are not finite; end it"):
-        film({"bad": [bad]}, {"bad": "red"}, "")
+        show_films({"bad": [bad]}, {"bad": "red"}, "")

@@ -1,5 +1,6 @@
 """Every notebook: clean source, required parts, valid links and equations, right solutions."""
 
+import ast
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from cepnb import notebook as notebook_names
 from cepnb.errors import CepnbError
 from cepnb.notebook import exercises, own_code, score_plots
 from cepnb.tools import outputs
@@ -57,6 +59,25 @@ def test_stored_outputs_belong_to_the_code(path: Path) -> None:
         assert stored and not any(output.output_type == "error" for output in stored)
         kinds = {kind for output in stored for kind in output.get("data", {})}
         assert "image/png" in kinds and not any("widget" in kind for kind in kinds)
+
+
+def test_notebooks_import_the_package_from_one_place() -> None:
+    imported: set[str] = set()
+    for code in (code for path in PATHS for code in cells(path, "code")):
+        for node in ast.walk(ast.parse(code)):
+            names = [alias.name for alias in getattr(node, "names", []) if hasattr(alias, "asname")]
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("cepnb"):
+                assert node.module == "cepnb.notebook"
+                imported |= set(names)
+            elif isinstance(node, ast.Import):
+                assert not any(name.startswith("cepnb") for name in names)
+    own = {"exercises", "own_code", "plots", "score_plots"}  # modules of cepnb.notebook itself
+    assert imported == set(notebook_names.__all__) | own
+    for name in notebook_names.__all__:
+        value = getattr(notebook_names, name)
+        assert getattr(value, "__name__", name).rpartition(".")[2] == name
+    with pytest.raises(AttributeError, match="no attribute 'other'"):
+        notebook_names.__getattr__("other")
 
 
 def test_one_cell_is_on_the_front_page_of_the_book_and_makes_an_explorer() -> None:

@@ -20,7 +20,7 @@ SCALE = 2  # panels are drawn larger and then reduced, for smooth edges
 Body = tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]
 
 
-def film(films: dict[str, Sequence[Body]], colours: dict[str, str], alt: str) -> HTML:
+def show_films(films: dict[str, Sequence[Body]], colours: dict[str, str], alt: str) -> HTML:
     """Show several films side by side as one animated GIF, each under its title.
 
     A film that ends holds its last frame. The view follows the body, and the ground has a mark
