@@ -404,7 +404,7 @@ def test_a_second_build_executes_nothing_and_updates_text(folder: Path) -> None:
 
 
 def test_what_requires_a_new_execution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Code, a file it names, the profile and the package do; text and display code do not."""
+    """Code, a file or folder it names, the profile and the package do; text and display code do not."""
 
     def result(text: str = "# Text", code: str = 'open("numbers.txt")') -> Path:
         path = write(tmp_path / "notebooks", "00_one", [text, code])
@@ -415,6 +415,7 @@ def test_what_requires_a_new_execution(tmp_path: Path, monkeypatch: pytest.Monke
         (package / name).parent.mkdir(parents=True, exist_ok=True)
         (package / name).write_text("x = 1", encoding="utf-8")
     monkeypatch.setattr(execution, "PACKAGE", package)
+    monkeypatch.setattr(execution, "RESULTS", tmp_path / "results")
     monkeypatch.setenv("CEPNB_PROFILE", "ci")
     results = [result()]
     assert result(text="# Other text") == results[0]
@@ -428,6 +429,11 @@ def test_what_requires_a_new_execution(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "results").mkdir()
     (tmp_path / "results/numbers.txt").write_text("2", encoding="utf-8")
     results.append(result())
+    results.append(result(code='show("runs")'))
+    (tmp_path / "results/runs/seed0").mkdir(parents=True)
+    (tmp_path / "results/runs/seed0/metrics.json").write_text("{}", encoding="utf-8")
+    results.append(result(code='show("runs")'))
+    assert not execution.named_files('join(".", "..", "/", "/etc")', tmp_path / "results")
     (package / "module.py").write_text("x = 2", encoding="utf-8")
     results.append(result())
     monkeypatch.setenv("CEPNB_PROFILE", "laptop")

@@ -23,9 +23,15 @@ from cepnb.errors import CepnbError, Once, exit_status
 from cepnb.profiles import profile_name
 from cepnb.progress import progress_bar
 from cepnb.storage.files import write_text
-from cepnb.tools.book.execution import code_cells, read_notebook, run
+from cepnb.tools.book.execution import (
+    RESULTS,
+    code_cells,
+    named_files,
+    read_notebook,
+    run,
+    with_outputs,
+)
 
-RESULTS = Path(__file__).parents[2] / "results"
 LARGEST = 800_000  # bytes of a notebook with outputs
 PICTURE = re.compile(r'<img src="data:image/(png|gif);base64,([^"]+)" alt="([^"]*)" [^>]*>')
 
@@ -38,11 +44,9 @@ def store(paths: Sequence[Path]) -> None:
     """
     old = [path for path in paths if not up_to_date(read_notebook(path))]
     for path in progress_bar(old, desc="notebooks", disable=not old):
-        executed = run(path, os.environ)
-        notebook = read_notebook(path)
-        for cell, done in zip(code_cells(notebook), code_cells(executed), strict=True):
-            cell.outputs = [_still(output) for output in done.outputs]
-            cell.execution_count = done.execution_count
+        notebook = with_outputs(read_notebook(path), run(path, os.environ))
+        for cell in code_cells(notebook):
+            cell.outputs = [_still(output) for output in cell.outputs]
         notebook.metadata["cepnb"] = {"profile": profile_name(), "code": digest(notebook)}
         text = nbformat.writes(notebook) + "\n"
         if (size := len(text.encode())) > LARGEST:
@@ -55,11 +59,9 @@ def digest(notebook: NotebookNode) -> str:
     """Return a digest of a notebook's code and of the results that it names; text does not change it."""
     code = "\0".join(cell.source for cell in code_cells(notebook))
     found = hashlib.sha256(code.encode())
-    for name in re.findall(r'"([^"\n]+)"', code):
-        place = RESULTS / name
-        for file in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if file.suffix in (".json", ".csv") and file.is_file():
-                found.update(file.read_bytes())
+    for file in named_files(code, RESULTS):
+        if file.suffix in (".json", ".csv"):
+            found.update(file.read_bytes())
     return found.hexdigest()[:16]
 
 

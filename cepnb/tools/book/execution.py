@@ -27,6 +27,7 @@ from cepnb.storage.files import unreadable, write_text
 from cepnb.tools.book.outputs import hidden_errors, without_kernel
 
 PACKAGE = Path(__file__).parents[2]
+RESULTS = PACKAGE.parent / "results"
 DISPLAY_ONLY = ("tools/book", "notebook/sliders/static")  # do not affect what a notebook computes
 POLL_SECONDS = 1.0
 # What nbformat raises on damaged files, in addition to its `ValidationError`.
@@ -50,7 +51,9 @@ def execute(notebooks: Sequence[Path], folder: Path) -> tuple[dict[Path, Noteboo
         for cached in folder.glob(f"{path.stem}-{profile_name()}-*.ipynb"):
             if cached != result:
                 cached.unlink()
-    return {path: _with_outputs(path, result) for path, result in results.items()}, len(missing)
+    read = read_notebook
+    done = {path: with_outputs(read(path), read(result)) for path, result in results.items()}
+    return done, len(missing)
 
 
 def result_paths(notebooks: Sequence[Path], folder: Path) -> dict[Path, Path]:
@@ -70,13 +73,24 @@ def result_paths(notebooks: Sequence[Path], folder: Path) -> dict[Path, Path]:
         digest = environment.copy()
         for cell in code_cells(read_notebook(path)):
             digest.update(_digest(cell.source.encode()))
-            for name in re.findall(r'"([^"\n]+)"', cell.source):
-                for file in (path.parent / name, PACKAGE.parent / "results" / name):
-                    if file.is_file():
-                        digest.update(_digest(file.read_bytes()))
+            for file in named_files(cell.source, path.parent, RESULTS):
+                digest.update(_digest(file.read_bytes()))
         name = f"{path.stem}-{profile_name()}-{digest.hexdigest()[:16]}.ipynb"
         results[path] = folder / name
     return results
+
+
+def named_files(code: str, *folders: Path) -> list[Path]:
+    """Return the files that strings of the code name in `folders`, and all files of named subfolders."""
+    found: list[Path] = []
+    for name in re.findall(r'"([^"\n]+)"', code):
+        for folder in folders:
+            place = folder / name
+            if place.is_file():
+                found.append(place)
+            elif folder.resolve() in place.resolve().parents:  # not ".." and not "/"
+                found += [file for file in sorted(place.rglob("*")) if file.is_file()]
+    return found
 
 
 def read_notebook(path: Path) -> NotebookNode:
@@ -126,8 +140,8 @@ def _execute(job: tuple[Path, Path]) -> None:
     write_text(result, nbformat.writes(run(path, os.environ | {IN_PAGE: "1"})))
 
 
-def _with_outputs(path: Path, result: Path) -> NotebookNode:
-    notebook, executed = read_notebook(path), read_notebook(result)
+def with_outputs(notebook: NotebookNode, executed: NotebookNode) -> NotebookNode:
+    """Put the outputs of the executed copy into a notebook, whose text may differ, and return it."""
     for cell, done in zip(code_cells(notebook), code_cells(executed), strict=True):
         cell.outputs, cell.execution_count = done.outputs, done.execution_count
     return notebook
