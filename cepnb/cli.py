@@ -20,7 +20,7 @@ from cepnb import __version__
 from cepnb.datasets.registry import LOCAL
 from cepnb.densities.names import DENSITY_HELP, DENSITY_NAMES, METHODS
 from cepnb.diffusion.devices import DEVICES
-from cepnb.envs.registry import ENVIRONMENTS, TASKS
+from cepnb.envs.registry import AGENTS, ENVIRONMENTS
 from cepnb.errors import CepnbError, Once, exit_status
 from cepnb.profiles import PROFILES, profile_name
 from cepnb.tools.terminal import print_columns, print_markdown, wrapped
@@ -222,12 +222,12 @@ def _parser() -> argparse.ArgumentParser:
     add = command(
         "agent",
         _agent,
-        "train the agents that generate local locomotion data",
-        "The package has these agents already. Writes NAME.safetensors to --out. Takes about half an "
-        "hour and needs the extra: pip install 'cepnb[agents]'.",
+        "train the agents that generate local locomotion and AntMaze data",
+        "The package has these agents already. Writes NAME.safetensors to --out. Takes half an hour "
+        "or more and needs the extra: pip install 'cepnb[agents]'.",
         "python -m cepnb agent --environment hopper --out runs/agents",
     ).add_argument
-    add("--environment", required=True, help=f"one of {', '.join(TASKS)}")
+    add("--environment", required=True, help=f"one of {', '.join(AGENTS)}")
     add("--steps", type=int, help="environment steps (default: as for the packaged agents)")
     add("--seed", type=int, default=0, help="seed of training (default 0)")
     add("--out", type=_path, required=True, help="folder of NAME.safetensors and checkpoints")
@@ -500,17 +500,18 @@ def _data(options: argparse.Namespace) -> None:
 
 
 def _agent(options: argparse.Namespace) -> None:
-    from cepnb.envs.registry import task
     from cepnb.storage.files import check_writable
     from cepnb.storage.validation import check_seed
 
-    task(options.environment)
+    name, rest = options.environment, (options.steps, options.seed, options.out)
+    if name not in AGENTS:
+        raise CepnbError(f"environment '{name}': use one of {', '.join(AGENTS)}")
     check_seed(options.seed)
     check_writable(options.out / "checkpoint")
 
-    from cepnb.datasets.sac import make_history
+    from cepnb.datasets import ant_training, sac
 
-    print(make_history(options.environment, options.steps, options.seed, options.out))
+    print(ant_training.make_walker(*rest) if name == "ant" else sac.make_history(name, *rest))
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ the local data:
 
     maze2d-{umaze,medium,large}-local-v1 and -local-noisy-v1, such as maze2d-umaze-local-noisy-v1
     {hopper,halfcheetah,walker2d}-{medium,medium-replay,medium-expert,expert}-local-v2
+    antmaze-{umaze,umaze-diverse,medium-play,medium-diverse,large-play,large-diverse}-local-v2
 
 To compare with the original engine, make a second environment without cepnb: `pip install
 free-mujoco-py d4rl` needs Python 3.10 or older, cepnb 3.11 or newer. The wheel contains MuJoCo 2.1
@@ -49,7 +50,9 @@ def _download(url: str) -> str:
 
 def _register(name: str) -> None:
     """Register the environment of a local dataset with gym as d4rl registers its own."""
+    import gym
     from d4rl.gym_mujoco import gym_envs
+    from d4rl.locomotion.ant import make_ant_maze_env
     from d4rl.pointmaze import maze_model
     from gym.envs.registration import register
 
@@ -64,6 +67,9 @@ def _register(name: str) -> None:
         layout = {"umaze": "U_MAZE", "medium": "MEDIUM_MAZE", "large": "LARGE_MAZE"}[maze]
         kwargs |= {"maze_spec": getattr(maze_model, layout)}
         kwargs |= {"reward_type": "sparse", "reset_target": False}
+    elif family == "antmaze":
+        identity, make = f"{stem}-local-v2", make_ant_maze_env
+        kwargs |= gym.spec(f"{stem}-v2").kwargs
     else:
         identity = f"{stem}-local-v2"
         make = getattr(gym_envs, f"get_{family.removesuffix('2d').removeprefix('half')}_env")

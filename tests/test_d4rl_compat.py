@@ -15,7 +15,7 @@ from serving import serving
 
 from cepnb.datasets.registry import QUALITIES, load_dataset
 from cepnb.envs.maze import LAYOUTS, MazeEnv
-from cepnb.envs.registry import TASKS
+from cepnb.envs.registry import ANTMAZES, TASKS
 from cepnb.errors import CepnbError
 from cepnb.qgpo.settings import qgpo_settings
 
@@ -53,6 +53,7 @@ print(json.dumps(found))
 STEPS = {
     "maze2d-umaze-local-v1": 1000,
     "hopper-medium-local-v2": 5,
+    "antmaze-umaze-local-v2": 5,
     "hopper-medium-v2": 100,
     "halfcheetah-medium-v2": 100,
     "walker2d-medium-v2": 100,
@@ -119,8 +120,15 @@ def test_locomotion_with_local_data(client: dict) -> None:
     )
     assert_dataset(found, "local/hopper-medium")
     mazes = [f"maze2d-{maze}-local-{kind}" for maze in LAYOUTS for kind in ("noisy-v1", "v1")]
+    ants = [f"{maze}-local-v2" for maze in ANTMAZES]
     bodies = [f"{task}-{quality}-local-v2" for task in TASKS for quality in QUALITIES]
-    assert client["names"] == sorted(mazes + bodies)
+    assert client["names"] == sorted(mazes + bodies + ants)
+
+
+def test_antmaze_with_local_data(client: dict) -> None:
+    found = client["antmaze-umaze-local-v2"]
+    assert np.shape(found["observations"])[1] == 29 and found["score"] == 100
+    assert_dataset(found, "local/antmaze-umaze")
 
 
 @pytest.mark.filterwarnings("ignore")

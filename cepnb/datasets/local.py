@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from numpy import ndarray as Array
 
 from cepnb import __version__
 from cepnb.datasets.agents import collect_locomotion, shipped_agents
+from cepnb.datasets.ant import shipped_walker
+from cepnb.datasets.antmaze import NOISE as ANT_NOISE
+from cepnb.datasets.antmaze import collect_antmaze
 from cepnb.datasets.registry import check_local
 from cepnb.datasets.waypoint import NOISE, collect_maze
 from cepnb.envs.maze import LAYOUTS
@@ -17,9 +21,9 @@ from cepnb.errors import CepnbError
 from cepnb.storage.files import HDF5_DAMAGE, atomic_path, cache_dir, check_writable, not_read
 
 ORIGIN = "made locally by cepnb after D4RL's {} recipe; this is not the published D4RL file"
-ROW_BYTES = 200  # more than a row takes in the file
+ROW_BYTES = 400  # more than a row takes in the file
 # Versions of the collecting code; raise one when the same settings give other arrays.
-RECIPES = {"maze2d": 1, "locomotion": 1}
+RECIPES = {"maze2d": 1, "locomotion": 1, "antmaze": 1}
 
 
 def local_dataset(name: str, transitions: int, seed: int) -> Path:
@@ -38,6 +42,11 @@ def local_dataset(name: str, transitions: int, seed: int) -> Path:
         rows, steps = "/".join(LAYOUTS[maze].rows), LAYOUTS[maze].max_steps
         recipe = {"noise": NOISE if noisy else 0.0, "layout": rows, "steps": steps}
         collect = lambda: collect_maze(maze, transitions, seed, noisy)
+    elif family == "antmaze":
+        walker, kind = shipped_walker(), "antmaze"
+        parts = path.with_suffix(f".{walker.sha256[:8]}.parts")  # finished episodes, to resume
+        recipe = {"ant": json.dumps(walker.recipe), "ant_sha256": walker.sha256, "noise": ANT_NOISE}
+        collect = lambda: collect_antmaze(stem, transitions, seed, parts)
     else:
         history, kind = shipped_agents(family), "locomotion"
         recipe = {"agents": json.dumps(history.recipe), "agents_sha256": history.sha256}
@@ -52,6 +61,8 @@ def local_dataset(name: str, transitions: int, seed: int) -> Path:
     about = {"origin": ORIGIN.format(kind), "name": name, "seed": seed}
     versions = {"mujoco": version("mujoco"), "numpy": np.__version__, "cepnb": __version__}
     write_dataset(path, collect(), recipe | about | versions)
+    if kind == "antmaze":
+        shutil.rmtree(parts, ignore_errors=True)
     verify(path)
     return path
 

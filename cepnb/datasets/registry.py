@@ -6,13 +6,14 @@ The names need neither torch nor numpy, so that commands refuse a wrong one at o
 import re
 from pathlib import Path
 
-from cepnb.envs.registry import MAZES, TASKS, family_of
+from cepnb.envs.registry import ANTMAZES, MAZES, TASKS, family_of
 from cepnb.errors import CepnbError
 
 QUALITIES = ("medium", "medium-replay", "medium-expert", "expert")  # of local locomotion data
 LOCAL = (
     *(f"local/maze2d-{maze}{noise}" for maze in MAZES for noise in ("", "-noisy")),
     *(f"local/{task}-{quality}" for task in TASKS for quality in QUALITIES),
+    *(f"local/{maze}" for maze in ANTMAZES),
 )
 MINARI = r"([-\w]+/)*[-\w]+-v\d+"  # with a version; a name without one is a folder of datasets
 

@@ -5,6 +5,7 @@ The variant is CrossQ (Bhatt et al. 2024): batch renormalisation instead of targ
 
 import json
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -59,10 +60,7 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path) -> Path:
 
     settings = {"environment": name, "steps": steps, "seed": seed, "settings": SETTINGS}
     Run(training, settings)
-    if not (training / "ended.json").exists():
-        for path in training.glob("*.safetensors"):
-            path.unlink()  # from killed training
-        _train(name, steps, seed, training)
+    train_actors(lambda: gymnasium_task(name), steps, EVERY, SETTINGS, seed, training)
     paths, scored = sorted(training.glob("*.safetensors")), training / "returns.json"
     returns: dict[str, float] = read_json(scored) if scored.exists() else {}
 
@@ -100,6 +98,13 @@ def make_history(name: str, steps: int | None, seed: int, folder: Path) -> Path:
     return file
 
 
+def gymnasium_task(name: str) -> "gymnasium.Env":
+    """Create gymnasium's environment of a locomotion task."""
+    import gymnasium
+
+    return gymnasium.make(task(name))
+
+
 def agent_of(path: Path) -> Agent:
     """Load sbx's actor from a file of the training as an `Agent`.
 
@@ -119,10 +124,24 @@ def agent_of(path: Path) -> Agent:
     return Agent(tuple(weights))
 
 
-def _train(name: str, steps: int, seed: int, folder: Path) -> None:
-    """Train with sbx and save the actor every `EVERY` steps; `ended.json` marks the end."""
+def train_actors(
+    make: Callable[[], "gymnasium.Env"],
+    steps: int,
+    every: int,
+    settings: dict,
+    seed: int,
+    folder: Path,
+) -> None:
+    """Train by CrossQ of sbx and save the actor every `every` steps; `ended.json` marks the end.
+
+    Returns at once if the training in `folder` has ended; killed training restarts. Raises
+    `CepnbError` without the extra.
+    """
+    if (folder / "ended.json").exists():
+        return
+    for path in folder.glob("*.safetensors"):
+        path.unlink()  # from killed training
     try:
-        import gymnasium
         import jax
         import torch
         from sbx import CrossQ
@@ -135,7 +154,7 @@ def _train(name: str, steps: int, seed: int, folder: Path) -> None:
     class SaveActor(BaseCallback):
         def _on_step(self) -> bool:
             bar.update()
-            if self.num_timesteps % EVERY == 0:
+            if self.num_timesteps % every == 0:
                 actor, tensors = self.model.policy.actor_state, {}
                 parts = {"params": actor.params, "stats": actor.batch_stats}
                 for keys, leaf in jax.tree_util.tree_flatten_with_path(parts)[0]:
@@ -146,10 +165,10 @@ def _train(name: str, steps: int, seed: int, folder: Path) -> None:
 
     with (
         warnings.catch_warnings(),
-        progress_bar(total=steps, desc=f"CrossQ, {name}", mininterval=0.5) as bar,
+        progress_bar(total=steps, desc="CrossQ", mininterval=0.5) as bar,
     ):
         warnings.simplefilter("ignore")
-        model = CrossQ("MlpPolicy", gymnasium.make(task(name)), seed=seed, **SETTINGS)
+        model = CrossQ("MlpPolicy", make(), seed=seed, **settings)
         model.learn(steps, callback=SaveActor())
     packages = ("sbx-rl", "jax", "gymnasium", "mujoco")
     write_json(folder / "ended.json", {package: version(package) for package in packages})

@@ -43,7 +43,7 @@ class WaypointController:
 
     def _plan(self, cell: Cell, goal: Cell) -> None:
         if goal not in self._steps_to:
-            self._steps_to[goal] = _steps_towards(self._maze, goal)
+            self._steps_to[goal] = next_cells(self._maze.cells, goal)
         self._goal, self._waypoints = goal, deque()
         while (cell := self._steps_to[goal][cell]) != goal:
             dx, dy = (0.2 * self._random.random(2)).tolist()
@@ -107,9 +107,9 @@ def _near(x: float, y: float, place: Place) -> bool:
     return (x - place[0]) ** 2 + (y - place[1]) ** 2 < ARRIVED**2
 
 
-def _steps_towards(maze: Layout, goal: Cell) -> dict[Cell, Cell]:
+def next_cells(cells: list[Cell], goal: Cell) -> dict[Cell, Cell]:
     """Return each free cell's next cell on a shortest path to `goal`, by breadth-first search."""
-    free, step, queue = set(maze.cells), {goal: goal}, deque([goal])
+    free, step, queue = set(cells), {goal: goal}, deque([goal])
     while queue:
         i, j = queue.popleft()
         for cell in ((i + 1, j), (i - 1, j), (i, j + 1), (i, j - 1)):

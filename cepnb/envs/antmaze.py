@@ -13,6 +13,7 @@ from cepnb.envs.d4rl_package import episode_limit, prepare_environments
 from cepnb.envs.quiet import quiet
 from cepnb.envs.registry import ANTMAZES
 from cepnb.errors import CepnbError
+from cepnb.storage.validation import check_shape
 
 
 class AntMazeEnv(SimulatorEpisodes):
@@ -32,6 +33,22 @@ class AntMazeEnv(SimulatorEpisodes):
         with self.simulating("creation"):
             maze = _make(f"{name}-v2")
             self.use([Ant(maze) for _ in range(self.count)])
+
+    def goals(self) -> Float[Array, "count 2"]:
+        """Return the goals of the episodes, in metres."""
+        return np.array([ant.goal for ant in self._simulators], dtype=float)
+
+    def move(self, positions: Float[Array, "count 2"]) -> Float[Array, "count 29"]:
+        """Move the ants to other positions without a step, and return the observations."""
+        check_shape(f"{self.name}: positions", positions, self.count, 2)
+        with self.simulating("move"):
+            for row, ant in enumerate(self._simulators):
+                self._observations[row] = ant.move(positions[row])
+        return self._observations.copy()
+
+    def tiles(self) -> tuple[list[list[int | str]], float]:
+        """Return D4RL's rows of cells (1 a wall, "r" the start, "g" the goal), and a cell's size."""
+        return self._simulators[0].tiles()
 
     def __getstate__(self) -> dict:
         """Return all attributes; of each ant its simulation and goal: D4RL's maze has no pickle."""
@@ -69,6 +86,14 @@ class Ant:
     def step(self, action: Float[Array, "8"]) -> tuple[Float[Array, "29"], float, bool, dict]:
         self._insert()
         return self._maze.step(action)
+
+    def move(self, position: Float[Array, "2"]) -> Float[Array, "29"]:
+        self._insert()
+        self._inner.set_xy(position)
+        return self._inner._get_obs()
+
+    def tiles(self) -> tuple[list[list[int | str]], float]:
+        return self._inner._maze_map, self._inner._maze_size_scaling
 
     def _insert(self) -> None:
         """Put this ant's simulation and goal into the shared environment."""

@@ -16,6 +16,7 @@ ANTMAZES = (
     "antmaze-large-play",
     "antmaze-large-diverse",
 )
+AGENTS = (*TASKS, "ant")  # agents that make local data; the ant walks in AntMaze
 ENVIRONMENTS = (*(f"maze2d-{maze}" for maze in MAZES), *TASKS, *ANTMAZES)
 
 

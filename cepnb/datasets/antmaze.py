@@ -1,0 +1,183 @@
+"""D4RL's AntMaze recipe: an ant walks along the shortest path of cells to one goal after another."""
+
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray as Array
+
+from cepnb.datasets.ant import REACHED, Walker, shipped_walker, upright
+from cepnb.datasets.waypoint import Cell, next_cells
+from cepnb.envs.antmaze import AntMazeEnv
+from cepnb.errors import CepnbError
+from cepnb.progress import progress_bar
+
+NOISE = 0.2  # standard deviation of the action noise
+NEAR = 1.0  # a waypoint counts as reached within this distance, in metres
+FALLEN = 50  # steps on its back after which an episode is cut
+BATCH = 20  # ants stepped together
+KEYS = {  # array of an episode: its type
+    "observations": np.float32,
+    "actions": np.float32,
+    "rewards": np.float32,
+    "terminals": bool,
+    "timeouts": bool,
+    "infos/goal": np.float32,
+}
+# Goals of "play", as row and column: D4RL's, but with the goal cell (6, 6) instead of its neighbour.
+PLAY_GOALS = {
+    "antmaze-medium-play": ((2, 6), (5, 1), (6, 6)),
+    "antmaze-large-play": ((1, 6), (3, 5), (3, 10), (5, 2), (7, 4), (7, 6), (7, 9)),
+}
+
+
+class Planner:
+    """Lead one ant through a maze from goal to goal.
+
+    A waypoint is a place in the next cell. An ant at its goal gets another one. In the cell of the
+    environment's goal, `target`, that goal is taken.
+    """
+
+    def __init__(
+        self, maze: "Maze", target: Float[Array, "2"], random: np.random.Generator
+    ) -> None:
+        self._maze, self._target, self._random = maze, target, random
+        self._path: deque[Array] = deque()
+
+    def towards(self, position: Float[Array, "2"]) -> Float[Array, "2"]:
+        """Return the waypoint relative to the ant at `position`."""
+        if self._path:
+            near = NEAR if len(self._path) > 1 else REACHED
+            if np.linalg.norm(self._path[0] - position) < near:
+                self._path.popleft()
+        if not self._path:
+            self._plan(self._maze.cell(position))
+        return self._path[0] - position
+
+    def _plan(self, cell: Cell) -> None:
+        goals = [goal for goal in self._maze.goals if goal != cell] or self._maze.goals
+        goal = goals[self._random.integers(len(goals))]
+        while cell != goal:
+            cell = self._maze.next[goal][cell]
+            self._path.append(self._maze.place_in(cell, self._random))
+        if goal == self._maze.target_cell:
+            self._path = deque([*list(self._path)[:-1], self._target])
+
+
+class Maze:
+    """The cells of an AntMaze, and the cells where episodes of its data start and lead to."""
+
+    def __init__(self, name: str, tiles: list[list[int | str]], size: float) -> None:
+        cells = [(i, j) for i, row in enumerate(tiles) for j, tile in enumerate(row) if tile != 1]
+        (self._start,) = [cell for cell in cells if tiles[cell[0]][cell[1]] == "r"]
+        (self.target_cell,) = [cell for cell in cells if tiles[cell[0]][cell[1]] == "g"]
+        self._size = size
+        self.goals: list[Cell] = list(PLAY_GOALS.get(name, [self.target_cell]))
+        self.starts: list[Cell] = [self._start]
+        if name != "antmaze-umaze":
+            self.starts = [cell for cell in cells if cell not in self.goals]
+        if name.endswith("diverse"):
+            self.starts = self.goals = cells
+        self._cells = np.array(cells)
+        self.next = {goal: next_cells(cells, goal) for goal in self.goals}
+
+    def middle(self, cell: Cell) -> Float[Array, "2"]:
+        """Return the middle of a cell: x grows with columns, y with rows, and 0 is D4RL's start."""
+        return self._size * (np.array(cell[::-1], dtype=float) - self._start[::-1])
+
+    def place_in(self, cell: Cell, random: np.random.Generator) -> Float[Array, "2"]:
+        """Draw D4RL's place in a cell: its middle plus a draw from [0, 1)², in metres."""
+        return self.middle(cell) + random.random(2)
+
+    def cell(self, position: Float[Array, "2"]) -> Cell:
+        """Return the free cell with the nearest middle."""
+        at = position[::-1] / self._size + self._start
+        return tuple(self._cells[np.square(self._cells - at).sum(axis=1).argmin()].tolist())
+
+
+def collect_antmaze(name: str, transitions: int, seed: int, folder: Path) -> dict[str, Array]:
+    """Collect `transitions` rows of an AntMaze dataset as arrays in D4RL's layout.
+
+    Episodes run in the environment that scores policies, with its rewards and ends: reward 1 and a
+    terminal within 0.5 of its goal, a timeout after 700 (umaze) or 1000 steps. The ant also walks to
+    other goals, and to the next one after each:
+
+    - umaze: from the start to the goal
+    - -play: from random free cells to hand-picked cells
+    - -diverse: from random free cells to random free cells
+
+    Actions have noise N(0, 0.2²). An ant on its back does not get up again, so its episode is cut
+    after `FALLEN` steps, in D4RL at the time limit. Finished episodes are kept in `folder`, so that
+    a later call resumes, bit for bit. Raises `CepnbError` on an unknown maze and on fewer than two rows.
+    """
+    if transitions < 2:
+        raise CepnbError(f"transitions {transitions}: use at least 2")
+    walker, parts, rows = shipped_walker(), [], 0
+    with progress_bar(total=transitions, desc=name, leave=False) as bar:
+        while rows < transitions:
+            file = folder / f"{len(parts) // BATCH:04d}.safetensors"
+            if not file.exists():
+                seeds = np.random.SeedSequence((seed, len(parts) // BATCH))
+                _save(file, _episodes(name, walker, seeds, transitions - rows))
+            parts += _load(file)
+            rows = sum(len(part["rewards"]) for part in parts)
+            bar.update(min(rows, transitions) - bar.n)
+    arrays = {key: np.concatenate([part[key] for part in parts])[:transitions] for key in parts[0]}
+    arrays["timeouts"][-1] = not arrays["terminals"][-1]
+    return arrays | {
+        "infos/qpos": arrays["observations"][:, :15],
+        "infos/qvel": arrays["observations"][:, 15:],
+    }
+
+
+def _episodes(
+    name: str, walker: Walker, seeds: np.random.SeedSequence, rows: int
+) -> list[dict[str, Array]]:
+    """Step `BATCH` ants together and return each one's rows in D4RL's layout.
+
+    Stops early once the episodes up to the first that still runs have `rows` rows.
+    """
+    start, noise = seeds.spawn(2)
+    env = AntMazeEnv(name, BATCH, int(start.generate_state(1)[0]))
+    random, states = np.random.default_rng(noise), env.reset()
+    maze = Maze(name, *env.tiles())
+    if len(maze.starts) > 1:
+        cells = random.integers(len(maze.starts), size=BATCH)
+        states = env.move(np.array([maze.place_in(maze.starts[i], random) for i in cells]))
+    goals = env.goals()
+    planners = [Planner(maze, goal, random) for goal in goals]
+    steps, alive = [], np.ones(BATCH, dtype=bool)
+    lengths, fallen = np.zeros((2, BATCH), dtype=int)
+    while alive.any() and lengths[: alive.argmax() + 1].sum() < rows:
+        towards = np.ones((BATCH, 2))  # of ants whose episode has ended
+        for row in np.flatnonzero(alive):
+            towards[row] = planners[row].towards(states[row, :2])
+        actions = walker(states, towards, random)
+        actions = np.clip(actions + NOISE * random.standard_normal(actions.shape), -1, 1)
+        after, rewards, terminals, truncated = env.step(actions)
+        fallen = np.where(upright(after), 0, fallen + 1)
+        timeouts = (truncated | (fallen >= FALLEN)) & ~terminals
+        steps.append((states, actions, rewards, terminals, timeouts, goals, alive.copy()))
+        lengths += alive
+        alive &= ~(terminals | timeouts)
+        states = after
+    *columns, alive = (np.stack(column) for column in zip(*steps))
+    arrays = {key: column.astype(KEYS[key]) for key, column in zip(KEYS, columns)}
+    return [{key: arrays[key][alive[:, row], row] for key in KEYS} for row in range(BATCH)]
+
+
+def _save(path: Path, episodes: list[dict[str, Array]]) -> None:
+    import torch  # slow to import
+
+    from cepnb.storage.tensors import save_tensors
+
+    named = {f"{i}/{key}": v for i, episode in enumerate(episodes) for key, v in episode.items()}
+    save_tensors(path, {name: torch.from_numpy(value.copy()) for name, value in named.items()})
+
+
+def _load(path: Path) -> list[dict[str, Array]]:
+    from cepnb.storage.tensors import load_tensors
+
+    tensors = load_tensors(path, "delete it to make it again")[0]
+    return [{key: tensors[f"{i}/{key}"].numpy() for key in KEYS} for i in range(BATCH)]
