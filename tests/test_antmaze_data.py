@@ -287,6 +287,10 @@ def test_local_files_state_their_origin() -> None:
         assert "not the published D4RL file" in file.attrs["origin"]
         assert file.attrs["name"] == "local/antmaze-umaze" and file.attrs["noise"] == 0.2
         assert json.loads(file.attrs["ant"]) == shipped_walker().recipe
+        speed = np.linalg.norm(file["infos/qvel"][:, :2], axis=1)
+        assert file.attrs["moving"] == (speed > 0.3).mean() > 0.5
+        assert file.attrs["reached"] == file["terminals"][:].sum() <= file.attrs["episodes"]
+        assert 0 <= file.attrs["fallen"] < 0.3
     assert [found.name for found in path.parent.iterdir() if "antmaze" in found.name] == [path.name]
     dataset = load_task("local/antmaze-umaze", "antmaze-umaze", 1_000, 0)
     assert dataset.observations.shape[1] == 29 and dataset.terminals.sum() > 0

@@ -16,6 +16,7 @@ from cepnb.progress import progress_bar
 NOISE = 0.2  # standard deviation of the action noise
 NEAR = 1.0  # a waypoint counts as reached within this distance, in metres
 FALLEN = 50  # steps on its back after which an episode is cut
+MOVING = 0.3  # metres a second
 BATCH = 20  # ants stepped together
 KEYS = {  # array of an episode: its type
     "observations": np.float32,
@@ -128,6 +129,21 @@ def collect_antmaze(name: str, transitions: int, seed: int, folder: Path) -> dic
     return arrays | {
         "infos/qpos": arrays["observations"][:, :15],
         "infos/qvel": arrays["observations"][:, 15:],
+    }
+
+
+def facts(arrays: dict[str, Array]) -> dict[str, int | float]:
+    """Count episodes and goals reached, and return the shares of rows that move and of fallen ants.
+
+    A row moves if the ant is faster than `MOVING`, in m/s.
+    """
+    states, ends = arrays["observations"], arrays["terminals"] | arrays["timeouts"]
+    speeds = np.linalg.norm(states[:, 15:17], axis=1)
+    return {
+        "episodes": int(ends.sum()),
+        "reached": int(arrays["terminals"].sum()),
+        "moving": float((speeds > MOVING).mean()),
+        "fallen": float((~upright(states)).mean()),
     }
 
 

@@ -13,7 +13,7 @@ from cepnb import __version__
 from cepnb.datasets.agents import collect_locomotion, shipped_agents
 from cepnb.datasets.ant import shipped_walker
 from cepnb.datasets.antmaze import NOISE as ANT_NOISE
-from cepnb.datasets.antmaze import collect_antmaze
+from cepnb.datasets.antmaze import collect_antmaze, facts
 from cepnb.datasets.registry import check_local
 from cepnb.datasets.waypoint import NOISE, collect_maze
 from cepnb.envs.maze import LAYOUTS
@@ -60,7 +60,9 @@ def local_dataset(name: str, transitions: int, seed: int) -> Path:
     check_writable(path, ROW_BYTES * transitions)
     about = {"origin": ORIGIN.format(kind), "name": name, "seed": seed}
     versions = {"mujoco": version("mujoco"), "numpy": np.__version__, "cepnb": __version__}
-    write_dataset(path, collect(), recipe | about | versions)
+    arrays = collect()
+    found = facts(arrays) if kind == "antmaze" else {}
+    write_dataset(path, arrays, recipe | about | versions | found)
     if kind == "antmaze":
         shutil.rmtree(parts, ignore_errors=True)
     verify(path)
