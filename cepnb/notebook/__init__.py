@@ -48,7 +48,7 @@ _NAMES = {  # module: its names
     "cepnb.qgpo.policy": "behaviour_policy guided_policy sample_actions",
     "cepnb.qgpo.pretrained": "load_networks",
     "cepnb.qgpo.record": "cached_run",
-    "cepnb.qgpo.settings": "profile_name qgpo_settings",
+    "cepnb.qgpo.settings": "meanings profile_name qgpo_settings",
     "cepnb.qgpo.tabular": "DIRECTIONS TabularMDP action_density maze_mdp nearest_direction",
     "cepnb.qgpo.transitions": "prepare",
     "cepnb.storage.files": "cache_dir read_json",

@@ -44,7 +44,8 @@ def store(paths: Sequence[Path]) -> None:
     """
     old = [path for path in paths if not up_to_date(read_notebook(path))]
     for path in progress_bar(old, desc="notebooks", disable=not old):
-        notebook = with_outputs(read_notebook(path), run(path, os.environ))
+        executed = run(path, os.environ)  # first: the text may change meanwhile
+        notebook = with_outputs(read_notebook(path), executed)
         for cell in code_cells(notebook):
             cell.outputs = [_still(output) for output in cell.outputs]
         notebook.metadata["cepnb"] = {"profile": profile_name(), "code": digest(notebook)}
