@@ -57,11 +57,11 @@ def read_walker(path: Path) -> Walker:
 def heading_features(
     observations: Float[Array, "n 29"], goals: Float[Array, "n 2"]
 ) -> Float[Array, "n 29"]:
-    """Return what the agent sees: the ant turned so that it heads along x, and the unit direction.
+    """Return the agent's input: the ant turned so that it heads along x, and the unit direction.
 
-    An observation is position, orientation quaternion, joint angles and velocities, of which the
-    linear velocity is in the maze's frame. The position is left out except for the height. So the
-    agent acts the same way in all places and headings, as the physics does on an open floor.
+    An observation is position, orientation quaternion, joint angles and velocities; the linear
+    velocity is in the maze's frame. The position is left out except for the height. So the agent
+    acts the same way in all places and headings, as the physics does on an open floor.
     """
     w, x, y, z = observations[:, 3:7].T
     heading = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))

@@ -27,7 +27,7 @@ def make_walker(steps: int | None, seed: int, folder: Path) -> Path:
     """Train the ant, compare the actors of the last fifth, and write the best one.
 
     The reward of a step is min(v · d, 2) + 0.5 − 0.05 |a|² with velocity v in m/s and a unit
-    direction d, which is drawn anew every 100 steps. The episode ends when the ant is on its back.
+    direction d, which is drawn every 100 steps. The episode ends when the ant is on its back.
     The best actor reaches the most goals, and of those with as many needs the fewest steps. Writes
     `folder`/ant.safetensors. Killed training restarts. Raises `CepnbError` without the extra, on
     too few steps, and if `folder` holds a training with another seed or number of steps.
