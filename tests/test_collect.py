@@ -202,7 +202,7 @@ def test_missing_space_and_a_file_in_the_way_are_found_before_collecting(
     monkeypatch.setattr(module, "collect_maze", lambda *_: pytest.fail("collected"))
     monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1_000))
     with pytest.raises(
-        CepnbError, match="hdf5: needs 0.0002 GB, but 1e-06 GB are free; free space"
+        CepnbError, match="hdf5: needs 0.0004 GB, but 1e-06 GB are free; free space"
     ):
         local_dataset("local/maze2d-umaze", 1_000, 0)
     (tmp_path / "cache").write_text("in the way")

@@ -163,10 +163,10 @@ def sliders():
 
 def films():
     from cepnb.envs.locomotion import LocomotionEnv
-    from cepnb.notebook.film import film
+    from cepnb.notebook.film import show_films
     env = LocomotionEnv("hopper", 1, 0)
     env.reset()
-    film({"a": [env.body(0)]}, {"a": "#000000"}, "a")
+    show_films({"a": [env.body(0)]}, {"a": "#000000"}, "a")
 
 def scores():
     from cepnb.notebook import plots, score_plots

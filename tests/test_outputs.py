@@ -11,7 +11,7 @@ from cepnb.tools import outputs
 
 CODE = """
 from cepnb.notebook import plots
-from cepnb.notebook.film import film
+from cepnb.notebook.film import show_films
 from cepnb.notebook.sliders.frames import beta_slider
 from cepnb.notebook.sliders.widgets import Explorer
 
