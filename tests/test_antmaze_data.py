@@ -147,14 +147,10 @@ def test_the_best_actor_reaches_the_most_goals_in_the_fewest_steps(
     monkeypatch.setattr(ant_training, "train_actors", train)
     monkeypatch.setattr(ant_training, "arrival_steps", arrivals)
     weights = lambda path: tuple(np.full(1, float(int(path.stem) // 10_000)) for _ in range(8))
-    monkeypatch.setattr(ant_training, "agent_of", lambda path: antmaze_agent(weights(path)))
+    monkeypatch.setattr(ant_training, "agent_of", lambda path: ant.Agent(weights(path)))
     walker = read_walker(make_walker(None, 0, tmp_path))
     assert walker.recipe["at"] == 100_000 and walker.recipe["goals_reached"] == 60
     assert training.is_dir() and walker.agent.weights[0].item() == 10
-
-
-def antmaze_agent(weights: tuple[np.ndarray, ...]) -> "ant.Agent":
-    return ant.Agent(weights)
 
 
 TILES = [[1, 1, 1, 1], [1, "r", 0, 1], [1, 1, 0, 1], [1, "g", 0, 1], [1, 1, 1, 1]]

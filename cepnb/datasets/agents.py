@@ -9,14 +9,12 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
+from cepnb.datasets.rollouts import BATCH, KEYS, collect_rows, step_together
 from cepnb.envs.locomotion import LocomotionEnv
 from cepnb.envs.registry import task
 from cepnb.errors import CepnbError
-from cepnb.progress import progress_bar
 
 FOLDER = Path(__file__).parents[1] / "assets/agents"
-BATCH = 20  # episodes stepped together
-KEYS = ("observations", "actions", "next_observations", "rewards", "terminals", "timeouts")
 
 
 @dataclass(frozen=True)
@@ -93,16 +91,11 @@ def roll(name: str, agent: Agent, transitions: int, seed: int) -> dict[str, Arra
     """
     if transitions < 2:
         raise CepnbError(f"transitions {transitions}: use at least 2 for each agent")
-    parts, rows = [], 0
-    with progress_bar(total=transitions, desc=name, leave=False) as bar:
-        while rows < transitions:
-            seeds = np.random.SeedSequence((seed, len(parts) // BATCH))
-            parts += _episodes(name, agent, seeds, BATCH, transitions - rows)
-            rows = sum(len(part["rewards"]) for part in parts)
-            bar.update(min(rows, transitions) - bar.n)
-    arrays = {key: np.concatenate([part[key] for part in parts])[:transitions] for key in KEYS}
-    arrays["timeouts"][-1] = not arrays["terminals"][-1]
-    return arrays
+
+    def batch(i: int, rows: int) -> list[dict[str, Array]]:
+        return _episodes(name, agent, np.random.SeedSequence((seed, i)), BATCH, rows)
+
+    return collect_rows(name, transitions, batch)
 
 
 def collect_locomotion(name: str, quality: str, transitions: int, seed: int) -> dict[str, Array]:
@@ -128,23 +121,8 @@ def episode_returns(name: str, agent: Agent, episodes: int, seed: int) -> Float[
 def _episodes(
     name: str, agent: Agent, seeds: np.random.SeedSequence, count: int, rows: int | float = np.inf
 ) -> list[dict[str, Array]]:
-    """Step `count` episodes together and return each one's rows in D4RL's layout.
-
-    Stops early once the episodes up to the first that still runs have `rows` rows.
-    """
+    """Step `count` episodes together; stop early once there are `rows` rows (`step_together`)."""
     start, noise = seeds.spawn(2)
     env = LocomotionEnv(name, count, int(start.generate_state(1)[0]))
-    random, states, steps = np.random.default_rng(noise), env.reset(), []
-    alive, lengths = np.ones(count, dtype=bool), np.zeros(count, dtype=int)
-    while alive.any() and lengths[: alive.argmax() + 1].sum() < rows:
-        actions = agent(states, random)
-        next_states, rewards, terminals, truncated = env.step(actions)
-        timeouts = truncated & ~terminals
-        steps.append((states, actions, next_states, rewards, terminals, timeouts, alive.copy()))
-        lengths += alive
-        alive &= ~(terminals | truncated)
-        states = next_states
-    *columns, alive = (np.stack(column) for column in zip(*steps))
-    types = [np.float32] * 4 + [bool] * 2
-    arrays = {key: column.astype(kind) for key, column, kind in zip(KEYS, columns, types)}
-    return [{key: arrays[key][alive[:, row], row] for key in KEYS} for row in range(count)]
+    random = np.random.default_rng(noise)
+    return step_together(env, env.reset(), lambda states, alive: agent(states, random), rows)

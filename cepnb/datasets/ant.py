@@ -42,7 +42,7 @@ def shipped_walker() -> Walker:
 
 
 def read_walker(path: Path) -> Walker:
-    """Read a file that `cepnb.datasets.sac` wrote; raises `CepnbError` on another file."""
+    """Read a file that `cepnb.datasets.ant_training` wrote; raises `CepnbError` on another file."""
     from cepnb.storage.tensors import load_tensors  # imports torch
 
     tensors, metadata = load_tensors(path)

@@ -46,20 +46,24 @@ def make_walker(steps: int | None, seed: int, folder: Path) -> Path:
     Run(training, about)
     train_actors(training_floor, steps, EVERY, settings, seed, training)
     paths = sorted(training.glob("*.safetensors"))
-    best, most = paths[-1], None
-    for path in progress_bar(paths[-max(1, len(paths) // 5) :], desc="comparing"):
-        walker = Walker(agent_of(path), {}, "")
-        needed = [arrival_steps(walker, distance, GOALS, seed=1) for distance in DISTANCES]
-        reached = np.concatenate(needed)
-        merit = (int((reached >= 0).sum()), -float(reached[reached >= 0].sum()))
-        if most is None or merit > most:
-            best, most = path, merit
+    compared = progress_bar(paths[-max(1, len(paths) // 5) :], desc="comparing")
+    merits = {path: _merit(path) for path in compared}
+    best = max(merits, key=merits.__getitem__)
     agent = agent_of(best)
-    about |= {"algorithm": "CrossQ", "at": int(best.stem), "goals_reached": most[0]}
+    about |= {"algorithm": "CrossQ", "at": int(best.stem), "goals_reached": merits[best][0]}
     about |= {"goals": GOALS * len(DISTANCES), "versions": read_json(training / "ended.json")}
     weights = {str(i): torch.from_numpy(w.astype(np.float32)) for i, w in enumerate(agent.weights)}
     save_tensors(folder / "ant.safetensors", weights, {"recipe": json.dumps(about)})
     return folder / "ant.safetensors"
+
+
+def _merit(path: Path) -> tuple[int, int]:
+    """Return how many goals an actor reaches, and minus the steps that it needs to these."""
+    walker = Walker(agent_of(path), {}, "")
+    needed = [arrival_steps(walker, distance, GOALS, seed=1) for distance in DISTANCES]
+    steps = np.concatenate(needed)
+    reached = steps[steps >= 0]
+    return len(reached), -int(reached.sum())
 
 
 def training_floor() -> "gymnasium.Env":

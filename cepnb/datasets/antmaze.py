@@ -4,28 +4,19 @@ from collections import deque
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
 from cepnb.datasets.ant import REACHED, Walker, shipped_walker, upright
+from cepnb.datasets.rollouts import BATCH, collect_rows, step_together
 from cepnb.datasets.waypoint import Cell, next_cells
 from cepnb.envs.antmaze import AntMazeEnv
 from cepnb.errors import CepnbError
-from cepnb.progress import progress_bar
 
 NOISE = 0.2  # standard deviation of the action noise
 NEAR = 1.0  # a waypoint counts as reached within this distance, in metres
 FALLEN = 50  # steps on its back after which an episode is cut
 MOVING = 0.3  # metres a second
-BATCH = 20  # ants stepped together
-KEYS = {  # array of an episode: its type
-    "observations": np.float32,
-    "actions": np.float32,
-    "rewards": np.float32,
-    "terminals": bool,
-    "timeouts": bool,
-    "infos/goal": np.float32,
-}
 # Goals of "play", as row and column: D4RL's, but with the goal cell (6, 6) instead of its neighbour.
 PLAY_GOALS = {
     "antmaze-medium-play": ((2, 6), (5, 1), (6, 6)),
@@ -110,22 +101,20 @@ def collect_antmaze(name: str, transitions: int, seed: int, folder: Path) -> dic
 
     Actions have noise N(0, 0.2²). An ant on its back does not get up again, so its episode is cut
     after `FALLEN` steps, in D4RL at the time limit. Finished episodes are kept in `folder`, so that
-    a later call resumes, bit for bit. Raises `CepnbError` on an unknown maze and on fewer than two rows.
+    a later call resumes, bit for bit. Raises `CepnbError` on an unknown maze and on fewer than two
+    rows.
     """
     if transitions < 2:
         raise CepnbError(f"transitions {transitions}: use at least 2")
-    walker, parts, rows = shipped_walker(), [], 0
-    with progress_bar(total=transitions, desc=name, leave=False) as bar:
-        while rows < transitions:
-            file = folder / f"{len(parts) // BATCH:04d}.safetensors"
-            if not file.exists():
-                seeds = np.random.SeedSequence((seed, len(parts) // BATCH))
-                _save(file, _episodes(name, walker, seeds, transitions - rows))
-            parts += _load(file)
-            rows = sum(len(part["rewards"]) for part in parts)
-            bar.update(min(rows, transitions) - bar.n)
-    arrays = {key: np.concatenate([part[key] for part in parts])[:transitions] for key in parts[0]}
-    arrays["timeouts"][-1] = not arrays["terminals"][-1]
+    walker = shipped_walker()
+
+    def batch(i: int, rows: int) -> list[dict[str, Array]]:
+        file = folder / f"{i:04d}.safetensors"
+        if not file.exists():
+            _save(file, _episodes(name, walker, np.random.SeedSequence((seed, i)), rows))
+        return _load(file)
+
+    arrays = collect_rows(name, transitions, batch)
     return arrays | {
         "infos/qpos": arrays["observations"][:, :15],
         "infos/qvel": arrays["observations"][:, 15:],
@@ -150,10 +139,7 @@ def facts(arrays: dict[str, Array]) -> dict[str, int | float]:
 def _episodes(
     name: str, walker: Walker, seeds: np.random.SeedSequence, rows: int
 ) -> list[dict[str, Array]]:
-    """Step `BATCH` ants together and return each one's rows in D4RL's layout.
-
-    Stops early once the episodes up to the first that still runs have `rows` rows.
-    """
+    """Step `BATCH` ants together; stop early once there are `rows` rows (`step_together`)."""
     start, noise = seeds.spawn(2)
     env = AntMazeEnv(name, BATCH, int(start.generate_state(1)[0]))
     random, states = np.random.default_rng(noise), env.reset()
@@ -163,24 +149,24 @@ def _episodes(
         states = env.move(np.array([maze.place_in(maze.starts[i], random) for i in cells]))
     goals = env.goals()
     planners = [Planner(maze, goal, random) for goal in goals]
-    steps, alive = [], np.ones(BATCH, dtype=bool)
-    lengths, fallen = np.zeros((2, BATCH), dtype=int)
-    while alive.any() and lengths[: alive.argmax() + 1].sum() < rows:
-        towards = np.ones((BATCH, 2))  # of ants whose episode has ended
+    fallen = np.zeros(BATCH, dtype=int)  # steps on the back
+
+    def act(states: Float[Array, "n 29"], alive: Bool[Array, "n"]) -> Float[Array, "n 8"]:
+        towards = np.ones((BATCH, 2))
         for row in np.flatnonzero(alive):
             towards[row] = planners[row].towards(states[row, :2])
         actions = walker(states, towards, random)
-        actions = np.clip(actions + NOISE * random.standard_normal(actions.shape), -1, 1)
-        after, rewards, terminals, truncated = env.step(actions)
-        fallen = np.where(upright(after), 0, fallen + 1)
-        timeouts = (truncated | (fallen >= FALLEN)) & ~terminals
-        steps.append((states, actions, rewards, terminals, timeouts, goals, alive.copy()))
-        lengths += alive
-        alive &= ~(terminals | timeouts)
-        states = after
-    *columns, alive = (np.stack(column) for column in zip(*steps))
-    arrays = {key: column.astype(KEYS[key]) for key, column in zip(KEYS, columns)}
-    return [{key: arrays[key][alive[:, row], row] for key in KEYS} for row in range(BATCH)]
+        return np.clip(actions + NOISE * random.standard_normal(actions.shape), -1, 1)
+
+    def cut(states: Float[Array, "n 29"]) -> Bool[Array, "n"]:
+        fallen[:] = np.where(upright(states), 0, fallen + 1)
+        return fallen >= FALLEN
+
+    episodes = step_together(env, states, act, rows, cut)
+    for episode, goal in zip(episodes, goals):
+        del episode["next_observations"]  # as in D4RL's files
+        episode["infos/goal"] = np.tile(goal.astype(np.float32), (len(episode["rewards"]), 1))
+    return episodes
 
 
 def _save(path: Path, episodes: list[dict[str, Array]]) -> None:
@@ -193,7 +179,9 @@ def _save(path: Path, episodes: list[dict[str, Array]]) -> None:
 
 
 def _load(path: Path) -> list[dict[str, Array]]:
-    from cepnb.storage.tensors import load_tensors
+    from cepnb.storage.tensors import load_tensors, under
 
     tensors = load_tensors(path, "delete it to make it again")[0]
-    return [{key: tensors[f"{i}/{key}"].numpy() for key in KEYS} for i in range(BATCH)]
+    count = len({name.partition("/")[0] for name in tensors})
+    episodes = [under(tensors, f"{i}/") for i in range(count)]
+    return [{key: value.numpy() for key, value in episode.items()} for episode in episodes]

@@ -44,7 +44,6 @@ def local_dataset(name: str, transitions: int, seed: int) -> Path:
         collect = lambda: collect_maze(maze, transitions, seed, noisy)
     elif family == "antmaze":
         walker, kind = shipped_walker(), "antmaze"
-        parts = path.with_suffix(f".{walker.sha256[:8]}.parts")  # finished episodes, to resume
         recipe = {"ant": json.dumps(walker.recipe), "ant_sha256": walker.sha256, "noise": ANT_NOISE}
         collect = lambda: collect_antmaze(stem, transitions, seed, parts)
     else:
@@ -60,6 +59,8 @@ def local_dataset(name: str, transitions: int, seed: int) -> Path:
     check_writable(path, ROW_BYTES * transitions)
     about = {"origin": ORIGIN.format(kind), "name": name, "seed": seed}
     versions = {"mujoco": version("mujoco"), "numpy": np.__version__, "cepnb": __version__}
+    made_by = hashlib.sha256(json.dumps(recipe | versions).encode()).hexdigest()[:8]
+    parts = path.with_suffix(f".{made_by}.parts")  # finished episodes, to resume
     arrays = collect()
     found = facts(arrays) if kind == "antmaze" else {}
     write_dataset(path, arrays, recipe | about | versions | found)

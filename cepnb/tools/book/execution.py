@@ -51,8 +51,8 @@ def execute(notebooks: Sequence[Path], folder: Path) -> tuple[dict[Path, Noteboo
         for cached in folder.glob(f"{path.stem}-{profile_name()}-*.ipynb"):
             if cached != result:
                 cached.unlink()
-    read = read_notebook
-    done = {path: with_outputs(read(path), read(result)) for path, result in results.items()}
+    executed = {path: read_notebook(result) for path, result in results.items()}
+    done = {path: with_outputs(read_notebook(path), copy) for path, copy in executed.items()}
     return done, len(missing)
 
 
