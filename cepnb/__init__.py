@@ -8,6 +8,8 @@ The public API, imported when it is first used:
 - policies: `run_qgpo`, `load_policy`
 """
 
+import sys
+from collections.abc import Callable
 from importlib import import_module
 
 __version__ = "0.2.0"
@@ -31,13 +33,26 @@ _MODULES = {
 __all__ = [*_MODULES, "__version__"]
 
 
-def __getattr__(name: str) -> object:
-    """Import a public name when it is first used, so that `import cepnb` stays fast."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'cepnb' has no attribute '{name}'")
-    value = getattr(import_module(_MODULES[name]), name)
-    globals()[name] = value
-    return value
+def lazy_names(package: str, sources: dict[str, str]) -> Callable[[str], object]:
+    """Return the `__getattr__` of a package; `sources` has the module or package of each name.
+
+    A name that is a module itself is imported from its package. Each value is kept in `package`.
+    """
+
+    def get(name: str) -> object:
+        if name not in sources:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        module = import_module(sources[name])
+        if not hasattr(module, name):
+            import_module(f"{module.__name__}.{name}")  # sets the attribute
+        value = getattr(module, name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return get
+
+
+__getattr__ = lazy_names(__name__, _MODULES)  # so that `import cepnb` stays fast
 
 
 def __dir__() -> list[str]:

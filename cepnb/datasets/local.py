@@ -64,8 +64,7 @@ def local_dataset(name: str, transitions: int, seed: int) -> Path:
     arrays = collect()
     found = facts(arrays) if kind == "antmaze" else {}
     write_dataset(path, arrays, recipe | about | versions | found)
-    if kind == "antmaze":
-        shutil.rmtree(parts, ignore_errors=True)
+    shutil.rmtree(parts, ignore_errors=True)
     verify(path)
     return path
 

@@ -7,12 +7,14 @@ Each name is imported from its own module when it is first used. What the notebo
 - `exercises`, `own_code`: checks of a reader's answers
 """
 
-from importlib import import_module
+from cepnb import lazy_names
 
-_NAMES = {  # module: its names
+_NAMES = {  # module or package: its names
+    "cepnb.datasets": "waypoint",
     "cepnb.datasets.agents": "shipped_agents",
     "cepnb.datasets.d4rl": "dataset_urls",
     "cepnb.datasets.registry": "load_dataset",
+    "cepnb.densities": "benchmark metrics",
     "cepnb.densities.benchmark": "BETAS",
     "cepnb.densities.methods": "guided_samples particle_samples toy_energy_net train_conditioned train_score train_toy_energy",
     "cepnb.densities.metrics": "effective_samples gradient_error w2",
@@ -21,6 +23,7 @@ _NAMES = {  # module: its names
     "cepnb.densities.own": "fit_guidance own_density",
     "cepnb.densities.settings": "toy_settings",
     "cepnb.densities.toys": "DENSITIES density eight_gaussians swiss_roll",
+    "cepnb.diffusion": "guidance losses posterior",
     "cepnb.diffusion.guidance": "dps_energy energy_gradient guided predict_x0",
     "cepnb.diffusion.losses": "cep cep_self_normalised noise_prediction",
     "cepnb.diffusion.networks": "EnergyNet EpsNet parameter_count",
@@ -41,6 +44,7 @@ _NAMES = {  # module: its names
     "cepnb.notebook.sliders.layers": "Points shaded",
     "cepnb.notebook.sliders.panels": "comparison_times energy_frames energy_layers method_panels",
     "cepnb.notebook.sliders.widgets": "BetaExplorer Explorer LiveExplorer",
+    "cepnb.qgpo": "behaviour critic energy",
     "cepnb.qgpo.critic": "policy_value support_values",
     "cepnb.qgpo.diagnostics": "critic_errors observed_returns",
     "cepnb.qgpo.evaluation": "rollout",
@@ -53,27 +57,6 @@ _NAMES = {  # module: its names
     "cepnb.qgpo.transitions": "prepare",
     "cepnb.storage.files": "cache_dir read_json",
 }
-_MODULES = (  # used as a whole
-    "cepnb.datasets.waypoint",
-    "cepnb.densities.benchmark",
-    "cepnb.densities.metrics",
-    "cepnb.diffusion.guidance",
-    "cepnb.diffusion.losses",
-    "cepnb.diffusion.posterior",
-    "cepnb.qgpo.behaviour",
-    "cepnb.qgpo.critic",
-    "cepnb.qgpo.energy",
-)
-_SOURCES = {name: (module, name) for module, names in _NAMES.items() for name in names.split()}
-_SOURCES |= {module.rpartition(".")[2]: (module, None) for module in _MODULES}
+_SOURCES = {name: module for module, names in _NAMES.items() for name in names.split()}
 __all__ = sorted(_SOURCES)
-
-
-def __getattr__(name: str) -> object:
-    """Import a name when it is first used, so that a notebook loads only what it needs."""
-    if name not in _SOURCES:
-        raise AttributeError(f"module 'cepnb.notebook' has no attribute '{name}'")
-    source, attribute = _SOURCES[name]
-    module = import_module(source)
-    globals()[name] = getattr(module, attribute) if attribute else module
-    return globals()[name]
+__getattr__ = lazy_names(__name__, _SOURCES)  # so that a notebook loads only what it needs
