@@ -7,5 +7,5 @@
 - `minari`: Minari datasets
 - `coordinates`: whether a dataset has the coordinates of an environment
 - `local`: data made on this machine by the `waypoint` controller in mazes, by the `agents` that `sac`
-  trains on bodies, and in `antmaze` by the `ant` that `ant_training` trains; `rollouts` steps them
+  trains on bodies, and in `antmaze` by the `ant` that `ant_training` trains
 """

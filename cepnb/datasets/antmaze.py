@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
+from cepnb.datasets.agents import BATCH, collect_rows, step_together
 from cepnb.datasets.ant import REACHED, Walker, shipped_walker, upright
-from cepnb.datasets.rollouts import BATCH, collect_rows, step_together
 from cepnb.datasets.waypoint import Cell, next_cells
 from cepnb.envs.antmaze import AntMazeEnv
 from cepnb.errors import CepnbError
