@@ -40,7 +40,9 @@ def show_films(films: dict[str, Sequence[Body]], colours: dict[str, str], alt: s
         for place, (title, bodies) in enumerate(films.items()):
             body = bodies[min(index, len(bodies) - 1)]
             frame.paste(_panel(body, title, colours[title]), (WIDTH * place, 0))
-        frames.append(frame.quantize(32))
+        frames.append(frame)
+    palette = frames[0].quantize(16)  # of all frames, so that a frame stores only what moves
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
     options = {"duration": FRAME_MS, "loop": 0, "optimize": True}
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], **options)
