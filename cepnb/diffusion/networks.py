@@ -63,8 +63,9 @@ class EpsNet(nn.Module):
     """Noise prediction ε_θ(x_t, t[, s]): a U-shaped residual MLP, the paper's behaviour network.
 
     Blocks of falling `widths`, a middle block, and rising blocks that also take the falling blocks'
-    outputs. Shapes: x (*batch, dim), t any leading axes of x, condition broadcastable to (*batch,
-    condition_dim) → (*batch, dim). Raises `CepnbError` if a condition is missing.
+    outputs. `state_width` units embed the condition before it joins the time. Shapes: x (*batch,
+    dim), t any leading axes of x, condition broadcastable to (*batch, condition_dim) → (*batch, dim).
+    Raises `CepnbError` if a condition is missing.
     """
 
     def __init__(
@@ -74,12 +75,13 @@ class EpsNet(nn.Module):
         widths: tuple[int, ...] = (512, 256, 128),
         embedding: int = 128,
         schedule: VPSchedule = VPSchedule(),
+        state_width: int = 32,
     ) -> None:
         super().__init__()
-        state_dim = 32 if condition_dim else 0
+        state_width = state_width if condition_dim else 0
         self.time = TimeFeatures(schedule)
-        self.state = nn.Linear(condition_dim, state_dim) if condition_dim else None
-        self.join = JointLinear((TIME_DIM, state_dim), embedding)
+        self.state = nn.Linear(condition_dim, state_width) if condition_dim else None
+        self.join = JointLinear((TIME_DIM, state_width), embedding)
         self.joined = nn.Linear(embedding, embedding)
         falling = pairwise((dim, *widths))
         self.down = nn.ModuleList(ResidualBlock(a, b, embedding) for a, b in falling)

@@ -14,8 +14,8 @@ from cepnb.storage.runs import Run
 _SAMPLING = "sampler_steps clip_actions"
 _STORING = "state_jitter support_precision support_storage"
 _BEHAVIOUR = (
-    "behaviour_widths behaviour_embedding behaviour_steps behaviour_batch behaviour_rate "
-    "behaviour_final behaviour_precision checkpoint_every"
+    "behaviour_widths behaviour_embedding behaviour_state_width behaviour_steps behaviour_batch "
+    "behaviour_rate behaviour_final behaviour_precision checkpoint_every"
 )
 _CRITIC = (
     "training beta_q discount q_width q_depth q_layer_norm q_networks target_networks "

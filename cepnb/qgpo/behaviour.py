@@ -60,4 +60,5 @@ def behaviour_loss(
 def behaviour_net(state_dim: int, action_dim: int, settings: Settings, seed: int) -> EpsNet:
     """Build an untrained ε_θ(a_t, t, s); its first weights depend on the seed alone."""
     sizes = state_dim, settings.behaviour_widths, settings.behaviour_embedding
-    return initialised(seed, "behaviour", lambda: EpsNet(action_dim, *sizes))
+    width = settings.behaviour_state_width
+    return initialised(seed, "behaviour", lambda: EpsNet(action_dim, *sizes, state_width=width))
