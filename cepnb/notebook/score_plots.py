@@ -200,7 +200,7 @@ def _scale_panel(axes: Axes, scores: list[Score]) -> None:
                 low, high = means[0] - errors[0], means[0] + errors[0]
                 axes.axhspan(low, high, alpha=0.15, color=COLOURS[method])
     _say_missing(axes, [mean for _, _, mean, _ in scores])
-    axes.set_xlabel("guidance scale s (s = 1 is exact)")
+    axes.set_xlabel("guidance scale s")
 
 
 def _ablation_panel(
