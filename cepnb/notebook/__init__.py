@@ -36,7 +36,7 @@ _NAMES = {  # module or package: its names
     "cepnb.envs.maze": "LAYOUTS MazeEnv layout",
     "cepnb.envs.registry": "family_of",
     "cepnb.errors": "CepnbError",
-    "cepnb.experiments.report": "difference_table",
+    "cepnb.experiments.report": "difference_table markdown_table",
     "cepnb.experiments.scores": "load_scores summed_up",
     "cepnb.notebook.film": "show_films",
     "cepnb.notebook.score_plots": "results_folder",
