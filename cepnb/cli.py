@@ -55,20 +55,26 @@ class _Help(argparse.HelpFormatter):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; return its exit status: 0 done, 2 bad input or a failed write or run, 130 interrupted.
+    """Run one command; return its exit status: 0 done, 2 bad input or a failed write or run,
+    130 interrupted, 141 if nobody reads the output any more.
 
     Without `arguments`, those of this process: its output then replaces characters that its encoding lacks.
     """
     if arguments is None and isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    return exit_status("cepnb", lambda: _run(arguments))
+
+
+def _run(arguments: list[str] | None) -> None:
+    """Parse the arguments and run their command; exit with status 2 on bad ones, and on none."""
     parser = _parser()
     options, unknown = parser.parse_known_args(arguments)
     if "command" not in options:
         parser.print_help()
-        return 2
+        sys.exit(2)
     if unknown:
         _refuse_unknown(options.parser, unknown)
-    return exit_status("cepnb", lambda: options.command(options))
+    options.command(options)
 
 
 def _refuse_unknown(parser: argparse.ArgumentParser, unknown: list[str]) -> None:

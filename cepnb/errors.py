@@ -53,13 +53,20 @@ def exit_status(program: str, command: Callable[[], None]) -> int:
     """Run a command and return its exit status: 0 (success), 2 (error) or 130 (interrupted).
 
     `CepnbError`, `OSError` and a lack of memory are printed as one line. Other exceptions are bugs
-    and propagate. Closed standard streams are replaced: progress bars fail on None.
+    and propagate. Closed standard streams are replaced: progress bars fail on None. If the reader
+    of the output has left, as `head` does, the status is 141, which a shell reports for SIGPIPE.
     """
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))
     try:
-        command()
+        try:
+            command()
+        finally:
+            sys.stdout.flush()  # at the end of the process it is too late to handle an error
+    except BrokenPipeError:  # nobody reads: what is left of the output goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (CepnbError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not out_of_memory(error):
             raise

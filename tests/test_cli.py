@@ -459,3 +459,15 @@ def test_an_option_that_is_no_list_is_given_once(
     printed = capsys.readouterr().err
     assert ended.value.code == 2
     assert printed.endswith("given more than once; give it once\n") and "argument --" in printed
+
+
+@pytest.mark.parametrize(
+    "arguments, status", [("settings", 141), ("report results/bodies-laptop", 141), ("--help", 0)]
+)
+def test_a_reader_that_leaves_gets_no_message(arguments: str, status: int) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "cepnb", *arguments.split()]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (status, "")

@@ -158,10 +158,11 @@ class BetaExplorer(ExplorerBase):
         shape = (len(self.panels), len(chosen))
         made, axes = figure(*(shape if one_row_per_value else shape[::-1]), size=1.3)
         for row, position in zip(axes if one_row_per_value else axes.T, chosen):
-            values = self.at | {first.name: first.values[position]}
-            label = f"{first.symbol} = {first.labels[position]}"
-            for axis, panel in zip(row, self.panels_at(*values.values())):
-                panel.draw(axis, **index | {first.name: position})
+            at = index | {first.name: position}
+            values = [slider.values[at[slider.name]] for slider in self.sliders]
+            label = ", ".join(f"{s.symbol} = {s.labels[at[s.name]]}" for s in self.sliders)
+            for axis, panel in zip(row, self.panels_at(*values)):
+                panel.draw(axis, **at)
                 axis.set_title(f"{panel.title}\n{label}", fontsize=7)
         return png(made, dpi=100, colours=64)
 
