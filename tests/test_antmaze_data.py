@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from cepnb.datasets import ant, ant_training, antmaze
-from cepnb.datasets.ant import arrival_steps, heading_features, read_walker, shipped_walker, upright
+from cepnb.datasets.ant import (
+    arrival_steps,
+    heading_features,
+    heading_frame,
+    read_walker,
+    shipped_walker,
+    upright,
+)
 from cepnb.datasets.ant_training import TURN, make_walker, training_floor
 from cepnb.datasets.antmaze import FALLEN, Maze, Planner, collect_antmaze
 from cepnb.datasets.local import local_dataset
@@ -59,6 +66,18 @@ def test_the_ant_acts_the_same_way_in_all_places_and_headings(angle: float) -> N
     negated[:, 3:7] *= -1  # the same orientation
     np.testing.assert_allclose(heading_features(negated, goals), features, atol=1e-9)
     np.testing.assert_allclose(np.linalg.norm(features[:, -2:], axis=1), 1)
+
+
+@pytest.mark.parametrize("angle", [0.3, -2.0, 3.1])
+def test_turned_ants_differ_in_place_and_heading_alone(angle: float) -> None:
+    states, goals = random_states(200)
+    frame, moved = heading_frame(states), heading_frame(turned(states, goals, angle)[0])
+    np.testing.assert_allclose(moved[:, 2:-2], frame[:, 2:-2], atol=1e-9)
+    headings = (rows[:, -2] + 1j * rows[:, -1] for rows in (moved, frame))
+    np.testing.assert_allclose(next(headings) / next(headings), np.exp(1j * angle), atol=1e-9)
+    c, s = frame[:, -2:].T  # nothing is lost: the velocity turns back
+    back = c * frame[:, 15] - s * frame[:, 16], s * frame[:, 15] + c * frame[:, 16]
+    np.testing.assert_allclose(np.stack(back, 1), states[:, 15:17], atol=1e-9)
 
 
 def test_the_physics_is_the_same_in_all_headings() -> None:

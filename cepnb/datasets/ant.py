@@ -59,25 +59,47 @@ def heading_features(
 ) -> Float[Array, "n 29"]:
     """Return the agent's input: the ant turned so that it heads along x, and the unit direction.
 
-    An observation is position, orientation quaternion, joint angles and velocities; the linear
-    velocity is in the maze's frame. The position is left out except for the height. So the agent
-    acts the same way in all places and headings, as the physics does on an open floor.
+    The position is left out except for the height. So the agent acts the same way in all places and
+    headings, as the physics does on an open floor.
+    """
+    posture, heading = _turned_ant(observations)
+    directions = goals / np.linalg.norm(goals, axis=1, keepdims=True)
+    return np.concatenate([posture, _turned(directions, heading)], axis=1)
+
+
+def heading_frame(observations: Float[Array, "n 29"]) -> Float[Array, "n 31"]:
+    """Return the same states as position, ant turned so that it heads along x, cos and sin of heading.
+
+    Ants that differ only in place and heading differ only in the first two and last two numbers.
+    """
+    posture, heading = _turned_ant(observations)
+    return np.concatenate([observations[:, :2], posture, heading], axis=1)
+
+
+def _turned_ant(
+    observations: Float[Array, "n 29"],
+) -> tuple[Float[Array, "n 27"], Float[Array, "n 2"]]:
+    """Return height, tilt, joint angles and velocities of the ant as it heads along x, and its heading.
+
+    An observation is position, orientation quaternion, joint angles and velocities; only the linear
+    velocity is in the maze's frame. A heading is its cosine and sine.
     """
     w, x, y, z = observations[:, 3:7].T
-    heading = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-    c, s = np.cos(heading / 2), np.sin(heading / 2)
+    angle = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    c, s = np.cos(angle / 2), np.sin(angle / 2)
     tilt = np.stack([c * w + s * z, c * x + s * y, c * y - s * x, c * z - s * w], axis=1)
-    tilt *= np.where(tilt[:, :1] < 0, -1.0, 1.0)  # a quaternion and its negative are equivalent
-    directions = goals / np.linalg.norm(goals, axis=1, keepdims=True)
-    turned = [_turned(vectors, -heading) for vectors in (observations[:, 15:17], directions)]
+    tilt *= np.where(tilt[:, :1] < 0, -1, 1)  # a quaternion and its negative are equivalent
+    heading = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    velocity = _turned(observations[:, 15:17], heading)
     height, joints, rest = observations[:, 2:3], observations[:, 7:15], observations[:, 17:]
-    return np.concatenate([height, tilt, joints, turned[0], rest, turned[1]], axis=1)
+    return np.concatenate([height, tilt, joints, velocity, rest], axis=1), heading
 
 
-def _turned(vectors: Float[Array, "n 2"], angles: Float[Array, "n"]) -> Float[Array, "n 2"]:
-    c, s = np.cos(angles), np.sin(angles)
+def _turned(vectors: Float[Array, "n 2"], heading: Float[Array, "n 2"]) -> Float[Array, "n 2"]:
+    """Return vectors as seen from the heading."""
+    c, s = heading.T
     return np.stack(
-        [c * vectors[:, 0] - s * vectors[:, 1], s * vectors[:, 0] + c * vectors[:, 1]], 1
+        [c * vectors[:, 0] + s * vectors[:, 1], c * vectors[:, 1] - s * vectors[:, 0]], 1
     )
 
 

@@ -25,7 +25,7 @@ _ENERGY = "beta q_pessimism labels q_in_energy contrasted energy_width energy_de
 _ENERGY_STEPS = tuple(f"energy_{method}" for method in TRAINED_ENERGIES)
 # For each step: the settings that it reads, and the steps that it depends on. A test records what each step reads.
 STEPS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "data": ("transitions data_seed reward_tuning", ()),
+    "data": ("transitions data_seed reward_tuning heading_frame", ()),
     "behaviour": (_BEHAVIOUR, ("data",)),
     "support": (f"K {_STORING} {_SAMPLING}", ("behaviour",)),
     "energy_support": (

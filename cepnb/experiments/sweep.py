@@ -138,8 +138,9 @@ def _check_jobs(sweep: Sweep, folder: Path, jobs: list[Job]) -> None:
             dataset = group[0].load()
             configurations = [job.configuration(dataset) for job in group]
             waiting = [job for job in group if not job.metrics.exists()]
-            for tuning in dict.fromkeys(job.settings.reward_tuning for job in waiting):
-                prepare(dataset, tuning)
+            used = ((job.settings.reward_tuning, job.settings.heading_frame) for job in waiting)
+            for chosen in dict.fromkeys(used):
+                prepare(dataset, *chosen)
         except CepnbError as error:
             raise CepnbError(f"{sweep.path}: datasets: {error}") from error
         for job, configuration in zip(group, configurations, strict=True):

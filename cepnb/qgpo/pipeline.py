@@ -62,7 +62,8 @@ class Steps:
 
     def __post_init__(self, dataset: OfflineDataset) -> None:
         self.chosen = self.settings, self.seed
-        data, self.scaling = prepare(dataset, self.settings.reward_tuning)
+        chosen = self.settings.reward_tuning, self.settings.heading_frame
+        data, self.scaling = prepare(dataset, *chosen)
         self.data = data.to(self.device)
         self.widths = data.states.shape[1], data.actions.shape[1]  # of states and actions
 
@@ -76,7 +77,8 @@ class Steps:
     def eps(self) -> EpsNet:
         """1. The behaviour model ε_θ; the scaling of observations is saved with it."""
         path = self.run.folder / "scaling.safetensors"
-        self.run.ensure(path, lambda: save_tensors(path, vars(self.scaling)))
+        moments = {"mean": self.scaling.mean, "deviation": self.scaling.deviation}
+        self.run.ensure(path, lambda: save_tensors(path, moments))
         examples = self.data.states, self.data.actions
         return self._network("behaviour", behaviour_net, train_behaviour, *examples)
 
@@ -312,7 +314,7 @@ def evaluate_run(
     if (folder / EXAMPLES).exists():
         check_coordinates(load_examples(folder / EXAMPLES, metrics["dataset"]), environment)
     networks = load_networks(folder, device)
-    widths = len(networks.scaling.mean), networks.eps.out.out_features
+    widths = networks.scaling.width, networks.eps.out.out_features
     _check_widths(str(folder), widths, environment, networks.seed)
     run = Run(folder)
     scores, faults = run.timed("evaluation", lambda: score(networks, environment, progress))

@@ -72,7 +72,7 @@ class TrainedPolicy:
         Returns a tensor for a tensor, else a NumPy array. Raises `CepnbError` on observations that
         are not numbers, of another width, or not finite, and on actions that are not finite.
         """
-        is_tensor, width = isinstance(observations, Tensor), len(self._scaling.mean)
+        is_tensor, width = isinstance(observations, Tensor), self._scaling.width
         try:
             numbers = observations if is_tensor else np.array(observations, dtype=np.float32)
         except (TypeError, ValueError) as error:
@@ -172,7 +172,8 @@ def _networks(
     """Build the networks from their tensors; the critic and the energies are optional."""
     settings = _settings(configuration, source)
     try:
-        scaling = Scaling(tensors["scaling.mean"], tensors["scaling.deviation"])
+        moments = tensors["scaling.mean"], tensors["scaling.deviation"]
+        scaling = Scaling(*moments, settings.heading_frame)
         chosen = settings, configuration["seed"]
         sizes = len(scaling.mean), len(tensors["behaviour.out.bias"]), *chosen
     except (KeyError, TypeError) as error:

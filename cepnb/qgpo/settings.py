@@ -48,6 +48,7 @@ class Settings:
     transitions: int = 1_000_000  # rows of a locally generated dataset
     data_seed: int = 0  # seed of that dataset; all training seeds share it
     reward_tuning: str = "none"  # how rewards are scaled; see `cepnb.qgpo.transitions.prepare`
+    heading_frame: bool = False  # AntMaze: the states' ants are turned so that all head along x
     # 1. Behaviour diffusion μ_θ(a|s)
     behaviour_widths: tuple[int, ...] = (512, 256, 128)  # encoder half of the U-shaped residual MLP
     behaviour_embedding: int = 128  # width of the joint embedding of time and state
@@ -249,9 +250,11 @@ _LAPTOP_LOCOMOTION = dict(
     scales=(1.0, 2.0),
 )
 # From trials on umaze-diverse, seed 100. An ant of μ_θ falls on its back where an ant of the data does not.
-# A wider embedding of the state makes that rarer, and so do more rows and a higher rate.
+# A wider embedding of the state makes that rarer, and so do states in the ant's own frame, more rows
+# and a higher rate.
 _LAPTOP_ANTMAZE = dict(
     transitions=300_000,
+    heading_frame=True,
     behaviour_widths=(256, 128, 64),
     behaviour_embedding=128,
     behaviour_state_width=128,

@@ -6,21 +6,39 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from cepnb.datasets.ant import heading_frame
 from cepnb.datasets.dataset import OfflineDataset, check_actions, distinct_states
 from cepnb.errors import CepnbError
 from cepnb.storage.validation import check_finite, check_shape
 
+ANT = 29  # coordinates of an AntMaze observation
+
 
 @dataclass(frozen=True)
 class Scaling:
-    """Affine map of observations to mean 0 and standard deviation 1 over the dataset."""
+    """Map of observations to states: affine, to mean 0 and standard deviation 1 over the dataset.
+
+    With `in_heading_frame` the states are those of `cepnb.datasets.ant.heading_frame`.
+    """
 
     mean: Float[Tensor, "ds"]
     deviation: Float[Tensor, "ds"]
+    in_heading_frame: bool = False
 
-    def __call__(self, observations: Float[Tensor, "*batch ds"]) -> Float[Tensor, "*batch ds"]:
-        check_shape("observations", observations, *observations.shape[:-1], len(self.mean))
-        return (observations - self.mean).div_(self.deviation)
+    @property
+    def width(self) -> int:
+        """Coordinates of an observation."""
+        return ANT if self.in_heading_frame else len(self.mean)
+
+    def __call__(self, observations: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch ds"]:
+        check_shape("observations", observations, *observations.shape[:-1], self.width)
+        states = _in_heading_frame(observations) if self.in_heading_frame else observations
+        return (states - self.mean).div_(self.deviation)
+
+
+def _in_heading_frame(observations: Float[Tensor, "*batch 29"]) -> Float[Tensor, "*batch 31"]:
+    turned = torch.from_numpy(heading_frame(observations.reshape(-1, ANT).numpy()))
+    return turned.reshape(*observations.shape[:-1], -1)
 
 
 @dataclass(frozen=True)
@@ -63,21 +81,30 @@ class Transitions:
         return Transitions(**{name: value.to(device) for name, value in vars(self).items()})
 
 
-def prepare(dataset: OfflineDataset, reward_tuning: str = "none") -> tuple[Transitions, Scaling]:
+def prepare(
+    dataset: OfflineDataset, reward_tuning: str = "none", in_heading_frame: bool = False
+) -> tuple[Transitions, Scaling]:
     """Scale the states and index the distinct ones; return the data and the scaling.
 
-    A coordinate that never changes is only centred. `reward_tuning` follows the reference settings:
+    A coordinate that never changes is only centred. `in_heading_frame` is for AntMaze, see `Scaling`;
+    its means and deviations are those of the turned ants. `reward_tuning` follows the reference settings:
     "return_range" multiplies rewards by 1000/(max − min episode return) (locomotion), "minus_one"
     subtracts 1 (AntMaze), "none" keeps them. Raises `CepnbError` if all returns are equal, on actions
-    outside [-1, 1], and on deviations and rewards that are not finite.
+    outside [-1, 1], on deviations and rewards that are not finite, and if states of another width
+    than the ant's are to be turned.
     """
     check_actions(dataset)
     observations, rewards = dataset.observations, _tuned_rewards(dataset, reward_tuning)
+    if in_heading_frame:
+        if (width := observations.shape[1]) != ANT:
+            problem = f"{dataset.name}: observations have width {width}, an ant's {ANT}"
+            raise CepnbError(f"{problem}; use heading_frame False")
+        observations = _in_heading_frame(observations)
     deviation = observations.std(dim=0)
     for what, values in (("deviations of observations", deviation), ("tuned rewards", rewards)):
         check_finite(f"{dataset.name}: {what}", values, "rescale the data or remove such rows")
     deviation = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-    scaling = Scaling(observations.mean(dim=0), deviation)
+    scaling = Scaling(observations.mean(dim=0), deviation, in_heading_frame)
     distinct, next_row = distinct_states(dataset)
     scaled = scaling(distinct)
     data = Transitions(
