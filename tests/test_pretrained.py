@@ -10,6 +10,7 @@ import torch
 
 from cepnb.datasets.registry import load_dataset
 from cepnb.diffusion.training import seeded
+from cepnb.envs.antmaze import AntMazeEnv
 from cepnb.envs.locomotion import LocomotionEnv
 from cepnb.errors import CepnbError
 from cepnb.qgpo.behaviour import SCHEDULE
@@ -19,7 +20,7 @@ from cepnb.qgpo.policy import behaviour_policy, guided_policy
 from cepnb.qgpo.pretrained import TrainedPolicy, export_policy, load_networks, load_policy
 from cepnb.qgpo.record import open_run
 from cepnb.qgpo.settings import Settings, qgpo_settings
-from cepnb.qgpo.transitions import Scaling
+from cepnb.qgpo.transitions import Scaling, prepare
 from cepnb.storage.files import read_json, write_json
 from cepnb.storage.tensors import load_tensors, save_tensors
 
@@ -27,9 +28,9 @@ TINY = dict(transitions=2_000, behaviour_steps=10, q_steps=10, energy_steps=10, 
 GUIDANCE = ("cep", "mse", "dps")
 
 
-def trained(folder: Path, chosen: Settings) -> Steps:
-    dataset = load_dataset("local/maze2d-umaze", chosen.transitions, chosen.data_seed)
-    run = open_run(folder, configuration_of(dataset, "maze2d-umaze", chosen, "ci", 3))
+def trained(folder: Path, chosen: Settings, task: str = "maze2d-umaze") -> Steps:
+    dataset = load_dataset(f"local/{task}", chosen.transitions, chosen.data_seed)
+    run = open_run(folder, configuration_of(dataset, task, chosen, "ci", 3))
     steps = Steps(dataset, chosen, 3, run, progress=False)
     assert steps.networks
     return steps
@@ -258,3 +259,28 @@ def test_what_is_no_path_or_device_is_refused(exported: Path, tmp_path: Path) ->
             export_policy(tmp_path, path)
     with pytest.raises(CepnbError, match="^--device meta: use cpu or cuda$"):
         load_networks(exported, torch.device("meta"))
+
+
+def test_a_policy_of_turned_ants_takes_plain_observations(tmp_path: Path) -> None:
+    chosen = qgpo_settings("ci", "antmaze", heading_frame=True, **TINY)
+    steps = trained(tmp_path / "run", chosen, "antmaze-umaze")
+    export_policy(steps.run.folder, tmp_path / "policy.safetensors")
+    observations = AntMazeEnv("antmaze-umaze", 3, 0).reset()
+    states = steps.scaling(torch.tensor(observations).float())
+    assert states.shape == (3, 31) and steps.data.states.shape == (len(steps.data.rewards), 31)
+    mean, deviation = steps.data.states.mean(dim=0), steps.data.states.std(dim=0)
+    torch.testing.assert_close(mean, torch.zeros(31), atol=1e-3, rtol=0)
+    torch.testing.assert_close(deviation, torch.ones(31), atol=1e-3, rtol=0)
+    for path in (steps.run.folder, tmp_path / "policy.safetensors"):
+        policy = load_policy(path)
+        expected = steps.networks.policy("cep", 1.0)(states, policy._generator)
+        np.testing.assert_array_equal(load_policy(path)(observations), expected.clamp(-1, 1))
+        with pytest.raises(
+            CepnbError, match=r"observations have shape \(3, 31\); use \(\.\.\., 29\)"
+        ):
+            policy(states)
+
+
+def test_only_ants_are_turned() -> None:
+    with pytest.raises(CepnbError, match="width 4, an ant's 29; use heading_frame False"):
+        prepare(load_dataset("local/maze2d-umaze", 2_000, 0), "none", True)
