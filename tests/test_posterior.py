@@ -1,5 +1,6 @@
 """Averages over the posterior, against their formula, closed forms, and the label of a single x_0."""
 
+import itertools
 import math
 
 import numpy as np
@@ -53,6 +54,26 @@ def test_averages_converge_to_the_posterior_of_a_gaussian() -> None:
     )
     noise = averaged_noise(xt, t, x0, SCHEDULE)
     torch.testing.assert_close(noise, sigma * xt / total, atol=0.05, rtol=0.0)
+
+
+@pytest.mark.parametrize("R", [1, 2, 4])
+def test_averages_have_the_right_mean_at_every_number_of_samples(R: int) -> None:
+    """Over all sets of R draws from three points, where x_t was made from the first of the set."""
+    points = torch.tensor([[-1.0], [0.3], [2.0]], dtype=torch.float64)
+    chance, energy = np.array([0.5, 0.3, 0.2]), torch.tensor([3.0, -1.0, 0.5])
+    xt, t = torch.tensor([[0.4]], dtype=torch.float64), torch.tensor(0.35, dtype=torch.float64)
+    alpha, sigma = (float(c) for c in SCHEDULE.coefficients(t, t))
+    likely = np.exp(-(((0.4 - alpha * points[:, 0].numpy()) / sigma) ** 2) / 2)
+    posterior = chance * likely / (chance @ likely)
+    label = noise = 0.0
+    for members in itertools.product(range(3), repeat=R):
+        probability = posterior[members[0]] * np.prod(chance[list(members[1:])])
+        x0 = points[list(members)]
+        log_w = posterior_log_weights(xt, t, x0, SCHEDULE)
+        label += probability * averaged_energy(log_w, energy[list(members)]).neg().exp().item()
+        noise += probability * averaged_noise(xt, t, x0, SCHEDULE).item()
+    assert label == pytest.approx(posterior @ np.exp(-energy.numpy()), rel=1e-6)
+    assert noise == pytest.approx((0.4 - alpha * posterior @ points[:, 0].numpy()) / sigma)
 
 
 def test_without_noise_the_averages_are_the_labels_of_the_own_sample() -> None:

@@ -67,7 +67,7 @@ def cep_averaged(
 
     `averaged_energy` estimates E_t(x_t) (`cepnb.diffusion.posterior`). The loss is Eq. 13 plus a
     tenth of the Huber loss of f − E_t. Eq. 13 weights an error of f by p_t, so it hardly sees x_t
-    with p_t ≪ q_t, where samplers start; one x_0's label would be too noisy for a regression on E_t.
+    with p_t ≪ q_t, where an inexact sampler strays; one x_0's label would be too noisy to regress on.
     """
     contrast = cep_self_normalised(f, averaged_energy)
     return contrast + 0.1 * F.smooth_l1_loss(f, averaged_energy, reduction="none").mean(dim=-1)
