@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cepnb.envs.antmaze import AntMazeEnv
 from cepnb.envs.locomotion import LocomotionEnv
 from cepnb.envs.registry import TASKS
 from cepnb.errors import CepnbError
-from cepnb.notebook.film import HEIGHT, WIDTH, show_films
+from cepnb.notebook.film import FLOOR_METRE, HEIGHT, WIDTH, show_films
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -60,3 +61,31 @@ def test_a_film_is_one_gif_with_one_frame_per_body() -> None:
     bad = (np.full((1, 2, 2), np.nan), np.ones(1))
     with pytest.raises(CepnbError, match="film 'bad': 4 of 5 values are not finite; end it"):
         show_films({"bad": [bad]}, {"bad": "red"}, "")
+
+
+def test_ants_are_seen_from_above_between_walls() -> None:
+    env = AntMazeEnv("antmaze-umaze", 1, 0)
+    start, walls, goal = env.reset(), env.walls(), tuple(env.goals()[0])
+    ends, radii = env.body(0)
+    assert ends.shape == (13, 2, 3) and radii.tolist() == [0.25] + 12 * [0.08]
+    np.testing.assert_allclose(ends[0], np.tile(start[0, :3], (2, 1)))  # the torso is a sphere
+    legs = np.linalg.norm(ends[1:, 0] - ends[1:, 1], axis=1)
+    np.testing.assert_allclose(sorted(legs), 8 * [0.08**0.5] + 4 * [0.32**0.5], atol=1e-6)
+    assert walls.shape == (5 * 5 - 7, 4)
+    inside = lambda x, y: ((walls[:, :2] < (x, y)) & ((x, y) < walls[:, 2:])).all(axis=1).any()
+    free = [(0, 0), (4, 0), (8, 0), (8, 4), (8, 8), (4, 8), (0, 8)]  # the U, from the start
+    assert [inside(x, y) for x, y in free] == 7 * [False]
+    assert inside(0, 4) and inside(4, 4) and inside(-4, 0) and inside(12, 8)
+    beside = ends + [1.0 - start[0, 0], -start[0, 1], 0.0]
+    shown = show_films(
+        {"ant": [(ends, radii), (beside, radii)]}, {"ant": "#0072B2"}, "", walls, goal
+    )
+    picture = Image.open(io.BytesIO(base64.b64decode(shown.data.split("base64,")[1].split('"')[0])))
+    assert picture.size == (WIDTH, HEIGHT) and picture.n_frames == 2
+    wall = np.array([217, 217, 217])
+    for frame, left in ((0, -2.0), (1, -3.0)):  # the nearest wall, from the ant that is followed
+        picture.seek(frame)
+        row = np.asarray(picture.convert("RGB"), dtype=int)[HEIGHT // 2]
+        grey = np.flatnonzero(np.abs(row - wall).max(axis=1) < 12)
+        edge = grey[grey < WIDTH // 2].max() - WIDTH // 2
+        assert edge / FLOOR_METRE == pytest.approx(left, abs=0.3)

@@ -1,5 +1,6 @@
 """Panels of energies and samples show the method, β and t in their titles."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -161,6 +162,18 @@ def test_paths_that_are_not_finite_are_named() -> None:
     plots.path_panel(axes[0, 0], LAYOUTS["umaze"], paths, "black")
     assert [text.get_text() for text in axes[0, 0].texts] == ["1 of 3 paths are not finite"]
     plots.png(made)
+
+
+def test_paths_of_ants_are_drawn_between_walls() -> None:
+    walls = np.array([[-6.0, -6, -2, -2], [2, -2, 6, 2]])
+    paths = torch.linspace(-1, 1, 60).reshape(5, 4, 3)
+    _, axes = plots.figure()
+    plots.ant_path_panel(axes[0, 0], walls, (1.0, 8.0), paths, "black", "ants")
+    first, second, goal = axes[0, 0].patches
+    assert (first.get_xy(), first.get_width(), second.get_height()) == ((-6, -6), 4, 4)
+    assert (goal.center, goal.radius) == ((1.0, 8.0), 0.5)
+    assert axes[0, 0].get_xlim() == (-6, 6) and axes[0, 0].get_ylim() == (-6, 2)
+    np.testing.assert_array_equal(axes[0, 0].lines[2].get_xydata(), paths[:, 2, :2])
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
-from cepnb.envs.base import SimulatorEpisodes
+from cepnb.envs.base import SimulatorEpisodes, capsules
 from cepnb.envs.d4rl_package import episode_limit, prepare_environments
 from cepnb.envs.quiet import quiet
 from cepnb.envs.registry import ANTMAZES
@@ -49,6 +49,20 @@ class AntMazeEnv(SimulatorEpisodes):
     def tiles(self) -> tuple[list[list[int | str]], float]:
         """Return D4RL's rows of cells (1 a wall, "r" the start, "g" the goal), and a cell's size."""
         return self._simulators[0].tiles()
+
+    def walls(self) -> Float[Array, "walls 4"]:
+        """Return the walls in metres: x and y of each one's lower left corner, then of its upper right."""
+        rows, size = self.tiles()
+        cells = [(i, j) for i, row in enumerate(rows) for j, _ in enumerate(row)]
+        (start,) = [cell for cell in cells if rows[cell[0]][cell[1]] == "r"]
+        walls = np.array([(j, i) for i, j in cells if rows[i][j] == 1], dtype=float)
+        middles = size * (walls - start[::-1])  # D4RL's start is at 0
+        return np.concatenate([middles - size / 2, middles + size / 2], axis=1)
+
+    def body(self, row: int) -> tuple[Float[Array, "parts 2 3"], Float[Array, "parts"]]:
+        """Return torso and legs of one episode's ant, as `cepnb.envs.base.capsules`."""
+        data = self._simulators[row].data
+        return capsules(data.model, data)
 
     def __getstate__(self) -> dict:
         """Return all attributes; of each ant its simulation and goal: D4RL's maze has no pickle."""

@@ -115,6 +115,20 @@ def check_stable(data: "mujoco.MjData") -> None:
         raise RuntimeError(f"MuJoCo warns of {', '.join(kinds)}")
 
 
+SPHERE, CAPSULE = 2, 3  # MuJoCo's mjGEOM_SPHERE and mjGEOM_CAPSULE
+
+
+def capsules(
+    model: "mujoco.MjModel", data: "mujoco.MjData"
+) -> tuple[Float[Array, "parts 2 3"], Float[Array, "parts"]]:
+    """Return a body's capsules and spheres in metres: both ends, equal for a sphere, and the radii."""
+    parts = np.flatnonzero(np.isin(model.geom_type, (SPHERE, CAPSULE)))
+    axes = data.geom_xmat[parts].reshape(-1, 3, 3)[:, :, 2]
+    half = axes * np.where(model.geom_type[parts] == CAPSULE, model.geom_size[parts, 1], 0)[:, None]
+    centre = data.geom_xpos[parts]
+    return np.stack([centre - half, centre + half], axis=1), model.geom_size[parts, 0].copy()
+
+
 class SimulatorEpisodes(Episodes):
     """Episodes with one simulator each, which follows gymnasium's `reset(seed=...)` and `step`.
 

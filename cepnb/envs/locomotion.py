@@ -4,11 +4,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray as Array
 
-from cepnb.envs.base import Advance, SimulatorEpisodes, check_stable
+from cepnb.envs.base import Advance, SimulatorEpisodes, capsules, check_stable
 from cepnb.envs.quiet import quiet
 from cepnb.envs.registry import task
-
-CAPSULE = 3  # MuJoCo's mjGEOM_CAPSULE
 
 
 class LocomotionEnv(SimulatorEpisodes):
@@ -54,9 +52,5 @@ class LocomotionEnv(SimulatorEpisodes):
 
     def body(self, row: int) -> tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]:
         """Return the capsules of one episode, in metres: both ends as (x, z), and the radii."""
-        model, data = self._simulators[row].model, self._simulators[row].data
-        parts = np.flatnonzero(model.geom_type == CAPSULE)
-        axes = data.geom_xmat[parts].reshape(-1, 3, 3)[:, :, 2]
-        half, centre = axes * model.geom_size[parts, 1:2], data.geom_xpos[parts]
-        ends = np.stack([centre - half, centre + half], axis=1)
-        return ends[..., [0, 2]], model.geom_size[parts, 0].copy()
+        ends, radii = capsules(self._simulators[row].model, self._simulators[row].data)
+        return ends[..., [0, 2]], radii

@@ -1,4 +1,4 @@
-"""Animated pictures of hopper, halfcheetah and walker2d, whose bodies move in a plane."""
+"""Animated pictures of walking bodies: of hopper, halfcheetah and walker2d from the side, of ants from above."""
 
 import io
 from collections.abc import Sequence
@@ -16,15 +16,24 @@ from cepnb.storage.validation import check_finite
 WIDTH, HEIGHT, METRE = 260, 190, 90  # of a panel and of a metre, in pixels
 FRAME_MS = 32  # four steps of the locomotion tasks
 SCALE = 2  # panels are drawn larger and then reduced, for smooth edges
-# Ends (x, z) and radius of each capsule, in metres.
-Body = tuple[Float[Array, "parts 2 2"], Float[Array, "parts"]]
+FLOOR_METRE = 36  # pixels of a metre seen from above, where walls are farther apart
+ELEVATION = np.radians(55)  # of the view from above
+# Ends of each capsule, (x, z) from the side and (x, y, z) from above, and radii, in metres.
+Body = tuple[Float[Array, "parts 2 axes"], Float[Array, "parts"]]
 
 
-def show_films(films: dict[str, Sequence[Body]], colours: dict[str, str], alt: str) -> HTML:
+def show_films(
+    films: dict[str, Sequence[Body]],
+    colours: dict[str, str],
+    alt: str,
+    walls: Float[Array, "walls 4"] | None = None,
+    goal: tuple[float, float] = (0.0, 0.0),
+) -> HTML:
     """Show several films side by side as one animated GIF, each under its title.
 
-    A film that ends holds its last frame. The view follows the body, and the ground has a mark
-    every metre. Raises `CepnbError` without films, on an empty film and on numbers that are not
+    A film that ends holds its last frame. The view follows the body. From the side, the ground has a
+    mark every metre. With `walls` (`AntMazeEnv.walls`) the bodies are ants, seen obliquely from above
+    on the floor of a maze with its goal, a disc of radius 0.5. Raises `CepnbError` without films, on an empty film and on numbers that are not
     finite.
     """
     if not films:
@@ -39,7 +48,15 @@ def show_films(films: dict[str, Sequence[Body]], colours: dict[str, str], alt: s
         frame = Image.new("RGB", (WIDTH * len(films), HEIGHT), "white")
         for place, (title, bodies) in enumerate(films.items()):
             body = bodies[min(index, len(bodies) - 1)]
-            frame.paste(_panel(body, title, colours[title]), (WIDTH * place, 0))
+            panel = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
+            draw = ImageDraw.Draw(panel)
+            if walls is None:
+                _from_the_side(draw, body, colours[title])
+            else:
+                _from_above(draw, body, colours[title], walls, goal)
+            draw.text((6 * SCALE, 4 * SCALE), title, fill="black", font=_font(12))
+            panel = panel.resize((WIDTH, HEIGHT), Image.LANCZOS)
+            frame.paste(panel, (WIDTH * place, 0))
         frames.append(frame)
     palette = frames[0].quantize(16)  # of all frames, so that a frame stores only what moves
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
@@ -49,10 +66,8 @@ def show_films(films: dict[str, Sequence[Body]], colours: dict[str, str], alt: s
     return HTML(image(buffer.getvalue(), alt, "gif"))
 
 
-def _panel(body: Body, title: str, colour: str) -> Image.Image:
-    panel = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
-    draw, unit = ImageDraw.Draw(panel), METRE * SCALE
-    small, large = ImageFont.load_default(9 * SCALE), ImageFont.load_default(12 * SCALE)
+def _from_the_side(draw: ImageDraw.ImageDraw, body: Body, colour: str) -> None:
+    unit = METRE * SCALE
     ends, radii = body
     middle = ends[..., 0].mean()
     across = lambda x: (x - middle) * unit + WIDTH * SCALE / 2
@@ -61,11 +76,41 @@ def _panel(body: Body, title: str, colour: str) -> Image.Image:
     for mark in range(int(np.floor(middle)) - 3, int(np.ceil(middle)) + 4):
         x = across(mark)
         draw.line((x, down(0.0), x, down(-0.08)), fill="#777777", width=SCALE)
-        draw.text((x + 3 * SCALE, down(-0.02)), f"{mark} m", fill="#777777", font=small)
+        draw.text((x + 3 * SCALE, down(-0.02)), f"{mark} m", fill="#777777", font=_font(9))
     for capsule, radius in zip(ends, radii, strict=True):
-        points, reach = [(across(x), down(z)) for x, z in capsule], radius * unit
-        draw.line(points, fill=colour, width=max(1, round(2 * reach)))
-        for x, y in points:
-            draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour)
-    draw.text((6 * SCALE, 4 * SCALE), title, fill="black", font=large)
-    return panel.resize((WIDTH, HEIGHT), Image.LANCZOS)
+        _capsule(draw, [(across(x), down(z)) for x, z in capsule], radius * unit, colour)
+
+
+def _from_above(
+    draw: ImageDraw.ImageDraw,
+    body: Body,
+    colour: str,
+    walls: Float[Array, "walls 4"],
+    goal: tuple[float, float],
+) -> None:
+    unit = FLOOR_METRE * SCALE
+    ends, radii = body
+    middle = ends.mean(axis=(0, 1))
+
+    def at(x: float, y: float, z: float = 0.0) -> tuple[float, float]:
+        up = (y - middle[1]) * np.sin(ELEVATION) + (z - middle[2]) * np.cos(ELEVATION)
+        return (x - middle[0]) * unit + WIDTH * SCALE / 2, HEIGHT * SCALE / 2 - up * unit
+
+    for left, low, right, high in walls:
+        draw.rectangle((*at(left, high), *at(right, low)), fill="#d9d9d9")
+    x, y = goal
+    draw.ellipse((*at(x - 0.5, y + 0.5), *at(x + 0.5, y - 0.5)), fill="#F0E442")
+    for i in ends[..., 1].mean(axis=1).argsort()[::-1]:  # the nearest part is drawn last
+        _capsule(draw, [at(*end) for end in ends[i]], radii[i] * unit, colour)
+
+
+def _capsule(
+    draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], reach: float, colour: str
+) -> None:
+    draw.line(points, fill=colour, width=max(1, round(2 * reach)))
+    for x, y in points:
+        draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size * SCALE)

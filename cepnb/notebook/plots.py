@@ -14,6 +14,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
+from numpy import ndarray as Array
 from PIL import Image
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
@@ -176,6 +177,29 @@ def path_panel(
 ) -> None:
     """Draw paths through a maze, with a dot at each start."""
     maze_panel(axes, maze, title)
+    _paths(axes, paths, colour)
+
+
+def ant_path_panel(
+    axes: Axes,
+    walls: Float[Array, "walls 4"],
+    goal: tuple[float, float],
+    paths: Float[Tensor, "steps n ds"],
+    colour: str,
+    title: str = "",
+) -> None:
+    """Draw paths of ants between the walls of `AntMazeEnv.walls`, and the goal, a disc of radius 0.5."""
+    for left, low, right, high in walls:
+        size = (right - left, high - low)
+        axes.add_patch(Rectangle((left, low), *size, color="#d9d9d9", linewidth=0))
+    axes.add_patch(Circle(goal, 0.5, color="#F0E442", linewidth=0))
+    _paths(axes, paths, colour)
+    square(axes, title)
+    low, high = walls[:, :2].min(axis=0), walls[:, 2:].max(axis=0)
+    axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+
+
+def _paths(axes: Axes, paths: Float[Tensor, "steps n ds"], colour: str) -> None:
     if wrong := int((~paths.isfinite()).any(dim=(0, 2)).sum()):
         say(axes, f"{wrong} of {paths.shape[1]} paths are not finite")
     axes.plot(paths[:, :, 0].numpy(), paths[:, :, 1].numpy(), color=colour, alpha=0.5, linewidth=1)

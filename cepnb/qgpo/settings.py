@@ -265,6 +265,10 @@ _LAPTOP_ANTMAZE = dict(
     beta_q=10.0,
     beta=10.0,
     target_networks=5,
+    q_pessimism=3.0,
+    energy_K=64,
+    energy_batch=32,
+    scales=(1.0, 2.0, 3.0),
 )
 _DESKTOP_LOCOMOTION = dict(
     behaviour_embedding=128,
