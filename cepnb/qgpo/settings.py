@@ -249,9 +249,9 @@ _LAPTOP_LOCOMOTION = dict(
     energy_batch=32,
     scales=(1.0, 2.0),
 )
-# From trials on umaze-diverse, seed 100, also of q_pessimism and β: with 1 and 10 more ants fall. An ant of μ_θ falls on its back where an ant of the data does not.
-# A wider embedding of the state makes that rarer, and so do states in the ant's own frame, more rows
-# and a higher rate.
+# From trials on umaze-diverse, seed 100. An ant of μ_θ falls on its back where an ant of the data does not.
+# States in the ant's own frame make that rarer, and so do a wider embedding of the state, more rows, a higher
+# rate, and a policy that is less sharp and more pessimistic.
 _LAPTOP_ANTMAZE = dict(
     transitions=300_000,
     heading_frame=True,
