@@ -121,7 +121,7 @@ def qgpo():
     cepnb.run_qgpo(dataset, "maze2d-umaze", settings, "ci", 0, Path("run"), progress=False)
 
 def policy():
-    for source in ("hopper-medium-replay", Path("run")):
+    for source in ("hopper-medium-expert", Path("run")):
         cepnb.load_policy(source, seed=0)(numpy.zeros(11 if source != Path("run") else 4))
 
 # New networks draw their weights from torch's random state, as all torch modules do; calls draw nothing.
