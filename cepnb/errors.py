@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -54,25 +55,37 @@ def exit_status(program: str, command: Callable[[], None]) -> int:
 
     `CepnbError`, `OSError` and a lack of memory are printed as one line. Other exceptions are bugs
     and propagate. Closed standard streams are replaced: progress bars fail on None. If the reader
-    of the output has left, as `head` does, the status is 141, which a shell reports for SIGPIPE.
+    of the output has left, as `head` does, what cannot be written is dropped without a message, and
+    the status is 141, which a shell reports for SIGPIPE.
     """
     for stream in ("stdout", "stderr"):
         if getattr(sys, stream) is None:
             setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))
     try:
-        try:
-            command()
-        finally:
-            sys.stdout.flush()  # at the end of the process it is too late to handle an error
-    except BrokenPipeError:  # nobody reads: what is left of the output goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        command()
+        sys.stdout.flush()  # at the end of the process it is too late to handle an error
     except (CepnbError, OSError, MemoryError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not out_of_memory(error):
             raise
+        if isinstance(error, BrokenPipeError) and _reader_left():
+            return 141
         print(f"{program}: error: {in_a_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{program}: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
+    finally:
+        if _reader_left():  # Python writes what is left when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _reader_left() -> bool:
+    """Return whether standard output is a pipe that nobody reads any more."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):  # a stream in memory, or a closed one
+        return False
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return any(event & select.POLLERR for _, event in poll.poll(0))

@@ -15,7 +15,7 @@ from test_report import csv_with
 
 from cepnb.cli import _parser, main
 from cepnb.datasets.dataset import OfflineDataset
-from cepnb.errors import CepnbError
+from cepnb.errors import CepnbError, exit_status
 from cepnb.qgpo import pipeline, pretrained
 from cepnb.qgpo.settings import CHOICES, coerce, qgpo_settings
 
@@ -461,13 +461,40 @@ def test_an_option_that_is_no_list_is_given_once(
     assert printed.endswith("given more than once; give it once\n") and "argument --" in printed
 
 
-@pytest.mark.parametrize(
-    "arguments, status", [("settings", 141), ("report results/bodies-laptop", 141), ("--help", 0)]
-)
-def test_a_reader_that_leaves_gets_no_message(arguments: str, status: int) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments, status", [("settings", 141), ("--help", 0), ("", 2)])
+def test_a_reader_that_leaves_gets_no_message(arguments: str, status: int, unbuffered: str) -> None:
+    command = [sys.executable, "-m", "cepnb", *arguments.split()]
+    assert without_reader(command, unbuffered) == (status, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_errors_are_told_without_a_reader(unbuffered: str) -> None:
+    def outcome(raised: str) -> tuple[int, str]:
+        code = f"from cepnb.errors import *\ndef f():\n print(1, end='')\n raise {raised}\n"
+        program = [sys.executable, "-c", code + "sys.exit(exit_status('p', f))"]
+        return without_reader(program, unbuffered)
+
+    if not unbuffered:  # else `print` itself fails
+        assert outcome("CepnbError('bad; fix it')") == (2, "p: error: bad; fix it\n")
+        status, printed = outcome("ValueError('a bug')")
+        assert status == 1 and printed.endswith("ValueError: a bug\n")
+    assert outcome("BrokenPipeError(32, 'x')")[0] == 141
+
+
+def test_a_broken_pipe_elsewhere_is_an_error(capsys: pytest.CaptureFixture) -> None:
+    def worker_died() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert exit_status("p", worker_died) == 2
+    assert capsys.readouterr().err == "p: error: BrokenPipeError: [Errno 32] Broken pipe\n"
+
+
+def without_reader(command: list[str], unbuffered: str) -> tuple[int, str]:
+    """The status and the messages of a command whose output nobody reads."""
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "cepnb", *arguments.split()]
-    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, env=env)
     os.close(write)
-    assert (done.returncode, done.stderr) == (status, "")
+    return done.returncode, done.stderr

@@ -7,6 +7,7 @@ import torch
 from cepnb.densities import benchmark
 from cepnb.densities.metrics import w2
 from cepnb.diffusion.training import seeded
+from cepnb.envs.antmaze import Floor
 from cepnb.envs.maze import LAYOUTS
 from cepnb.errors import CepnbError
 from cepnb.notebook import plots
@@ -168,7 +169,7 @@ def test_paths_of_ants_are_drawn_between_walls() -> None:
     walls = np.array([[-6.0, -6, -2, -2], [2, -2, 6, 2]])
     paths = torch.linspace(-1, 1, 60).reshape(5, 4, 3)
     _, axes = plots.figure()
-    plots.ant_path_panel(axes[0, 0], walls, (1.0, 8.0), paths, "black", "ants")
+    plots.ant_path_panel(axes[0, 0], Floor(walls, np.array([1.0, 8.0])), paths, "black", "ants")
     first, second, goal = axes[0, 0].patches
     assert (first.get_xy(), first.get_width(), second.get_height()) == ((-6, -6), 4, 4)
     assert (goal.center, goal.radius) == ((1.0, 8.0), 0.5)

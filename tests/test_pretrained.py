@@ -284,3 +284,21 @@ def test_a_policy_of_turned_ants_takes_plain_observations(tmp_path: Path) -> Non
 def test_only_ants_are_turned() -> None:
     with pytest.raises(CepnbError, match="width 4, an ant's 29; use heading_frame False"):
         prepare(load_dataset("local/maze2d-umaze", 2_000, 0), "none", True)
+
+
+def test_turned_ants_of_no_rows_and_with_gradients(tmp_path: Path) -> None:
+    scaling = Scaling(torch.zeros(31), torch.ones(31), True)
+    observations = torch.tensor(AntMazeEnv("antmaze-umaze", 3, 0).reset())
+    expected = scaling(observations)
+    assert scaling(observations[:0]).shape == (0, 31)
+    assert scaling(observations.reshape(1, 3, 29)).shape == (1, 3, 31)
+    torch.testing.assert_close(scaling(observations.requires_grad_()), expected)
+    torch.testing.assert_close(scaling(observations.detach().float()), expected.float())
+
+
+@pytest.mark.parametrize("environment", ["hopper", "maze2d-umaze", "locomotion"])
+def test_no_other_environment_has_a_heading(environment: str) -> None:
+    with pytest.raises(CepnbError, match="heading_frame True: use False except in AntMaze$"):
+        qgpo_settings("ci", environment, heading_frame=True)
+    for own_file_or_ant in (None, "antmaze", "antmaze-large-play"):
+        assert qgpo_settings("ci", own_file_or_ant, heading_frame=True).heading_frame

@@ -10,11 +10,11 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray as Array
 
 from cepnb.datasets.agents import FOLDER, Agent
+from cepnb.envs.antmaze import REACHED
 from cepnb.envs.d4rl_package import prepare_environments
 from cepnb.envs.quiet import quiet
 from cepnb.errors import CepnbError
 
-REACHED = 0.5  # a goal counts as reached within this distance, in metres: AntMaze's
 ARRIVAL_STEPS = 200  # in which the ant must reach a goal
 
 

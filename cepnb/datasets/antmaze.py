@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 from numpy import ndarray as Array
 
 from cepnb.datasets.agents import BATCH, collect_rows, step_together
-from cepnb.datasets.ant import REACHED, Walker, shipped_walker, upright
+from cepnb.datasets.ant import Walker, shipped_walker, upright
 from cepnb.datasets.waypoint import Cell, next_cells
-from cepnb.envs.antmaze import AntMazeEnv
+from cepnb.envs.antmaze import REACHED, AntMazeEnv
 from cepnb.errors import CepnbError
 
 NOISE = 0.2  # standard deviation of the action noise

@@ -13,7 +13,7 @@ METHODS = {
     "cep_self": "CEP with self-normalised labels (Eq. 13)",
     "cep_independent": "CEP with a normaliser from new samples",
     "cep_posterior": "CEP with labels averaged over the posterior (beyond the paper)",
-    "cep_beta": "one CEP network for all β, labels averaged likewise (beyond the paper)",
+    "cep_beta": "one CEP network for all β (beyond the paper)",
     "mse": "regression on βE",
     "exp_mse": "regression on e^{−βE}",
     "dps": "βE at the mean of x_0 given x_t, no training",

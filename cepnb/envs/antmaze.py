@@ -1,6 +1,7 @@
 """D4RL's AntMaze: an ant with eight motors walks to a goal in a maze, many stepped together."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +16,22 @@ from cepnb.envs.registry import ANTMAZES
 from cepnb.errors import CepnbError
 from cepnb.storage.validation import check_shape
 
+REACHED = 0.5  # distance to the goal, in metres, that counts as reaching it
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The plan of a maze, in metres."""
+
+    walls: Float[Array, "walls 4"]  # x and y of the lower left corner, then of the upper right
+    goal: Float[Array, "2"]
+
 
 class AntMazeEnv(SimulatorEpisodes):
     """Episodes of {name}-v2: observations of size 29, actions in [-1, 1]⁸, sparse reward.
 
     Observations are position, posture and velocities. An episode starts near one corner (± 0.1,
-    velocities N(0, 0.1²)). It terminates with reward 1 within 0.5 of its goal, and is truncated
+    velocities N(0, 0.1²)). It terminates with reward 1 within `REACHED` of its goal, and is truncated
     after 700 steps (umaze) or 1000, so its return is 1 or 0. As in D4RL's -v2, every reset draws a
     goal in the goal cell. -play and -diverse are the same environment: only their data differs.
     """
@@ -50,14 +61,15 @@ class AntMazeEnv(SimulatorEpisodes):
         """Return D4RL's rows of cells (1 a wall, "r" the start, "g" the goal), and a cell's size."""
         return self._simulators[0].tiles()
 
-    def walls(self) -> Float[Array, "walls 4"]:
-        """Return the walls in metres: x and y of each one's lower left corner, then of its upper right."""
+    def floor(self, row: int) -> Floor:
+        """Return the walls, and the goal of one episode."""
         rows, size = self.tiles()
         cells = [(i, j) for i, row in enumerate(rows) for j, _ in enumerate(row)]
         (start,) = [cell for cell in cells if rows[cell[0]][cell[1]] == "r"]
         walls = np.array([(j, i) for i, j in cells if rows[i][j] == 1], dtype=float)
         middles = size * (walls - start[::-1])  # D4RL's start is at 0
-        return np.concatenate([middles - size / 2, middles + size / 2], axis=1)
+        corners = np.concatenate([middles - size / 2, middles + size / 2], axis=1)
+        return Floor(corners, self.goals()[row])
 
     def body(self, row: int) -> tuple[Float[Array, "parts 2 3"], Float[Array, "parts"]]:
         """Return torso and legs of one episode's ant, as `cepnb.envs.base.capsules`."""

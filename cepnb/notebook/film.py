@@ -1,22 +1,24 @@
 """Animated pictures of walking bodies: of hopper, halfcheetah and walker2d from the side, of ants from above."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from IPython.display import HTML
 from jaxtyping import Float
 from numpy import ndarray as Array
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from cepnb.envs.antmaze import REACHED, Floor
 from cepnb.errors import CepnbError
-from cepnb.notebook.plots import image
+from cepnb.notebook.plots import GOAL, WALL, image
 from cepnb.storage.validation import check_finite
 
 WIDTH, HEIGHT, METRE = 260, 190, 90  # of a panel and of a metre, in pixels
 FRAME_MS = 32  # four steps of the locomotion tasks
 SCALE = 2  # panels are drawn larger and then reduced, for smooth edges
-FLOOR_METRE = 36  # pixels of a metre seen from above, where walls are farther apart
+FLOOR_METRE = 36  # pixels of a metre in the view from above, so that walls are in view
+GROUND, MARK = "#e8e8e8", "#777777"
 ELEVATION = np.radians(55)  # of the view from above
 # Ends of each capsule, (x, z) from the side and (x, y, z) from above, and radii, in metres.
 Body = tuple[Float[Array, "parts 2 axes"], Float[Array, "parts"]]
@@ -26,44 +28,62 @@ def show_films(
     films: dict[str, Sequence[Body]],
     colours: dict[str, str],
     alt: str,
-    walls: Float[Array, "walls 4"] | None = None,
-    goal: tuple[float, float] = (0.0, 0.0),
+    floor: Floor | None = None,
 ) -> HTML:
     """Show several films side by side as one animated GIF, each under its title.
 
     A film that ends holds its last frame. The view follows the body. From the side, the ground has a
-    mark every metre. With `walls` (`AntMazeEnv.walls`) the bodies are ants, seen obliquely from above
-    on the floor of a maze with its goal, a disc of radius 0.5. Raises `CepnbError` without films, on an empty film and on numbers that are not
-    finite.
+    mark every metre. With a `floor`, ants are seen obliquely from above, in their maze with its goal.
+    Raises `CepnbError` without films, on an empty film, on bodies of the other kind and on numbers
+    that are not finite.
     """
     if not films:
         raise CepnbError("there is no film; pass at least one")
+    if floor is not None:
+        check_finite("floor", np.append(floor.walls, floor.goal), "use that of the environment")
     for title, bodies in films.items():
         if not len(bodies):
             raise CepnbError(f"film '{title}' has no frames; pass at least one")
         numbers = np.concatenate([part.ravel() for body in bodies for part in body])
         check_finite(f"film '{title}'", numbers, "end it before the simulation fails")
+        if any(ends.shape[-1] != (2 if floor is None else 3) for ends, _ in bodies):
+            raise CepnbError(f"film '{title}': only ants need a floor; pass theirs, or none")
     frames = []
     for index in range(max(map(len, films.values()))):
         frame = Image.new("RGB", (WIDTH * len(films), HEIGHT), "white")
         for place, (title, bodies) in enumerate(films.items()):
             body = bodies[min(index, len(bodies) - 1)]
-            panel = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
-            draw = ImageDraw.Draw(panel)
-            if walls is None:
-                _from_the_side(draw, body, colours[title])
-            else:
-                _from_above(draw, body, colours[title], walls, goal)
-            draw.text((6 * SCALE, 4 * SCALE), title, fill="black", font=_font(12))
-            panel = panel.resize((WIDTH, HEIGHT), Image.LANCZOS)
-            frame.paste(panel, (WIDTH * place, 0))
+            frame.paste(_panel(body, title, colours[title], floor), (WIDTH * place, 0))
         frames.append(frame)
-    palette = frames[0].quantize(16)  # of all frames, so that a frame stores only what moves
+    palette = _palette(colours.values())
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
     options = {"duration": FRAME_MS, "loop": 0, "optimize": True}
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], **options)
     return HTML(image(buffer.getvalue(), alt, "gif"))
+
+
+def _palette(colours: Iterable[str]) -> Image.Image:
+    """Return one palette for all frames: the colours that are drawn, and halfway to white for edges.
+
+    With one palette, a frame of a GIF stores only what moves.
+    """
+    drawn = ["white", "black", GROUND, MARK, WALL, GOAL, *colours]
+    exact = np.array([ImageColor.getrgb(colour) for colour in dict.fromkeys(drawn)])
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(np.concatenate([exact, (exact + 255) // 2]).flatten().tolist())
+    return palette
+
+
+def _panel(body: Body, title: str, colour: str, floor: Floor | None) -> Image.Image:
+    panel = Image.new("RGB", (WIDTH * SCALE, HEIGHT * SCALE), "white")
+    draw = ImageDraw.Draw(panel)
+    if floor is None:
+        _from_the_side(draw, body, colour)
+    else:
+        _from_above(draw, body, colour, floor)
+    draw.text((6 * SCALE, 4 * SCALE), title, fill="black", font=_font(12))
+    return panel.resize((WIDTH, HEIGHT), Image.LANCZOS)
 
 
 def _from_the_side(draw: ImageDraw.ImageDraw, body: Body, colour: str) -> None:
@@ -72,22 +92,16 @@ def _from_the_side(draw: ImageDraw.ImageDraw, body: Body, colour: str) -> None:
     middle = ends[..., 0].mean()
     across = lambda x: (x - middle) * unit + WIDTH * SCALE / 2
     down = lambda z: (HEIGHT - 20) * SCALE - z * unit
-    draw.rectangle((0, down(0.0), WIDTH * SCALE, HEIGHT * SCALE), fill="#e8e8e8")
+    draw.rectangle((0, down(0.0), WIDTH * SCALE, HEIGHT * SCALE), fill=GROUND)
     for mark in range(int(np.floor(middle)) - 3, int(np.ceil(middle)) + 4):
         x = across(mark)
-        draw.line((x, down(0.0), x, down(-0.08)), fill="#777777", width=SCALE)
-        draw.text((x + 3 * SCALE, down(-0.02)), f"{mark} m", fill="#777777", font=_font(9))
+        draw.line((x, down(0.0), x, down(-0.08)), fill=MARK, width=SCALE)
+        draw.text((x + 3 * SCALE, down(-0.02)), f"{mark} m", fill=MARK, font=_font(9))
     for capsule, radius in zip(ends, radii, strict=True):
         _capsule(draw, [(across(x), down(z)) for x, z in capsule], radius * unit, colour)
 
 
-def _from_above(
-    draw: ImageDraw.ImageDraw,
-    body: Body,
-    colour: str,
-    walls: Float[Array, "walls 4"],
-    goal: tuple[float, float],
-) -> None:
+def _from_above(draw: ImageDraw.ImageDraw, body: Body, colour: str, floor: Floor) -> None:
     unit = FLOOR_METRE * SCALE
     ends, radii = body
     middle = ends.mean(axis=(0, 1))
@@ -96,12 +110,13 @@ def _from_above(
         up = (y - middle[1]) * np.sin(ELEVATION) + (z - middle[2]) * np.cos(ELEVATION)
         return (x - middle[0]) * unit + WIDTH * SCALE / 2, HEIGHT * SCALE / 2 - up * unit
 
-    for left, low, right, high in walls:
-        draw.rectangle((*at(left, high), *at(right, low)), fill="#d9d9d9")
-    x, y = goal
-    draw.ellipse((*at(x - 0.5, y + 0.5), *at(x + 0.5, y - 0.5)), fill="#F0E442")
-    for i in ends[..., 1].mean(axis=1).argsort()[::-1]:  # the nearest part is drawn last
-        _capsule(draw, [at(*end) for end in ends[i]], radii[i] * unit, colour)
+    for left, low, right, high in floor.walls:
+        draw.rectangle((*at(left, high), *at(right, low)), fill=WALL)
+    x, y = floor.goal
+    corners = at(x - REACHED, y + REACHED), at(x + REACHED, y - REACHED)
+    draw.ellipse((*corners[0], *corners[1]), fill=GOAL)
+    for capsule, radius in zip(ends, radii, strict=True):
+        _capsule(draw, [at(*end) for end in capsule], radius * unit, colour)
 
 
 def _capsule(

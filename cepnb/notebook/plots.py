@@ -14,17 +14,18 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
-from numpy import ndarray as Array
 from PIL import Image
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 from torch import Tensor
 
+from cepnb.envs.antmaze import REACHED, Floor
 from cepnb.envs.maze import GOAL_RADIUS, Layout
 from cepnb.errors import CepnbError
 from cepnb.storage.validation import check_finite
 
+WALL, GOAL = "#d9d9d9", "#F0E442"  # colours of mazes
 # Label and colour of every method, from the colour-blind safe palette of Okabe and Ito.
 METHODS = {
     "exact": ("exact", "#000000"),
@@ -165,8 +166,8 @@ def maze_panel(axes: Axes, maze: Layout, title: str = "") -> None:
     shift = 0.2
     for i, j in zip(*np.nonzero(maze.walls)):
         corner = (i - 0.5 - shift, j - 0.5 - shift)
-        axes.add_patch(Rectangle(corner, 1, 1, color="#d9d9d9", linewidth=0))
-    axes.add_patch(Circle(maze.target, GOAL_RADIUS, color="#F0E442", alpha=0.7, linewidth=0))
+        axes.add_patch(Rectangle(corner, 1, 1, color=WALL, linewidth=0))
+    axes.add_patch(Circle(maze.target, GOAL_RADIUS, color=GOAL, alpha=0.7, linewidth=0))
     rows, columns = maze.walls.shape
     square(axes, title)
     axes.set(xlim=(-0.5, rows - 0.9), ylim=(-0.5, columns - 0.9))
@@ -182,17 +183,17 @@ def path_panel(
 
 def ant_path_panel(
     axes: Axes,
-    walls: Float[Array, "walls 4"],
-    goal: tuple[float, float],
+    floor: Floor,
     paths: Float[Tensor, "steps n ds"],
     colour: str,
     title: str = "",
 ) -> None:
-    """Draw paths of ants between the walls of `AntMazeEnv.walls`, and the goal, a disc of radius 0.5."""
+    """Draw paths of ants through their maze, with a dot at each start."""
+    walls = floor.walls
     for left, low, right, high in walls:
         size = (right - left, high - low)
-        axes.add_patch(Rectangle((left, low), *size, color="#d9d9d9", linewidth=0))
-    axes.add_patch(Circle(goal, 0.5, color="#F0E442", linewidth=0))
+        axes.add_patch(Rectangle((left, low), *size, color=WALL, linewidth=0))
+    axes.add_patch(Circle(tuple(floor.goal), REACHED, color=GOAL, linewidth=0))
     _paths(axes, paths, colour)
     square(axes, title)
     low, high = walls[:, :2].min(axis=0), walls[:, 2:].max(axis=0)

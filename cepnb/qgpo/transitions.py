@@ -37,8 +37,9 @@ class Scaling:
 
 
 def _in_heading_frame(observations: Float[Tensor, "*batch 29"]) -> Float[Tensor, "*batch 31"]:
-    turned = torch.from_numpy(heading_frame(observations.reshape(-1, ANT).numpy()))
-    return turned.reshape(*observations.shape[:-1], -1)
+    plain = observations.detach().cpu().reshape(-1, ANT)
+    turned = torch.from_numpy(heading_frame(plain.numpy()))
+    return turned.reshape(*observations.shape[:-1], turned.shape[-1]).to(observations.device)
 
 
 @dataclass(frozen=True)

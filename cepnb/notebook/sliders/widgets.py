@@ -12,7 +12,7 @@ import json
 import os
 import string
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import anywidget
@@ -148,6 +148,11 @@ class BetaExplorer(ExplorerBase):
         """Return panels that hold the frame at these values of the sliders."""
         return self.panels
 
+    def _label(self, position: Iterable[int]) -> str:
+        """Return all sliders' values at a position, such as β = 3, t = 0.1."""
+        pairs = zip(self.sliders, position, strict=True)
+        return ", ".join(f"{s.symbol} = {s.labels[k]}" for s, k in pairs)
+
     def still(self) -> bytes:
         """Draw all panels at a few values of the first slider, as a PNG file."""
         first = self.sliders[0]
@@ -160,7 +165,7 @@ class BetaExplorer(ExplorerBase):
         for row, position in zip(axes if one_row_per_value else axes.T, chosen):
             at = index | {first.name: position}
             values = [slider.values[at[slider.name]] for slider in self.sliders]
-            label = ", ".join(f"{s.symbol} = {s.labels[at[s.name]]}" for s in self.sliders)
+            label = self._label(at.values())
             for axis, panel in zip(row, self.panels_at(*values)):
                 panel.draw(axis, **at)
                 axis.set_title(f"{panel.title}\n{label}", fontsize=7)
@@ -198,9 +203,7 @@ class LiveExplorer(BetaExplorer):
         try:
             spec, data = self._packed(self.panels_at(*self.at.values()))
         except Exception as error:  # ipywidgets would swallow it
-            at = ", ".join(
-                f"{s.symbol} = {s.labels[k]}" for s, k in zip(self.sliders, self.position)
-            )
+            at = self._label(self.position)
             self.error = f"{at}: {type(error).__name__}: {error}"
             return
         with self.hold_sync():  # the page receives spec and data in one message
