@@ -1,6 +1,7 @@
 """Trained policies: exported, loaded, called, and better than their behaviour."""
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -193,21 +194,25 @@ def test_an_energy_that_starts_from_q_needs_the_critic_of_its_file(tmp_path: Pat
         load_policy(path)
 
 
-def test_the_shipped_policy_hops_farther_than_its_behaviour() -> None:
-    networks, returns = load_networks("hopper-medium-expert"), {}
-    for method in ("behaviour", "cep"):
-        policy = networks.policy(method, 1.0)
-        returns[method], _ = rollout(
-            lambda rows: policy,
-            LocomotionEnv("hopper", 16, seed=5),
-            networks.scaling,
-            torch.Generator().manual_seed(0),
-            progress=False,
-        )
-    assert returns["cep"].mean() > 1.8 * returns["behaviour"].mean()
+@pytest.mark.parametrize(
+    "name, env",
+    [
+        ("hopper-medium-expert", lambda: LocomotionEnv("hopper", 8, seed=5)),
+        ("antmaze-umaze-diverse", lambda: AntMazeEnv("antmaze-umaze-diverse", 8, seed=3)),
+    ],
+)
+def test_the_shipped_policies_are_better_than_their_behaviour(name: str, env: Callable) -> None:
+    networks, returns = load_networks(name), {}
     assert networks.methods == ["behaviour", "cep", "mse", "best_of_k"]
-    action = load_policy("hopper-medium-expert")(np.zeros(11))
-    assert action.shape == (3,)
+    for method in ("behaviour", "cep"):
+        policy, generator = networks.policy(method, 1.0), torch.Generator().manual_seed(0)
+        task = env(), networks.scaling, generator
+        returns[method], _ = rollout(lambda rows: policy, *task, progress=False)
+    assert returns["cep"].mean() > 1.8 * returns["behaviour"].mean()
+
+
+def test_a_shipped_policy_takes_one_observation() -> None:
+    assert load_policy("hopper-medium-expert")(np.zeros(11)).shape == (3,)
 
 
 def test_plain_paths_devices_and_seeds(

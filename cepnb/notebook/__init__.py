@@ -31,6 +31,7 @@ _NAMES = {  # module or package: its names
     "cepnb.diffusion.samplers": "ancestral dpm_solver_pp last",
     "cepnb.diffusion.schedule": "VPSchedule",
     "cepnb.diffusion.training": "Plan draw initialised seeded train training",
+    "cepnb.envs.antmaze": "AntMazeEnv",
     "cepnb.envs.d4rl_package": "mujoco_21_present reference_scores",
     "cepnb.envs.locomotion": "LocomotionEnv",
     "cepnb.envs.maze": "LAYOUTS MazeEnv layout",

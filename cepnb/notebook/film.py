@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from IPython.display import HTML
 from jaxtyping import Float
+from matplotlib import get_data_path
 from numpy import ndarray as Array
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
@@ -29,10 +30,11 @@ def show_films(
     colours: dict[str, str],
     alt: str,
     floor: Floor | None = None,
+    frame_ms: int = FRAME_MS,
 ) -> HTML:
     """Show several films side by side as one animated GIF, each under its title.
 
-    A film that ends holds its last frame. The view follows the body. From the side, the ground has a
+    A frame lasts `frame_ms`. A film that ends holds its last frame. The view follows the body. From the side, the ground has a
     mark every metre. With a `floor`, ants are seen obliquely from above, in their maze with its goal.
     Raises `CepnbError` without films, on an empty film, on bodies of the other kind and on numbers
     that are not finite.
@@ -58,7 +60,7 @@ def show_films(
     palette = _palette(colours.values())
     frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     buffer = io.BytesIO()
-    options = {"duration": FRAME_MS, "loop": 0, "optimize": True}
+    options = {"duration": frame_ms, "loop": 0, "optimize": True}
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:], **options)
     return HTML(image(buffer.getvalue(), alt, "gif"))
 
@@ -117,6 +119,7 @@ def _from_above(draw: ImageDraw.ImageDraw, body: Body, colour: str, floor: Floor
     draw.ellipse((*corners[0], *corners[1]), fill=GOAL)
     for capsule, radius in zip(ends, radii, strict=True):
         _capsule(draw, [at(*end) for end in capsule], radius * unit, colour)
+    draw.rectangle((0, 0, WIDTH * SCALE - 1, HEIGHT * SCALE - 1), outline=MARK, width=SCALE)
 
 
 def _capsule(
@@ -128,4 +131,5 @@ def _capsule(
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size * SCALE)
+    """Return matplotlib's font, which has Greek letters; Pillow's default font lacks them."""
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size * SCALE)

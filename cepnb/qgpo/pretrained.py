@@ -1,7 +1,7 @@
 """Trained policies: load them from a run's folder, an exported file or the package; export them.
 
-The shipped policy is exported from the run that
-`python -m cepnb qgpo --dataset local/hopper-medium-expert --profile laptop --seed 10 --out RUN` makes.
+The shipped policies are exported from the runs that
+`python -m cepnb qgpo --dataset local/NAME --profile laptop --seed 10 --out RUN` makes.
 """
 
 import json
