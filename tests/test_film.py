@@ -99,7 +99,7 @@ def test_ants_are_seen_from_above_in_their_maze() -> None:
         edge = grey[grey < WIDTH // 2].max() - WIDTH // 2
         assert edge / FLOOR_METRE == pytest.approx(wall, abs=0.1)
         assert not near(frame, GOAL).any()
-    above = near(first[:, WIDTH // 2 - 60], WALL)  # a column beside the ant
+    above = near(first[:, WIDTH // 2 - 60], WALL)  # a column left of the ant
     up = (HEIGHT // 2 - np.flatnonzero(above[: HEIGHT // 2]).max()) / FLOOR_METRE
     height = ends[..., 2].mean()  # the view is centred on the ant, which is above the floor
     assert up == pytest.approx(2 * np.sin(ELEVATION) - height * np.cos(ELEVATION), abs=0.1)
