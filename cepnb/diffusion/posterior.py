@@ -3,8 +3,9 @@
 Beyond the paper. By Bayes' rule, q(x_0 | x_t) ∝ q_0(x_0) N(x_t; α_t x_0, σ_t² I). So R samples x_j
 of q_0 with weights w_j ∝ N(x_t; α_t x_j, σ_t² I), Σ_j w_j = 1, estimate any mean given x_t. The x_0
 that x_t was made from must be one of the samples. Then w_j is the probability that x_t was made from
-x_j, given all samples and x_t, so that Σ_j w_j y_j has the mean E[y | x_t] at every R, for y = e^{−βE} as for y = ε; it has less
-noise the larger R is. (E_t is minus the logarithm of such a mean, and its estimate is too high.)
+x_j, given all samples and x_t. So Σ_j w_j y_j has the mean E[y | x_t] at every R, for y = e^{−βE} as
+for y = ε, and less noise the larger R is. (E_t is minus the logarithm of such a mean, and its
+estimate is too high.)
 
 As t → 0, the weight of this x_0 tends to 1. The average then tends to the label that the paper's
 losses use at every t. For scores this is the stable target field (Xu et al. 2023, arXiv:2302.00670).
