@@ -291,7 +291,7 @@ def test_only_ants_are_turned() -> None:
         prepare(load_dataset("local/maze2d-umaze", 2_000, 0), "none", True)
 
 
-def test_turned_ants_of_no_rows_and_with_gradients(tmp_path: Path) -> None:
+def test_turned_ants_of_no_rows_and_with_gradients() -> None:
     scaling = Scaling(torch.zeros(31), torch.ones(31), True)
     observations = torch.tensor(AntMazeEnv("antmaze-umaze", 3, 0).reset())
     expected = scaling(observations)

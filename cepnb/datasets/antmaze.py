@@ -10,7 +10,7 @@ from numpy import ndarray as Array
 from cepnb.datasets.agents import BATCH, collect_rows, step_together
 from cepnb.datasets.ant import Walker, shipped_walker, upright
 from cepnb.datasets.waypoint import Cell, next_cells
-from cepnb.envs.antmaze import REACHED, AntMazeEnv
+from cepnb.envs.antmaze import REACHED, AntMazeEnv, middle_of
 from cepnb.errors import CepnbError
 
 NOISE = 0.2  # standard deviation of the action noise
@@ -75,8 +75,7 @@ class Maze:
         self.next = {goal: next_cells(cells, goal) for goal in self.goals}
 
     def middle(self, cell: Cell) -> Float[Array, "2"]:
-        """Return the middle of a cell: x grows with columns, y with rows, and 0 is D4RL's start."""
-        return self._size * (np.array(cell[::-1], dtype=float) - self._start[::-1])
+        return middle_of(np.array(cell), np.array(self._start), self._size)
 
     def place_in(self, cell: Cell, random: np.random.Generator) -> Float[Array, "2"]:
         """Draw D4RL's place in a cell: its middle plus a draw from [0, 1)², in metres."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray as Array
 
 from cepnb.envs.base import SimulatorEpisodes, capsules
@@ -25,6 +25,13 @@ class Floor:
 
     walls: Float[Array, "walls 4"]  # x and y of the lower left corner, then of the upper right
     goal: Float[Array, "2"]
+
+
+def middle_of(
+    cell: Int[Array, "*cells 2"], start: Int[Array, "2"], size: float
+) -> Float[Array, "*cells 2"]:
+    """Return the middle of a cell: x grows with columns, y with rows, and 0 is D4RL's start."""
+    return size * (cell - start)[..., ::-1].astype(float)
 
 
 class AntMazeEnv(SimulatorEpisodes):
@@ -63,11 +70,10 @@ class AntMazeEnv(SimulatorEpisodes):
 
     def floor(self, row: int) -> Floor:
         """Return the walls, and the goal of one episode."""
-        rows, size = self.tiles()
-        cells = [(i, j) for i, row in enumerate(rows) for j, _ in enumerate(row)]
-        (start,) = [cell for cell in cells if rows[cell[0]][cell[1]] == "r"]
-        walls = np.array([(j, i) for i, j in cells if rows[i][j] == 1], dtype=float)
-        middles = size * (walls - start[::-1])  # D4RL's start is at 0
+        tiles, size = self.tiles()
+        kinds = np.array(tiles, dtype=str)
+        (start,) = np.argwhere(kinds == "r")
+        middles = middle_of(np.argwhere(kinds == "1"), start, size)
         corners = np.concatenate([middles - size / 2, middles + size / 2], axis=1)
         return Floor(corners, self.goals()[row])
 

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable, Sequence
+from functools import cache
 
 import numpy as np
 from IPython.display import HTML
@@ -34,10 +35,10 @@ def show_films(
 ) -> HTML:
     """Show several films side by side as one animated GIF, each under its title.
 
-    A frame lasts `frame_ms`. A film that ends holds its last frame. The view follows the body. From the side, the ground has a
-    mark every metre. With a `floor`, ants are seen obliquely from above, in their maze with its goal.
-    Raises `CepnbError` without films, on an empty film, on bodies of the other kind and on numbers
-    that are not finite.
+    A frame lasts `frame_ms`. A film that ends holds its last frame. The view follows the body. From
+    the side, the ground has a mark every metre. With a `floor`, ants are seen obliquely from above,
+    in their maze with its goal. Raises `CepnbError` without films, on an empty film, on bodies of the
+    other kind and on numbers that are not finite.
     """
     if not films:
         raise CepnbError("there is no film; pass at least one")
@@ -130,6 +131,7 @@ def _capsule(
         draw.ellipse((x - reach, y - reach, x + reach, y + reach), fill=colour)
 
 
+@cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     """Return matplotlib's font, which has Greek letters; Pillow's default font lacks them."""
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size * SCALE)

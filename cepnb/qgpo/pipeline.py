@@ -62,8 +62,8 @@ class Steps:
 
     def __post_init__(self, dataset: OfflineDataset) -> None:
         self.chosen = self.settings, self.seed
-        chosen = self.settings.reward_tuning, self.settings.heading_frame
-        data, self.scaling = prepare(dataset, *chosen)
+        tuning, turned = self.settings.reward_tuning, self.settings.heading_frame
+        data, self.scaling = prepare(dataset, tuning, turned)
         self.data = data.to(self.device)
         self.widths = data.states.shape[1], data.actions.shape[1]  # of states and actions
 

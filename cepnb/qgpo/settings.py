@@ -299,8 +299,10 @@ def qgpo_settings(
         task = family_of(task)
     task_changes = TASKS[task] | PROFILE_TASKS.get((profile, task), {})
     settings = replace(PROFILES[profile], **task_changes | coerce(changes))
-    alike = environment is None or task == "antmaze"  # None is also an own file of ants
-    _require(alike or not settings.heading_frame, "heading_frame True", "False except in AntMaze")
+    may_turn = environment is None or task == "antmaze"  # None is also an own file of ants
+    _require(
+        may_turn or not settings.heading_frame, "heading_frame True", "False except in AntMaze"
+    )
     return settings
 
 
