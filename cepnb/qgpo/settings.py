@@ -229,8 +229,23 @@ TASKS = {
     "locomotion": _PAPER | dict(reward_tuning="return_range"),
     "antmaze": _PAPER | dict(reward_tuning="minus_one"),
 }
-# Without frequencies Q has false maxima behind walls, and f_φ smooths its jumps.
-_LARGER_MAZES = dict(target_rate=0.03, state_jitter=0.07, place_frequencies=32)
+# For data with action noise (`-noisy`), as in D4RL's files. It fills the corridors, so there is no jitter.
+# Without frequencies Q has false maxima behind walls, and f_φ smooths its jumps. Q is the value of the
+# guided policy itself: β_Q = β, with all K actions. With κ = 1 and β = 60 policies rest beside the target.
+_LARGER_MAZES = dict(
+    state_jitter=0.0,
+    behaviour_state_width=128,
+    beta=30.0,
+    beta_q=30.0,
+    target_actions=0,
+    target_networks=5,
+    target_rate=0.03,
+    q_pessimism=3.0,
+    place_frequencies=32,
+)
+_LAPTOP_LARGER_MAZES = dict(
+    transitions=400_000, behaviour_rate=3e-3, K=6, energy_K=64, energy_batch=32
+)
 # Targets use all K actions: few drawn ones make Q nearly the behaviour's own value, which says
 # little about a better policy where the behaviour falls soon. Differences of Q within a state are
 # as small as its errors, so that policies need a bound of them, and targets the least of all five.
@@ -282,7 +297,10 @@ PROFILE_TASKS = {  # further changes, for (profile, task)
     ("laptop", "locomotion"): _SMALL_LOCOMOTION | _LAPTOP_LOCOMOTION,
     ("desktop", "locomotion"): _SMALL_LOCOMOTION | _DESKTOP_LOCOMOTION,
     ("laptop", "antmaze"): _LAPTOP_ANTMAZE,
-} | {(name, f"maze2d-{maze}"): _LARGER_MAZES for name in _NAMES for maze in ("medium", "large")}
+}
+for _maze in ("maze2d-medium", "maze2d-large"):
+    PROFILE_TASKS |= {(_name, _maze): _LARGER_MAZES for _name in _NAMES}
+    PROFILE_TASKS["laptop", _maze] = _LARGER_MAZES | _LAPTOP_LARGER_MAZES
 
 
 def qgpo_settings(
