@@ -231,7 +231,7 @@ TASKS = {
 }
 # For data with action noise (`-noisy`), as in D4RL's files. It fills the corridors, so there is no jitter.
 # Without frequencies Q has false maxima behind walls, and f_φ smooths its jumps. Q is the value of the
-# guided policy itself: β_Q = β, with all K actions. With κ = 1 and β = 60 policies rest beside the target.
+# guided policy itself: β_Q = β, with all K actions.
 _LARGER_MAZES = dict(
     state_jitter=0.0,
     behaviour_state_width=128,
@@ -240,7 +240,6 @@ _LARGER_MAZES = dict(
     target_actions=0,
     target_networks=5,
     target_rate=0.03,
-    q_pessimism=3.0,
     place_frequencies=32,
 )
 _LAPTOP_LARGER_MAZES = dict(
