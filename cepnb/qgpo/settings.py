@@ -230,12 +230,11 @@ TASKS = {
     "antmaze": _PAPER | dict(reward_tuning="minus_one"),
 }
 # For data with action noise (`-noisy`), as in D4RL's files. It fills the corridors, so there is no jitter.
-# Without frequencies Q has false maxima behind walls, and f_φ smooths its jumps. Q is the value of the
-# guided policy itself: β_Q = β, with all K actions.
+# Without frequencies Q has false maxima behind walls, and f_φ smooths its jumps. β_Q is near β, with all
+# K actions in a target, so that Q is nearly the value of the guided policy itself.
 _LARGER_MAZES = dict(
     state_jitter=0.0,
     behaviour_state_width=128,
-    beta=30.0,
     beta_q=30.0,
     target_actions=0,
     target_networks=5,
@@ -243,7 +242,7 @@ _LARGER_MAZES = dict(
     place_frequencies=32,
 )
 _LAPTOP_LARGER_MAZES = dict(
-    transitions=400_000, behaviour_rate=3e-3, K=6, energy_K=64, energy_batch=32
+    transitions=400_000, behaviour_rate=3e-3, K=6, energy_K=128, energy_batch=16
 )
 # Targets use all K actions: few drawn ones make Q nearly the behaviour's own value, which says
 # little about a better policy where the behaviour falls soon. Differences of Q within a state are
