@@ -65,6 +65,22 @@ def test_noise_and_seeds() -> None:
     assert 0.1 < free.mean() < 0.9 and np.abs(noisy["actions"]).max() <= 1
 
 
+def test_only_noise_allows_a_stop_in_the_disc() -> None:
+    """Check what docs/data.md says of noise."""
+    rows = {
+        noisy: collect_maze("umaze", 20_000, seed=0, noisy=noisy, progress=False)
+        for noisy in (False, True)
+    }
+    lowest = {noisy: data["observations"][:, :2].min() for noisy, data in rows.items()}
+    assert lowest[True] < lowest[False] - 0.02
+    for noisy, data in rows.items():
+        below = (data["rewards"] == 1) & (data["observations"][:, 1] < 1.2)
+        share = (data["actions"][below, 1] < 0).mean()
+        assert (0.01 < share < 0.04) if noisy else (share == 0)  # P(1 + 0.5 z < 0) = 2.3 %
+        corner = (data["observations"][:, :2] < 1).all(axis=1)
+        assert corner.any() and (data["rewards"][corner] == 1).all()  # so no row shows its end
+
+
 def test_files_are_made_once_labelled_and_verified() -> None:
     path = local_dataset("local/maze2d-umaze", 1_000, 0)
     stamp = path.stat().st_mtime_ns

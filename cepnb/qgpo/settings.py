@@ -229,9 +229,9 @@ TASKS = {
     "locomotion": _PAPER | dict(reward_tuning="return_range"),
     "antmaze": _PAPER | dict(reward_tuning="minus_one"),
 }
-# For data with action noise (`-noisy`), as in D4RL's files. It fills the corridors, so there is no jitter.
-# Without frequencies Q has false maxima behind walls, and f_φ smooths its jumps. β_Q is near β, with all
-# K actions in a target, so that Q is nearly the value of the guided policy itself.
+# For data with action noise (`-noisy`), as D4RL's files appear to have; it needs no jitter.
+# Without frequencies Q has false maxima behind walls, and f_φ smooths the jumps of Q. β_Q = 30 and
+# all K actions in a target make Q closer to the guided policy's own value than β_Q = 5.
 _LARGER_MAZES = dict(
     state_jitter=0.0,
     behaviour_state_width=128,
@@ -241,6 +241,7 @@ _LARGER_MAZES = dict(
     target_rate=0.03,
     place_frequencies=32,
 )
+# More rows make neighbouring states similar, so that few support actions of each suffice.
 _LAPTOP_LARGER_MAZES = dict(
     transitions=400_000, behaviour_rate=3e-3, K=6, energy_K=128, energy_batch=16
 )
