@@ -296,10 +296,11 @@ PROFILE_TASKS = {  # further changes, for (profile, task)
     ("laptop", "locomotion"): _SMALL_LOCOMOTION | _LAPTOP_LOCOMOTION,
     ("desktop", "locomotion"): _SMALL_LOCOMOTION | _DESKTOP_LOCOMOTION,
     ("laptop", "antmaze"): _LAPTOP_ANTMAZE,
+} | {
+    (name, f"maze2d-{maze}"): _LARGER_MAZES | (_LAPTOP_LARGER_MAZES if name == "laptop" else {})
+    for name in _NAMES
+    for maze in ("medium", "large")
 }
-for _maze in ("maze2d-medium", "maze2d-large"):
-    PROFILE_TASKS |= {(_name, _maze): _LARGER_MAZES for _name in _NAMES}
-    PROFILE_TASKS["laptop", _maze] = _LARGER_MAZES | _LAPTOP_LARGER_MAZES
 
 
 def qgpo_settings(
