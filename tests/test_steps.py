@@ -21,30 +21,47 @@ from cepnb.qgpo.joint import train_joint
 from cepnb.qgpo.policy import best_of_policy, sample_actions
 from cepnb.qgpo.settings import Settings, qgpo_settings
 from cepnb.qgpo.support import sample_support
-from cepnb.qgpo.transitions import Scaling, Transitions, prepare, with_jitter
+from cepnb.qgpo.transitions import Scaling, Transitions, prepare, with_jitter, with_reward_reach
 
 SCHEDULE = VPSchedule()
 
 
-def test_a_jittered_copy_moves_a_state_and_its_next_alike() -> None:
+def test_a_moved_copy_obeys_linear_dynamics_and_earns_less_off_the_data() -> None:
     g = torch.Generator().manual_seed(0)
-    distinct = torch.randn(201, 4, generator=g)
+    states, actions = torch.randn(200, 4, generator=g), torch.randn(200, 2, generator=g)
+    states[:, 3] = 0.0  # a coordinate that never changes
+    A, B = 0.1 * torch.randn(4, 4, generator=g), torch.randn(2, 4, generator=g)
+    A[:, 3], B[:, 3], A[3] = 0.0, 0.0, 0.0
+    step = lambda s, a: s + s @ A + a @ B + torch.tensor([0.5, 0.0, -0.2, 0.0])
     data = Transitions(
-        states=distinct[:200],
-        actions=torch.randn(200, 2, generator=g),
+        states=states,
+        actions=actions,
         rewards=torch.randn(200, generator=g),
-        terminals=torch.zeros(200, dtype=torch.bool),
-        next_row=torch.arange(1, 201),
-        distinct=distinct,
+        terminals=torch.rand(200, generator=g) < 0.1,
+        next_row=torch.arange(200, 400),
+        distinct=torch.cat([states, step(states, actions)]),
     )
     both = with_jitter(data, 0.3, g)
     for name, whole in vars(both).items():
-        assert torch.equal(whole[: len(whole) // 2], getattr(data, name))
-    moved = both.states[200:] - data.states
-    next_moved = both.distinct[both.next_row[200:]] - data.distinct[data.next_row]
-    torch.testing.assert_close(moved, next_moved)
-    assert moved.std().item() == pytest.approx(0.3, rel=0.1)
-    assert torch.equal(both.actions[200:], data.actions)
+        assert torch.equal(whole[: len(getattr(data, name))], getattr(data, name)), name
+    moved = both.states[200:]
+    torch.testing.assert_close(
+        both.distinct[both.next_row[200:]], step(moved, actions), atol=1e-4, rtol=0
+    )
+    noise = moved - states
+    assert noise.std().item() == pytest.approx(0.3 / math.sqrt(3), rel=0.1)  # E[u²] = 1/3
+    length = noise.norm(dim=1)
+    assert (length < 0.1).float().mean() > 0.1 and length.max() > 0.6  # near and far
+    distance = (moved.unsqueeze(1) - states).norm(dim=2).amin(dim=1)
+    assert (distance < length - 1e-3).any()  # another state can be nearer
+    earned = with_reward_reach(both, states, 0.4).rewards
+    assert torch.equal(earned[:200], data.rewards)
+    lowest, far = data.rewards.min(), distance >= 0.4
+    assert far.any() and torch.equal(earned[200:][far], lowest.expand(int(far.sum())))
+    expected = lowest + (data.rewards - lowest) * (1 - distance / 0.4)
+    torch.testing.assert_close(earned[200:][~far], expected[~far])
+    assert torch.equal(both.actions[200:], actions)
+    assert torch.equal(both.terminals[200:], data.terminals)
     assert torch.equal(both.rewards[200:], data.rewards)
 
 

@@ -18,7 +18,7 @@ _BEHAVIOUR = (
     "behaviour_rate behaviour_final behaviour_precision checkpoint_every"
 )
 _CRITIC = (
-    "training beta_q discount q_width q_depth q_layer_norm q_networks target_networks "
+    "training reward_reach beta_q discount q_width q_depth q_layer_norm q_networks target_networks "
     "place_frequencies target_actions q_steps q_batch q_rate q_final target_rate checkpoint_every"
 )
 _ENERGY = "beta q_pessimism labels q_in_energy contrasted energy_width energy_depth energy_batch"

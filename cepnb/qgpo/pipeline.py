@@ -31,7 +31,7 @@ from cepnb.qgpo.pretrained import CPU, Networks, device_of, load_networks
 from cepnb.qgpo.record import check_run, left_out, open_run, read_metrics, refuse_other
 from cepnb.qgpo.settings import Settings
 from cepnb.qgpo.support import sample_support
-from cepnb.qgpo.transitions import Transitions, prepare, with_jitter
+from cepnb.qgpo.transitions import Transitions, prepare, with_jitter, with_reward_reach
 from cepnb.storage.arrays import open_array
 from cepnb.storage.files import check_writable, read_json, write_json
 from cepnb.storage.runs import Run
@@ -74,6 +74,12 @@ class Steps:
         return with_jitter(self.data, jitter, self.stream("jitter")) if jitter else self.data
 
     @cached_property
+    def judged(self) -> Transitions:
+        """The data of step 3: `seen`, whose rewards fall with the distance to the data."""
+        reach = self.settings.reward_reach
+        return with_reward_reach(self.seen, self.data.states, reach) if reach else self.seen
+
+    @cached_property
     def eps(self) -> EpsNet:
         """1. The behaviour model ε_θ; the scaling of observations is saved with it."""
         path = self.run.folder / "scaling.safetensors"
@@ -92,7 +98,7 @@ class Steps:
         """3. The action value Q_ψ."""
         if self.settings.training == "joint":
             return self.joint["q"]
-        return self._network("critic", critic_net, train_critic, self.seen, self.support)
+        return self._network("critic", critic_net, train_critic, self.judged, self.support)
 
     @cached_property
     def contrast_states(self) -> Float[Tensor, "n ds"]:
@@ -138,7 +144,7 @@ class Steps:
     @cached_property
     def joint(self) -> nn.ModuleDict:
         """Steps 3 and 4 together, if `settings.training` is "joint"."""
-        examples = self.seen, self.support, self.contrast_states, self.contrast_actions
+        examples = self.judged, self.support, self.contrast_states, self.contrast_actions
         return self._network("joint", joint_nets, train_joint, *examples)
 
     @property

@@ -27,6 +27,7 @@ MINIMUM |= dict(
     q_networks=2,
     q_pessimism=0,
     state_jitter=0,
+    reward_reach=0,
     energy_jitter=0,
     place_frequencies=0,
     target_actions=0,
@@ -60,12 +61,13 @@ class Settings:
     behaviour_precision: str = "float32"  # bfloat16 is about twice as fast where CPUs support it
     # 2. Support set
     K: int = 16  # support actions per distinct state: the samples of one softmax in Eq. 22
-    state_jitter: float = 0.0  # noise of jittered copies of the data, in standard deviations
+    state_jitter: float = 0.0  # most noise of moved copies of the data, in standard deviations
     support_precision: str = "float32"  # precision of ε_θ while the support set is sampled
     support_storage: str = "float32"  # float16 halves the file and rounds the actions
     sampler_steps: int = 15  # DPM-Solver++ evaluations per sample, here and in evaluation
     clip_actions: bool = True  # clip sampled actions to [-1, 1], where Q is trained
     # 3. In-support softmax Q-learning
+    reward_reach: float = 0.0  # distance from the data at which rewards have ended; 0: no limit
     beta_q: float = 5.0  # β of Eq. 22
     discount: float = 0.99  # γ, by which a reward counts less per step of delay
     q_width: int = 256  # units of a hidden layer
@@ -181,7 +183,6 @@ def _require(valid: object, found: str, fix: str) -> None:
 _SMALL = dict(
     behaviour_embedding=64, behaviour_batch=256, behaviour_rate=1e-3, behaviour_final=0.01
 )
-_SMALL |= dict(state_jitter=0.2)  # the data is in thin tubes; outside them Q would be too high
 # Layer norm, width and number of steps matter together; few drawn actions make steps cheap.
 _SMALL |= dict(q_layer_norm=True, q_batch=128, q_rate=1e-3, q_final=0.05, target_rate=0.01)
 # Within a state, Q differs by less than two networks disagree; the mean of five has less noise.
@@ -221,7 +222,7 @@ PROFILES = {
 
 # What a family or an environment changes: the paper's β and β_Q for locomotion and AntMaze, and no
 # jitter, because their data covers the neighbourhood of its states.
-_PAPER = dict(beta=3.0, beta_q=1.0, state_jitter=0.0, energy_jitter=0.0)
+_PAPER = dict(beta=3.0, beta_q=1.0, energy_jitter=0.0)
 TASKS = {
     "maze2d": {},
     "maze2d-medium": {},
@@ -229,18 +230,14 @@ TASKS = {
     "locomotion": _PAPER | dict(reward_tuning="return_range"),
     "antmaze": _PAPER | dict(reward_tuning="minus_one"),
 }
-# For data with action noise (`-noisy`), as D4RL's files appear to have; it needs no jitter.
-# Without frequencies Q has false maxima behind walls, and f_φ smooths the jumps of Q. β_Q = 30 and
-# all K actions in a target make Q closer to the guided policy's own value than β_Q = 5.
-_LARGER_MAZES = dict(
-    state_jitter=0.0,
-    behaviour_state_width=128,
-    beta_q=30.0,
-    target_actions=0,
-    target_networks=5,
-    target_rate=0.03,
-    place_frequencies=32,
-)
+# For data with action noise (`-noisy`), as D4RL's files appear to have: without it, no action brakes.
+# β_Q = 30 and all K actions in a target make Q closer to the guided policy's own value than β_Q = 5.
+_MAZES = dict(beta_q=30.0, target_actions=0, target_networks=5, target_rate=0.03)
+# Policies rest where no row is, if nothing says that the reward ends there.
+_SMALL_MAZE = _MAZES | dict(state_jitter=1.0, reward_reach=0.5)
+_LAPTOP_SMALL_MAZE = dict(K=8, q_steps=15_000)
+# Without frequencies Q has false maxima behind walls, and f_φ smooths the jumps of Q.
+_LARGER_MAZES = _MAZES | dict(behaviour_state_width=128, place_frequencies=32)
 # More rows make neighbouring states similar, so that few support actions of each suffice.
 _LAPTOP_LARGER_MAZES = dict(
     transitions=400_000, behaviour_rate=3e-3, K=6, energy_K=128, energy_batch=16
@@ -296,6 +293,8 @@ PROFILE_TASKS = {  # further changes, for (profile, task)
     ("laptop", "locomotion"): _SMALL_LOCOMOTION | _LAPTOP_LOCOMOTION,
     ("desktop", "locomotion"): _SMALL_LOCOMOTION | _DESKTOP_LOCOMOTION,
     ("laptop", "antmaze"): _LAPTOP_ANTMAZE,
+    **{(name, "maze2d"): _SMALL_MAZE for name in ("ci", "desktop")},
+    ("laptop", "maze2d"): _SMALL_MAZE | _LAPTOP_SMALL_MAZE,
 } | {
     (name, f"maze2d-{maze}"): _LARGER_MAZES | (_LAPTOP_LARGER_MAZES if name == "laptop" else {})
     for name in _NAMES

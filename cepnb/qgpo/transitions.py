@@ -1,6 +1,6 @@
 """Training data as the networks use it: scaled states without repeats, and jittered copies."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -132,17 +132,48 @@ def _tuned_rewards(dataset: OfflineDataset, tuning: str) -> Float[Tensor, "n"]:
 
 
 def with_jitter(data: Transitions, jitter: float, generator: torch.Generator) -> Transitions:
-    """Append a jittered copy of each transition: s + δ and s' + δ with one δ ~ N(0, jitter² I).
+    """Append a moved copy of each transition, from s + δ to s' + δ + δA.
 
     Q is unreliable outside the data, but policies reach such states. The copies say that an action
-    has the same effect and reward nearby (as in S4RL, Sinha et al. 2021).
+    has the same effect and reward nearby (as in S4RL, Sinha et al. 2021). δ = u · `jitter` · N(0, I)
+    with u uniform in [0, 1], so that copies are near and far. A is the linear effect of the state,
+    from the least-squares fit s' − s ≈ sA + aB + c.
     """
-    noise = jitter * torch.randn(data.distinct.shape, generator=generator, device=generator.device)
+    count, device = len(data.states), generator.device
+    width = torch.rand((count, 1), generator=generator, device=device)
+    noise = jitter * width * torch.randn(data.states.shape, generator=generator, device=device)
+    following = data.distinct[data.next_row] + noise + noise @ _linear_effect(data)
     return Transitions(
-        states=torch.cat([data.states, data.states + noise[data.next_row]]),
+        states=torch.cat([data.states, data.states + noise]),
         actions=torch.cat([data.actions, data.actions]),
         rewards=torch.cat([data.rewards, data.rewards]),
         terminals=torch.cat([data.terminals, data.terminals]),
-        next_row=torch.cat([data.next_row, data.next_row + len(data.distinct)]),
-        distinct=torch.cat([data.distinct, data.distinct + noise]),
+        next_row=torch.cat(
+            [data.next_row, len(data.distinct) + torch.arange(count, device=device)]
+        ),
+        distinct=torch.cat([data.distinct, following]),
     )
+
+
+def _linear_effect(data: Transitions) -> Float[Tensor, "ds ds"]:
+    """Return A of the least-squares fit s' − s ≈ sA + aB + c."""
+    states = data.states
+    known = torch.cat([states, data.actions, torch.ones_like(states[:, :1])], dim=1)
+    effects = data.distinct[data.next_row] - states
+    # The pseudo-inverse also serves where a coordinate never changes.
+    return (torch.linalg.pinv(known.mT @ known) @ (known.mT @ effects))[: states.shape[1]]
+
+
+def with_reward_reach(data: Transitions, known: Float[Tensor, "m ds"], reach: float) -> Transitions:
+    """Return the transitions with rewards r_min + (r − r_min) max(0, 1 − d(s)/h), where h is `reach`.
+
+    d(s) is the Euclidean distance from s to the nearest of the `known` states, and r_min the lowest
+    reward. So Q expects nothing off the data, and policies stay near it, as with a model's doubt in
+    MOPO (Yu et al. 2020). The search is by a k-d tree, which is fast in few dimensions only.
+    """
+    from scipy.spatial import KDTree  # slow to import
+
+    distance, _ = KDTree(known.cpu().numpy()).query(data.states.cpu().numpy())
+    kept = (1 - torch.from_numpy(distance).to(known) / reach).clamp(min=0)
+    lowest = data.rewards.min()
+    return replace(data, rewards=lowest + (data.rewards - lowest) * kept)
