@@ -32,6 +32,7 @@ DATASET_HELP = "local/…, d4rl/…, minari/… or the path of a D4RL HDF5 file"
 DEVICE_HELP = f"device of the networks: {' or '.join(DEVICES)} (default: cpu)"
 PEER_HELP = "checkout of the paper's public code, timed as well"
 SET_HELP = "change one setting, as `python -m cepnb settings` lists them; may be repeated"
+OWN = {"state_jitter": 0.0, "reward_reach": 0.0}  # copies of unknown data may be no states
 RUN = "python -m cepnb qgpo --dataset local/maze2d-umaze --profile ci --out runs/umaze"
 
 
@@ -374,6 +375,8 @@ def _qgpo(options: argparse.Namespace) -> None:
         environment = environment_of(options.dataset)
     changes = _changes(options.set)
     check_used(options.dataset, changes)
+    if environment is None:
+        changes = OWN | changes
     settings = qgpo_settings(profile, environment, **changes)
     check_seed(options.seed)
     check_device(options.device)
@@ -389,7 +392,8 @@ def _qgpo(options: argparse.Namespace) -> None:
         check_evaluation(environment)  # before a dataset is downloaded or made
     dataset = load_task(options.dataset, environment, settings.transitions, settings.data_seed)
     if environment is None:
-        print("no --environment: training with the settings of maze2d, changed by --set")
+        kept = "the settings of maze2d, but state_jitter 0 and reward_reach 0"
+        print(f"no --environment: training with {kept}; --set changes them")
     task = dataset, environment, settings, profile, options.seed, options.out
     metrics = run_qgpo(*task, device=device, evaluation=not options.no_evaluation)
     if options.no_evaluation:

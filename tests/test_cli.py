@@ -303,7 +303,8 @@ def test_qgpo_trains_without_an_environment(
         arguments = ["--profile", "ci", "--out", str(tmp_path), "--no-evaluation"]
         assert main(["qgpo", "--dataset", name, "--seed", "3", *arguments]) == 0
         *call, options = calls.pop()
-        assert call == [name, environment, qgpo_settings("ci"), "ci", 3, tmp_path]
+        plain = {} if environment else {"state_jitter": 0.0, "reward_reach": 0.0}
+        assert call == [name, environment, qgpo_settings("ci", **plain), "ci", 3, tmp_path]
         assert options["evaluation"] is False and options["device"].type == "cpu"
         hint = f"python -m cepnb evaluate {tmp_path} --environment {environment or 'NAME'}\n"
         assert capsys.readouterr().out.endswith(hint)

@@ -254,7 +254,9 @@ def test_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
         assert hopper.q_networks == hopper.target_networks == most
     assert qgpo_settings("laptop", "hopper").behaviour_steps > PROFILES["laptop"].behaviour_steps
     assert qgpo_settings("laptop", "locomotion", beta=2.0).beta == 2.0
-    assert qgpo_settings("laptop", "maze2d") == PROFILES["laptop"]
+    small = {name: qgpo_settings(name, "maze2d") for name in PROFILES}
+    copies = {name: (chosen.state_jitter, chosen.reward_reach) for name, chosen in small.items()}
+    assert copies == {**dict.fromkeys(PROFILE_NAMES[:3], (1.0, 0.5)), "paper": (0.0, 0.0)}
     large = {name: qgpo_settings(name, "maze2d-large") for name in PROFILES}
     frequencies = {name: settings.place_frequencies for name, settings in large.items()}
     assert frequencies == {"ci": 32, "laptop": 32, "desktop": 32, "paper": 0}

@@ -171,6 +171,7 @@ def test_every_step_of_a_run_has_a_file(finished: Path) -> None:
         ({"training": "joint"}, ["behaviour", "support", "energy_support"]),
         ({"K": 5}, ["behaviour", "energy_support"]),
         ({"state_jitter": 0.1}, ["behaviour"]),
+        ({"reward_reach": 0.1}, ["behaviour", "support", "energy_support"]),
         ({"behaviour_rate": 1e-4}, []),
         ({"transitions": 700}, []),
     ],

@@ -47,7 +47,7 @@ Maker = Callable[..., Module]  # builds or trains a network
 class Steps:
     """Steps 1 to 4 for one seed, each trained or loaded on first use, in the folder of `run`.
 
-    With `settings.state_jitter`, steps 2 to 4 also use jittered copies of the data. With
+    With `settings.state_jitter`, steps 2 to 4 also use moved copies of the data. With
     `settings.energy_states`, the energies train on that many random states, with fresh actions of
     μ_θ: the minimiser of Eq. 20 does not depend on the distribution of states, so these may also be
     moved off the data (`settings.energy_jitter`), where policies go.
@@ -69,15 +69,16 @@ class Steps:
 
     @cached_property
     def seen(self) -> Transitions:
-        """The data of steps 2 to 4."""
+        """The data and, with `settings.state_jitter`, their moved copies."""
         jitter = self.settings.state_jitter
         return with_jitter(self.data, jitter, self.stream("jitter")) if jitter else self.data
 
     @cached_property
     def judged(self) -> Transitions:
-        """The data of step 3: `seen`, whose rewards fall with the distance to the data."""
-        reach = self.settings.reward_reach
-        return with_reward_reach(self.seen, self.data.states, reach) if reach else self.seen
+        """The data of step 3: `seen`, where the rewards of copies fall with `settings.reward_reach`."""
+        reach, count = self.settings.reward_reach, len(self.data.states)
+        lowered = reach and len(self.seen.states) > count
+        return with_reward_reach(self.seen, count, reach) if lowered else self.seen
 
     @cached_property
     def eps(self) -> EpsNet:

@@ -61,13 +61,17 @@ class Settings:
     behaviour_precision: str = "float32"  # bfloat16 is about twice as fast where CPUs support it
     # 2. Support set
     K: int = 16  # support actions per distinct state: the samples of one softmax in Eq. 22
-    state_jitter: float = 0.0  # most noise of moved copies of the data, in standard deviations
+    state_jitter: float = (
+        0.0  # largest deviation of moved copies, in those of the data; 0: no copies
+    )
     support_precision: str = "float32"  # precision of ε_θ while the support set is sampled
     support_storage: str = "float32"  # float16 halves the file and rounds the actions
     sampler_steps: int = 15  # DPM-Solver++ evaluations per sample, here and in evaluation
     clip_actions: bool = True  # clip sampled actions to [-1, 1], where Q is trained
     # 3. In-support softmax Q-learning
-    reward_reach: float = 0.0  # distance from the data at which rewards have ended; 0: no limit
+    reward_reach: float = (
+        0.0  # distance of a copy, in deviations, at which its reward is the least; 0: off
+    )
     beta_q: float = 5.0  # β of Eq. 22
     discount: float = 0.99  # γ, by which a reward counts less per step of delay
     q_width: int = 256  # units of a hidden layer
@@ -221,7 +225,7 @@ PROFILES = {
 } | {"paper": Settings()}
 
 # What a family or an environment changes: the paper's β and β_Q for locomotion and AntMaze, and no
-# jitter, because their data covers the neighbourhood of its states.
+# energy_jitter, because their data covers the neighbourhood of its states.
 _PAPER = dict(beta=3.0, beta_q=1.0, energy_jitter=0.0)
 TASKS = {
     "maze2d": {},
@@ -233,9 +237,9 @@ TASKS = {
 # For data with action noise (`-noisy`), as D4RL's files appear to have: without it, no action brakes.
 # β_Q = 30 and all K actions in a target make Q closer to the guided policy's own value than β_Q = 5.
 _MAZES = dict(beta_q=30.0, target_actions=0, target_networks=5, target_rate=0.03)
-# Policies rest where no row is, if nothing says that the reward ends there.
+# Where no row is, Q predicts reward, and policies come to rest there.
 _SMALL_MAZE = _MAZES | dict(state_jitter=1.0, reward_reach=0.5)
-_LAPTOP_SMALL_MAZE = dict(K=8, q_steps=15_000)
+_LAPTOP_SMALL_MAZE = dict(K=8, q_steps=15_000)  # as the target moves faster, fewer steps suffice
 # Without frequencies Q has false maxima behind walls, and f_φ smooths the jumps of Q.
 _LARGER_MAZES = _MAZES | dict(behaviour_state_width=128, place_frequencies=32)
 # More rows make neighbouring states similar, so that few support actions of each suffice.

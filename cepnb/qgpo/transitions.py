@@ -1,4 +1,4 @@
-"""Training data as the networks use it: scaled states without repeats, and jittered copies."""
+"""Training data as the networks use it: scaled states without repeats, and moved copies."""
 
 from dataclasses import dataclass, replace
 
@@ -12,6 +12,7 @@ from cepnb.errors import CepnbError
 from cepnb.storage.validation import check_finite, check_shape
 
 ANT = 29  # coordinates of an AntMaze observation
+MOST_COORDINATES = 8  # of states whose nearest neighbours a k-d tree finds fast
 
 
 @dataclass(frozen=True)
@@ -135,13 +136,14 @@ def with_jitter(data: Transitions, jitter: float, generator: torch.Generator) ->
     """Append a moved copy of each transition, from s + δ to s' + δ + δA.
 
     Q is unreliable outside the data, but policies reach such states. The copies say that an action
-    has the same effect and reward nearby (as in S4RL, Sinha et al. 2021). δ = u · `jitter` · N(0, I)
-    with u uniform in [0, 1], so that copies are near and far. A is the linear effect of the state,
-    from the least-squares fit s' − s ≈ sA + aB + c.
+    has a similar effect, and the same reward, nearby (as in S4RL, Sinha et al. 2021). δ = u `jitter`
+    N(0, I) with u uniform in [0, 1], so that copies are near and far; a coordinate that never
+    changes stays. A is the linear effect of the state, from the fit s' − s ≈ sA + aB + c.
     """
     count, device = len(data.states), generator.device
     width = torch.rand((count, 1), generator=generator, device=device)
     noise = jitter * width * torch.randn(data.states.shape, generator=generator, device=device)
+    noise *= data.states.std(dim=0) > 0
     following = data.distinct[data.next_row] + noise + noise @ _linear_effect(data)
     return Transitions(
         states=torch.cat([data.states, data.states + noise]),
@@ -164,16 +166,23 @@ def _linear_effect(data: Transitions) -> Float[Tensor, "ds ds"]:
     return (torch.linalg.pinv(known.mT @ known) @ (known.mT @ effects))[: states.shape[1]]
 
 
-def with_reward_reach(data: Transitions, known: Float[Tensor, "m ds"], reach: float) -> Transitions:
-    """Return the transitions with rewards r_min + (r − r_min) max(0, 1 − d(s)/h), where h is `reach`.
+def with_reward_reach(data: Transitions, count: int, reach: float) -> Transitions:
+    """Lower the rewards of copies with their distance from the data, its first `count` transitions.
 
-    d(s) is the Euclidean distance from s to the nearest of the `known` states, and r_min the lowest
-    reward. So Q expects nothing off the data, and policies stay near it, as with a model's doubt in
-    MOPO (Yu et al. 2020). The search is by a k-d tree, which is fast in few dimensions only.
+    A copy's reward becomes r_min + (r − r_min) max(0, 1 − d/h), where h is `reach`, d the Euclidean
+    distance to the nearest state of the data, and r_min the lowest reward. So Q expects the lowest
+    reward off the data, and policies stay near it; MOPO (Yu et al. 2020) lowers rewards where its
+    model is uncertain. Raises `CepnbError` on states of more than `MOST_COORDINATES`, among which
+    no fast search is known.
     """
+    if (width := data.states.shape[1]) > MOST_COORDINATES:
+        problem = f"reward_reach {reach:g}: states have {width} coordinates"
+        raise CepnbError(f"{problem}; use 0, or states of at most {MOST_COORDINATES}")
     from scipy.spatial import KDTree  # slow to import
 
-    distance, _ = KDTree(known.cpu().numpy()).query(data.states.cpu().numpy())
-    kept = (1 - torch.from_numpy(distance).to(known) / reach).clamp(min=0)
-    lowest = data.rewards.min()
-    return replace(data, rewards=lowest + (data.rewards - lowest) * kept)
+    known, copies = data.states.cpu().split([count, len(data.states) - count])
+    distance, _ = KDTree(known.numpy()).query(copies.numpy())
+    kept = (1 - torch.from_numpy(distance).to(data.rewards) / reach).clamp(min=0)
+    lowest, earned = data.rewards.min(), data.rewards[count:]
+    rewards = torch.cat([data.rewards[:count], lowest + (earned - lowest) * kept])
+    return replace(data, rewards=rewards)
