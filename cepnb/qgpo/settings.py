@@ -61,16 +61,14 @@ class Settings:
     behaviour_precision: str = "float32"  # bfloat16 is about twice as fast where CPUs support it
     # 2. Support set
     K: int = 16  # support actions per distinct state: the samples of one softmax in Eq. 22
-    state_jitter: float = (
-        0.0  # largest deviation of moved copies, in those of the data; 0: no copies
-    )
+    state_jitter: float = 0.0  # largest deviation of moved copies, in those of the data; 0: none
     support_precision: str = "float32"  # precision of ε_θ while the support set is sampled
     support_storage: str = "float32"  # float16 halves the file and rounds the actions
     sampler_steps: int = 15  # DPM-Solver++ evaluations per sample, here and in evaluation
     clip_actions: bool = True  # clip sampled actions to [-1, 1], where Q is trained
     # 3. In-support softmax Q-learning
     reward_reach: float = (
-        0.0  # distance of a copy, in deviations, at which its reward is the least; 0: off
+        0.0  # distance of a copy, in deviations, where its reward is least; 0: off
     )
     beta_q: float = 5.0  # β of Eq. 22
     discount: float = 0.99  # γ, by which a reward counts less per step of delay
