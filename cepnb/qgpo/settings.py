@@ -67,9 +67,7 @@ class Settings:
     sampler_steps: int = 15  # DPM-Solver++ evaluations per sample, here and in evaluation
     clip_actions: bool = True  # clip sampled actions to [-1, 1], where Q is trained
     # 3. In-support softmax Q-learning
-    reward_reach: float = (
-        0.0  # distance of a copy, in deviations, where its reward is least; 0: off
-    )
+    reward_reach: float = 0.0  # a copy's distance, in deviations, where its reward is least; 0: off
     beta_q: float = 5.0  # β of Eq. 22
     discount: float = 0.99  # γ, by which a reward counts less per step of delay
     q_width: int = 256  # units of a hidden layer
