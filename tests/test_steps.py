@@ -390,7 +390,7 @@ def test_pessimism_bounds_the_advantage_by_the_disagreement_about_it() -> None:
     # The networks' advantages are (−1, 0, 1), (−2, −1, 3) and (0, 1, −1): means −1, 0, 1 and
     # deviations 1, 1, 2, in both states alike, although the levels differ by 14 and by 70.
     for pessimism, expected in ((0.5, [-1.5, -0.5, 0.0]), (3.0, [-4.0, -3.0, -5.0])):
-        chosen = qgpo_settings("ci", q_networks=3, q_pessimism=pessimism)
+        chosen = qgpo_settings("ci", q_networks=3, target_networks=2, q_pessimism=pessimism)
         found = policy_value(q, chosen)(s, a)
         torch.testing.assert_close(found, torch.tensor(expected).expand(2, 3))
     sure, unsure = (qgpo_settings("ci", q_pessimism=kappa, best_of=3) for kappa in (3.0, 0.5))
@@ -417,7 +417,14 @@ def test_targets_of_few_drawn_support_actions(count: int) -> None:
         distinct=torch.zeros(2, 1),
     )
     chosen = qgpo_settings(
-        "ci", K=K, target_actions=count, q_batch=n, beta_q=1e-6, discount=0.5, energy_K=8
+        "ci",
+        K=K,
+        target_actions=count,
+        target_networks=2,
+        q_batch=n,
+        beta_q=1e-6,
+        discount=0.5,
+        energy_K=8,
     )
 
     class First(QEnsemble):
