@@ -32,7 +32,8 @@ DATASET_HELP = "local/…, d4rl/…, minari/… or the path of a D4RL HDF5 file"
 DEVICE_HELP = f"device of the networks: {' or '.join(DEVICES)} (default: cpu)"
 PEER_HELP = "checkout of the paper's public code, timed as well"
 SET_HELP = "change one setting, as `python -m cepnb settings` lists them; may be repeated"
-OWN = {"state_jitter": 0.0, "reward_reach": 0.0}  # copies of unknown data may be no states
+# For data of no known environment, of which a moved state may be impossible.
+UNKNOWN = {"state_jitter": 0.0, "reward_reach": 0.0}
 RUN = "python -m cepnb qgpo --dataset local/maze2d-umaze --profile ci --out runs/umaze"
 
 
@@ -376,7 +377,7 @@ def _qgpo(options: argparse.Namespace) -> None:
     changes = _changes(options.set)
     check_used(options.dataset, changes)
     if environment is None:
-        changes = OWN | changes
+        changes = UNKNOWN | changes
     settings = qgpo_settings(profile, environment, **changes)
     check_seed(options.seed)
     check_device(options.device)
@@ -410,10 +411,12 @@ def _settings(options: argparse.Namespace) -> None:
     from cepnb.qgpo.settings import CHOICES, meanings, qgpo_settings
 
     profile, environment = profile_name(options.profile), options.environment
+    changes = {}
     if options.dataset is not None:
         check_dataset(options.dataset)
         environment = environment or environment_of(options.dataset)
-    settings = qgpo_settings(profile, environment)
+        changes = UNKNOWN if environment is None else {}
+    settings = qgpo_settings(profile, environment, **changes)
     print(f"Profile {profile}, environment {environment or 'maze2d'}. Change one: --set NAME=VALUE")
     for section, entries in meanings().items():
         print(f"\n{section}")

@@ -308,6 +308,10 @@ def test_qgpo_trains_without_an_environment(
         assert options["evaluation"] is False and options["device"].type == "cpu"
         hint = f"python -m cepnb evaluate {tmp_path} --environment {environment or 'NAME'}\n"
         assert capsys.readouterr().out.endswith(hint)
+        assert main(["settings", "--profile", "ci", "--dataset", name]) == 0
+        printed = capsys.readouterr().out  # the settings that were used
+        assert re.search(rf"^state_jitter +{call[2].state_jitter} ", printed, re.MULTILINE)
+        assert re.search(rf"^reward_reach +{call[2].reward_reach} ", printed, re.MULTILINE)
 
 
 def test_evaluate_prints_the_scores_of_a_trained_run(
